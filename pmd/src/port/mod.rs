@@ -1,0 +1,19 @@
+//! What a driver implements: a port and its queues.
+//!
+//! A port has two sides. The control side ([`Port`]) is shared and may block; the data side
+//! ([`RxQueue`], [`TxQueue`]) is owned by exactly one worker and never blocks. Moving a queue between workers
+//! is a message that carries the box, not a lock.
+
+mod drops;
+mod error;
+mod info;
+mod stats;
+mod traits;
+mod waker;
+
+pub use drops::{DropCounters, DropReason};
+pub use error::PmdError;
+pub use info::{LinkState, PortInfo};
+pub use stats::{QueueCounters, QueueSnapshot};
+pub use traits::{Armed, Port, PortEvents, RxQueue, TxQueue};
+pub use waker::Waker;

@@ -1,0 +1,65 @@
+//! Counters of one queue.
+
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::drops::DropCounters;
+
+/// What a queue has done. Written by its one owner with plain loads and stores, read by anybody.
+#[derive(Default, Debug)]
+#[repr(align(128))]
+pub struct QueueCounters {
+    packets: AtomicU64,
+    bytes: AtomicU64,
+    bursts: AtomicU64,
+    notified: AtomicU64,
+    suppressed: AtomicU64,
+    /// Packets lost here, by reason.
+    pub drops: DropCounters,
+}
+
+/// The numbers of a [`QueueCounters`] at one moment.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct QueueSnapshot {
+    /// Packets moved.
+    pub packets: u64,
+    /// Bytes of those packets.
+    pub bytes: u64,
+    /// Bursts that moved at least one packet.
+    pub bursts: u64,
+    /// Notifications sent to the far side.
+    pub notified: u64,
+    /// Notifications the far side did not want.
+    pub suppressed: u64,
+}
+
+#[inline]
+fn bump(counter: &AtomicU64, n: u64) {
+    counter.store(counter.load(Relaxed).wrapping_add(n), Relaxed);
+}
+
+impl QueueCounters {
+    /// Counts a burst.
+    #[inline]
+    pub fn add_burst(&self, packets: u64, bytes: u64) {
+        bump(&self.packets, packets);
+        bump(&self.bytes, bytes);
+        bump(&self.bursts, 1);
+    }
+
+    /// Counts a notification sent, or one spared.
+    #[inline]
+    pub fn add_notification(&self, sent: bool) {
+        bump(if sent { &self.notified } else { &self.suppressed }, 1);
+    }
+
+    /// The numbers now.
+    pub fn snapshot(&self) -> QueueSnapshot {
+        QueueSnapshot {
+            packets: self.packets.load(Relaxed),
+            bytes: self.bytes.load(Relaxed),
+            bursts: self.bursts.load(Relaxed),
+            notified: self.notified.load(Relaxed),
+            suppressed: self.suppressed.load(Relaxed),
+        }
+    }
+}

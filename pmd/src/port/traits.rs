@@ -1,0 +1,109 @@
+//! The traits of a port.
+//!
+//! ```text
+//!   control thread: Port::rx_queue(i) ──box──▶ worker: rx_burst … rx_done, arm … disarm ──box──▶ drop
+//!                   Port::tx_queue(w) ──box──▶ worker: tx_burst …                        ──box──▶ drop
+//! ```
+//!
+//! One iteration of a worker on one queue:
+//!
+//! ```text
+//!   let mut batch = storage.begin();
+//!   rxq.rx_burst(&mut batch);            // payloads borrowed from rxq until batch is gone
+//!   … classify, rewrite, txq.tx_burst(&batch, staged) …
+//!   drop(batch);
+//!   rxq.rx_done();                       // source descriptors go back
+//! ```
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use super::error::PmdError;
+use super::info::PortInfo;
+use super::stats::QueueCounters;
+use super::waker::Waker;
+use crate::packet::{Batch, SlotId};
+
+/// A port, seen from the control side. Methods may block; none is called by a worker.
+///
+/// Dropping the last reference closes the port. Queues may outlive it: they then receive nothing and drop what
+/// they are given.
+pub trait Port: Send + Sync {
+    /// Name of the driver, as in `Interface.type`.
+    fn driver(&self) -> &'static str;
+
+    /// Facts as of now. `info().rx_queues` says how many receive queues are worth polling.
+    fn info(&self) -> PortInfo;
+
+    /// Takes receive queue `index`. It is in use until the box is dropped.
+    fn rx_queue(&self, index: u16) -> Result<Box<dyn RxQueue>, PmdError>;
+
+    /// Makes a transmit queue for worker number `worker`. Any number of workers may have one at a time; a port with
+    /// fewer hardware queues shares them inside.
+    fn tx_queue(&self, worker: u16) -> Result<Box<dyn TxQueue>, PmdError>;
+
+    /// Changes the largest payload of a frame.
+    fn set_mtu(&self, mtu: u16) -> Result<(), PmdError>;
+
+    /// Registers who is told when link, queue count, status or error change. One subscriber; a second replaces it.
+    fn subscribe(&self, events: Arc<dyn PortEvents>);
+}
+
+/// Told of changes of a port, on any control thread, never on a worker's. Must not block.
+pub trait PortEvents: Send + Sync {
+    /// [`Port::info`] may say something else now.
+    fn port_changed(&self);
+}
+
+/// Result of arming a queue's notification.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Armed {
+    /// Nothing waits; the queue's descriptor will become readable when something does.
+    Idle,
+    /// Packets wait already: poll on.
+    Work,
+}
+
+/// Receiving end, owned by one worker.
+pub trait RxQueue: Send {
+    /// Receives up to [`crate::packet::BURST`] packets and returns how many. Never blocks.
+    ///
+    /// Payloads stay valid while the batch lives, which the borrow of `self` for `'q` ensures.
+    fn rx_burst<'q>(&'q mut self, batch: &mut Batch<'q>) -> usize;
+
+    /// Returns the source buffers of the last burst. Called once after every [`RxQueue::rx_burst`], even an empty one.
+    fn rx_done(&mut self);
+
+    /// Asks the far side to notify, and looks once more. The worker sleeps only if all its queues say
+    /// [`Armed::Idle`].
+    fn arm(&mut self) -> Armed {
+        Armed::Work
+    }
+
+    /// Tells the far side that notifications are not needed.
+    fn disarm(&mut self) {}
+
+    /// What to wait on, edge-triggered, after [`RxQueue::arm`]. May change when the peer comes or goes, which the waker
+    /// announces; the worker keeps the `Arc` while the descriptor is in its epoll set.
+    fn wait_fd(&self) -> Option<Arc<OwnedFd>> {
+        None
+    }
+
+    /// Gives the queue a handle to wake its worker when packets may come by another way than before.
+    fn set_waker(&mut self, waker: Waker);
+
+    /// Counters of this queue.
+    fn counters(&self) -> Arc<QueueCounters>;
+}
+
+/// Sending end, owned by one worker.
+pub trait TxQueue: Send {
+    /// Sends the packets in `slots`, in order. Never blocks and never keeps a packet: what cannot be sent is dropped and
+    /// counted under its reason in [`TxQueue::counters`]. Returns how many were sent.
+    ///
+    /// Packets that need an offload the far side lacks are finished in software here.
+    fn tx_burst(&mut self, batch: &Batch<'_>, slots: &[SlotId]) -> usize;
+
+    /// Counters of this queue.
+    fn counters(&self) -> Arc<QueueCounters>;
+}
