@@ -10,5 +10,8 @@
 //! ours below it. It never sees a packet buffer, only a byte slice of the frame's head.
 
 pub mod actions;
+pub mod cache;
 pub mod key;
+pub mod megaflow;
 pub mod rules;
+pub mod wire;
