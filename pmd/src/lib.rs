@@ -12,3 +12,4 @@
 
 pub mod packet;
 pub mod port;
+pub mod virtio;
