@@ -12,4 +12,5 @@
 
 pub mod packet;
 pub mod port;
+pub mod sys;
 pub mod virtio;

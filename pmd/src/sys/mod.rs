@@ -1,0 +1,3 @@
+//! Every libc call and raw ioctl, behind safe functions.
+
+pub mod sigbus;
