@@ -10,5 +10,8 @@
 //!
 //! Nothing of ours is imported here.
 
+pub mod memory;
 pub mod packet;
 pub mod port;
+pub mod sys;
+pub mod virtio;
