@@ -10,6 +10,9 @@
 //!
 //! Nothing of ours is imported here.
 
+pub mod memory;
+pub mod offload;
 pub mod packet;
 pub mod port;
+pub mod sys;
 pub mod virtio;

@@ -145,3 +145,6 @@ impl<V: Copy> ExactMatchCache<V> {
         differ == 0 && plain == entry.plain && (plain || self.rests[set][way] == words[PLAIN_WORDS..])
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -99,3 +99,83 @@ pub fn flow_hash(key: &FlowKey) -> u32 {
         .wrapping_add(mix(tail ^ SALT[6], SALT[7]));
     finish(sum)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::key::FlowMask;
+
+    fn flow(i: u32) -> FlowKey {
+        let mut key = FlowKey { in_port: 1 + i % 3, ..FlowKey::default() };
+        key.nw_src[..4].copy_from_slice(&(0x0a00_0000 + i % 251).to_be_bytes());
+        key.nw_dst[..4].copy_from_slice(&(0x0a01_0000 + i / 251).to_be_bytes());
+        key.tp_src.set(1024 + (i % 7) as u16);
+        key
+    }
+
+    /// Most of the fullest of 1024 boxes: a good hash puts about 64 of 65536 flows into each.
+    fn fullest(hash: impl Fn(&FlowKey) -> u32, shift: u32) -> usize {
+        let mut boxes = [0usize; 1024];
+        for i in 0..65_536 {
+            boxes[(hash(&flow(i)) >> shift) as usize % 1024] += 1;
+        }
+        boxes.into_iter().max().unwrap_or(0)
+    }
+
+    #[test]
+    fn neighbouring_flows_spread() {
+        let sparse = SparseMask::new(&FlowMask::EXACT_FIVE_TUPLE);
+        for shift in [0, 11, 22] {
+            assert!(fullest(hash_key, shift) < 110);
+            assert!(fullest(flow_hash, shift) < 110);
+            assert!(fullest(|key| hash_masked(key, &sparse, 0), shift) < 110);
+        }
+    }
+
+    #[test]
+    fn every_word_counts() {
+        let mut seen = HashSet::from([hash_key(&FlowKey::default())]);
+        for word in 0..KEY_WORDS {
+            for bit in [0, 31, 63] {
+                let mut key = FlowKey::default();
+                key.words_mut()[word] = 1 << bit;
+                assert!(seen.insert(hash_key(&key)), "word {word} bit {bit}");
+            }
+        }
+    }
+
+    #[test]
+    fn fragments_of_a_datagram_stay_together() {
+        let mut first = FlowKey { nw_proto: 17, nw_frag: 1, ..flow(1) };
+        let later = FlowKey { nw_frag: 3, ..first };
+        first.tp_src.set(7);
+        assert_eq!(flow_hash(&first), flow_hash(&later));
+        let whole = FlowKey { nw_frag: 0, ..first };
+        assert_ne!(flow_hash(&first), flow_hash(&whole));
+    }
+
+    #[test]
+    fn seeds_give_different_hashes() {
+        let sparse = SparseMask::new(&FlowMask::EXACT);
+        let hashes: HashSet<u32> = (0..100).map(|seed| hash_masked(&flow(1), &sparse, seed)).collect();
+        assert_eq!(hashes.len(), 100);
+    }
+
+    proptest! {
+        #[test]
+        fn wildcarded_bits_do_not_count(a: u32, b: u32, seed: u64) {
+            let sparse = SparseMask::new(&FlowMask::EXACT_FIVE_TUPLE);
+            let (mut a, b) = (flow(a), flow(b));
+            a.nw_src = b.nw_src;
+            a.nw_dst = b.nw_dst;
+            a.tp_src = b.tp_src;
+            a.nw_ttl = 9;
+            prop_assert_eq!(hash_masked(&a, &sparse, seed), hash_masked(&b, &sparse, seed));
+            prop_assert_eq!(flow_hash(&a), flow_hash(&b));
+        }
+    }
+}

@@ -5,7 +5,7 @@
 
 use zerocopy::big_endian::{U16, U32};
 
-use super::{FlowKey, FlowMask, KEY_WORDS};
+use super::{FlowKey, FlowMask};
 
 /// A key of all wildcards in `const` form.
 const WILDCARDS: FlowKey = FlowKey {
@@ -174,7 +174,13 @@ impl SparseMask {
     #[inline]
     pub fn masked<'a>(&'a self, key: &'a FlowKey) -> impl Iterator<Item = u64> + 'a {
         let words = key.words();
-        self.words.iter().map(|w| words[w.index % KEY_WORDS] & w.mask)
+        self.words.iter().map(|w| words[w.index] & w.mask)
+    }
+
+    /// Whether a packet's key equals a masked key that is given by its words as [`SparseMask::masked`] gives them.
+    #[inline]
+    pub fn equals(&self, key: &FlowKey, masked: &[u64]) -> bool {
+        self.masked(key).zip(masked).fold(0, |differ, (have, want)| differ | (have ^ want)) == 0
     }
 
     /// The full form.
@@ -201,6 +207,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::key::KEY_WORDS;
 
     fn key() -> impl Strategy<Value = FlowKey> {
         // Few distinct bytes, so that keys often agree in some words.
@@ -265,13 +272,15 @@ mod tests {
         }
 
         #[test]
-        fn sparse_and_full_form_agree(packet in key(), mask in key()) {
+        fn sparse_and_full_form_agree(packet in key(), other in key(), mask in key()) {
             let mask = FlowMask { fields: mask };
             let sparse = SparseMask::new(&mask);
             prop_assert_eq!(sparse.to_mask(), mask);
             prop_assert_eq!(sparse.len(), mask.touched_words().count());
             let words: Vec<u64> = sparse.masked(&packet).collect();
-            prop_assert!(sparse.expand(&words) == mask.apply(&packet));
+            prop_assert_eq!(sparse.expand(&words), mask.apply(&packet));
+            prop_assert!(sparse.equals(&packet, &words));
+            prop_assert_eq!(sparse.equals(&other, &words), mask.apply(&packet) == mask.apply(&other));
         }
     }
 }
