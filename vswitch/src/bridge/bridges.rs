@@ -2,10 +2,10 @@
 
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::bridge::{Bridge, BridgeId, State};
 use super::clock::Clock;
 use super::config::BridgeConfig;
 use super::error::BridgeError;
+use super::state::{Bridge, BridgeId, State};
 
 /// The bridges of a switch. Shared by the slow path and management; every method may be called from any thread
 /// and may wait for another, but for nothing else.
@@ -93,6 +93,3 @@ impl Bridges {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
-
-#[cfg(test)]
-mod tests;

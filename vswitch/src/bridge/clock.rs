@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use rustix::time::{ClockId, clock_gettime};
+use pmd::sys::clock::coarse_ms;
 
 /// Milliseconds that never go back. The same clock that workers stamp flows with; a test gives its own.
 #[derive(Clone)]
@@ -26,10 +26,7 @@ impl Clock {
 impl Default for Clock {
     /// The kernel's coarse monotonic clock.
     fn default() -> Clock {
-        Clock::new(|| {
-            let now = clock_gettime(ClockId::MonotonicCoarse);
-            now.tv_sec.unsigned_abs() * 1000 + now.tv_nsec.unsigned_abs() / 1_000_000
-        })
+        Clock::new(coarse_ms)
     }
 }
 

@@ -72,6 +72,12 @@ pub struct BridgePortConfig {
 impl BridgePortConfig {
     /// A trunk port for all VLANs, number chosen by the bridge.
     pub fn new(name: impl Into<String>, dp: PortNo) -> BridgePortConfig {
-        BridgePortConfig { name: name.into(), dp, ofport_request: None, local: false, vlan: VlanConfig::default() }
+        BridgePortConfig {
+            name: name.into(),
+            dp,
+            ofport_request: None,
+            local: false,
+            vlan: VlanConfig::default(),
+        }
     }
 }

@@ -6,7 +6,9 @@ use flowtable::key::PortNo;
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum BridgeError {
     /// No bridge has this name.
-    #[error("there is no bridge named \"{name}\": create it with `vsctl add-br {name}`, or see `vsctl list-br`")]
+    #[error(
+        "there is no bridge named \"{name}\": create it with `vsctl add-br {name}`, or see `vsctl list-br`"
+    )]
     NoBridge {
         /// The name asked for.
         name: String,
@@ -18,7 +20,9 @@ pub enum BridgeError {
         port: String,
     },
     /// The bridge has its own port already.
-    #[error("bridge \"{bridge}\" has its own port already, \"{holder}\": remove that one before \"{port}\" can be it")]
+    #[error(
+        "bridge \"{bridge}\" has its own port already, \"{holder}\": remove that one before \"{port}\" can be it"
+    )]
     LocalTaken {
         /// The bridge.
         bridge: String,
@@ -28,7 +32,9 @@ pub enum BridgeError {
         port: String,
     },
     /// A port has this name already, here or on another bridge.
-    #[error("port \"{port}\" is on bridge \"{on}\" already: remove it there first with `vsctl del-port {on} {port}`")]
+    #[error(
+        "port \"{port}\" is on bridge \"{on}\" already: remove it there first with `vsctl del-port {on} {port}`"
+    )]
     PortExists {
         /// The port's name.
         port: String,
@@ -36,7 +42,9 @@ pub enum BridgeError {
         on: String,
     },
     /// Another port has this datapath number.
-    #[error("port \"{port}\" cannot have datapath number {dp}: port \"{holder}\" of bridge \"{on}\" has it; give each port a number of its own")]
+    #[error(
+        "port \"{port}\" cannot have datapath number {dp}: port \"{holder}\" of bridge \"{on}\" has it; give each port a number of its own"
+    )]
     NumberTaken {
         /// The port to be added.
         port: String,
@@ -48,7 +56,9 @@ pub enum BridgeError {
         on: String,
     },
     /// Zero is not a datapath port number.
-    #[error("port \"{port}\" has datapath number 0, which means no port: start the port before it joins bridge \"{bridge}\"")]
+    #[error(
+        "port \"{port}\" has datapath number 0, which means no port: start the port before it joins bridge \"{bridge}\""
+    )]
     NoNumber {
         /// The bridge.
         bridge: String,
@@ -56,7 +66,9 @@ pub enum BridgeError {
         port: String,
     },
     /// All OpenFlow port numbers are in use.
-    #[error("bridge \"{bridge}\" has no OpenFlow port number left for \"{port}\": remove ports it no longer needs")]
+    #[error(
+        "bridge \"{bridge}\" has no OpenFlow port number left for \"{port}\": remove ports it no longer needs"
+    )]
     NoOfport {
         /// The bridge.
         bridge: String,

@@ -23,7 +23,12 @@ impl Bridges {
     }
 
     /// Removes the rules a filter selects and returns how many they were.
-    pub fn delete_rules(&self, bridge: &str, filter: &RuleFilter, strict: bool) -> Result<usize, BridgeError> {
+    pub fn delete_rules(
+        &self,
+        bridge: &str,
+        filter: &RuleFilter,
+        strict: bool,
+    ) -> Result<usize, BridgeError> {
         let mut state = self.write();
         let bridge = state.bridge_named_mut(bridge)?;
         let (id, removed) = (bridge.id, bridge.rules.delete(filter, strict).len());
@@ -42,7 +47,8 @@ impl Bridges {
 
     /// Removes rules whose idle or hard timeout has passed; returns how many they were.
     pub fn expire_rules(&self, now_ms: u64) -> usize {
-        if !self.read().bridges.values().any(|bridge| bridge.rules.iter().any(|rule| rule.is_expired(now_ms))) {
+        if !self.read().bridges.values().any(|bridge| bridge.rules.iter().any(|rule| rule.is_expired(now_ms)))
+        {
             return 0;
         }
         let mut state = self.write();

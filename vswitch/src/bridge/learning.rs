@@ -1,9 +1,9 @@
 //! Learned addresses of the bridges: noting, showing, forgetting them, and telling the slow path what changed.
 
-use super::bridge::{Bridge, BridgeId};
 use super::bridges::Bridges;
 use super::error::BridgeError;
-use super::mac_table::{MacChange, MacKey, MacStats};
+use super::mac_table::{Learned, MacChange, MacKey, MacStats};
+use super::state::{Bridge, BridgeId};
 
 /// What a translation found out about the sender of a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,11 +43,10 @@ pub struct FdbEntry {
 impl Bridges {
     /// Notes who sent a packet. `epoch` is that of the translation that said so; if the bridge has changed since, the
     /// port may be another one and nothing is noted.
-    pub(crate) fn learn(&self, learn: &Learn, epoch: u64, now_ms: u64) {
+    pub(crate) fn learn(&self, learn: &Learn, epoch: u64, now_ms: u64) -> Option<Learned> {
         let state = self.read();
-        if let Some(bridge) = state.bridge(learn.bridge).filter(|bridge| bridge.epoch <= epoch) {
-            bridge.macs().learn(learn.key, learn.port, now_ms);
-        }
+        let bridge = state.bridge(learn.bridge).filter(|bridge| bridge.epoch <= epoch)?;
+        Some(bridge.macs().learn(learn.key, learn.port, now_ms))
     }
 
     /// Notes that frames from a sender still came at `seen_ms`, as flow counters say.

@@ -13,7 +13,6 @@
 //! Learned addresses change far more often than anything else, so they take no epoch: the MAC table says which
 //! entries changed ([`MacChange`]), and the slow path looks again at the megaflows that asked for those.
 
-mod bridge;
 mod bridges;
 mod clock;
 mod config;
@@ -22,17 +21,16 @@ mod flows;
 mod learning;
 mod mac_table;
 mod ports;
+mod state;
 mod vlan;
 
-pub(crate) use bridge::{Bridge, BridgePort, State};
-pub use bridge::{BridgeId, OFPORT_MAX};
 pub use bridges::Bridges;
 pub use clock::Clock;
-pub use config::{
-    BridgeConfig, BridgePortConfig, DEFAULT_MAC_AGEING_S, DEFAULT_MAC_TABLE_SIZE, FailMode,
-};
+pub use config::{BridgeConfig, BridgePortConfig, DEFAULT_MAC_AGEING_S, DEFAULT_MAC_TABLE_SIZE, FailMode};
 pub use error::BridgeError;
 pub use learning::{BridgeMacChange, FdbEntry, Learn};
 pub use mac_table::{FLAP_MS, Learned, MacChange, MacEntry, MacKey, MacStats, MacTable};
 pub use ports::PortView;
+pub(crate) use state::{Bridge, BridgePort, State};
+pub use state::{BridgeId, OFPORT_MAX};
 pub use vlan::{PortVlans, VlanConfig, VlanError, VlanMode, VlanSet};

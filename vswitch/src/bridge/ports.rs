@@ -3,10 +3,10 @@
 use flowtable::key::PortNo;
 use flowtable::rules::OFPORT_LOCAL;
 
-use super::bridge::{BridgePort, State};
 use super::bridges::Bridges;
 use super::config::BridgePortConfig;
 use super::error::BridgeError;
+use super::state::{BridgePort, State};
 use super::vlan::{PortVlans, VlanConfig};
 
 /// A port of a bridge, for display.
@@ -29,8 +29,8 @@ impl Bridges {
     /// lowest free one, or `LOCAL` for the bridge's own port.
     pub fn add_port(&self, bridge: &str, config: BridgePortConfig) -> Result<u16, BridgeError> {
         let BridgePortConfig { name: port, dp, ofport_request, local, vlan } = config;
-        let vlans = PortVlans::new(&vlan)
-            .map_err(|source| BridgeError::Vlan { port: port.clone(), source })?;
+        let vlans =
+            PortVlans::new(&vlan).map_err(|source| BridgeError::Vlan { port: port.clone(), source })?;
         let mut state = self.write();
         check_free(&state, bridge, &port, dp)?;
         let home = state.bridge_named_mut(bridge)?;
@@ -66,8 +66,8 @@ impl Bridges {
 
     /// Changes the VLANs a port carries and forgets what was learned on it.
     pub fn set_port_vlan(&self, name: &str, vlan: VlanConfig) -> Result<(), BridgeError> {
-        let vlans = PortVlans::new(&vlan)
-            .map_err(|source| BridgeError::Vlan { port: name.to_owned(), source })?;
+        let vlans =
+            PortVlans::new(&vlan).map_err(|source| BridgeError::Vlan { port: name.to_owned(), source })?;
         self.change_port(name, |port| {
             let changed = port.vlans != vlans;
             (port.vlan, port.vlans) = (vlan, vlans);
@@ -83,7 +83,11 @@ impl Bridges {
         })
     }
 
-    fn change_port(&self, name: &str, change: impl FnOnce(&mut BridgePort) -> Change) -> Result<(), BridgeError> {
+    fn change_port(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut BridgePort) -> Change,
+    ) -> Result<(), BridgeError> {
         let mut state = self.write();
         let dp = number(&state, name)?;
         let Some(&(id, ofport)) = state.ports.get(&dp) else { return Ok(()) };

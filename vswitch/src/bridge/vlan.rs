@@ -198,7 +198,7 @@ fn native_trunks(native: u16, listed: Option<VlanSet>) -> Option<VlanSet> {
             set
         });
     }
-    let mut set = listed.unwrap_or(VlanSet { bits: Box::new([u64::MAX; 64]) });
+    let mut set = listed.unwrap_or_else(|| VlanSet { bits: Box::new([u64::MAX; 64]) });
     set.insert(native);
     set.remove(0);
     Some(set)
@@ -245,7 +245,10 @@ mod tests {
     #[test]
     fn native_tagged() {
         let port = vlans(Some(VlanMode::NativeTagged), Some(5), &[10]);
-        assert_eq!((port.admit(0), port.admit(5), port.admit(10), port.admit(11)), (Some(5), Some(5), Some(10), None));
+        assert_eq!(
+            (port.admit(0), port.admit(5), port.admit(10), port.admit(11)),
+            (Some(5), Some(5), Some(10), None)
+        );
         assert!(port.carries(5) && port.carries(10) && !port.carries(0));
         assert_eq!((port.egress_vid(5), port.egress_vid(10)), (5, 10));
     }

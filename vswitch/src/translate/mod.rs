@@ -85,6 +85,3 @@ pub(crate) fn translate_in(state: &State, key: &FlowKey) -> Translation {
     walk.run();
     walk.finish(state.epoch())
 }
-
-#[cfg(test)]
-mod tests;

@@ -131,9 +131,7 @@ impl Tags {
         let again = (to.taken..from.taken).rev().map(|index| own_tag(key, mask, index));
         let again: Vec<Tag> = again.collect();
         let put = to.put.get(common..).unwrap_or_default();
-        actions.extend(
-            again.iter().chain(put).map(|tag| Action::PushVlan { tpid: tag.tpid, tci: tag.tci }),
-        );
+        actions.extend(again.iter().chain(put).map(|tag| Action::PushVlan { tpid: tag.tpid, tci: tag.tci }));
         self.emitted = self.wanted.clone();
     }
 }
