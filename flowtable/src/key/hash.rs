@@ -59,7 +59,13 @@ pub(crate) fn is_plain(key: &FlowKey) -> bool {
 #[inline]
 pub fn hash_key(key: &FlowKey) -> u32 {
     let sum = sum_pairs(key, 0, PLAIN_WORDS);
-    if is_plain(key) { finish(sum) } else { finish(sum.wrapping_add(sum_pairs(key, PLAIN_WORDS, KEY_WORDS))) }
+    if is_plain(key) { finish(sum) } else { finish(sum.wrapping_add(sum_rest(key))) }
+}
+
+/// Apart, so that the common case need not keep the rest of the key in registers.
+#[inline(never)]
+fn sum_rest(key: &FlowKey) -> u64 {
+    sum_pairs(key, PLAIN_WORDS, KEY_WORDS)
 }
 
 #[inline(always)]
