@@ -11,6 +11,7 @@
 //! Nothing of ours is imported here.
 
 pub mod memory;
+pub mod offload;
 pub mod packet;
 pub mod port;
 pub mod sys;

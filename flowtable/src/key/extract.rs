@@ -410,3 +410,8 @@ fn store_extra(sha: [u8; 6], tha: [u8; 6], target: &[u8; 16], words: &mut [u64; 
     words[17] = u64::from_ne_bytes([i, j, k, l, 0, 0, 0, 0]);
     [words[18], words[19]] = ipv6_words(target);
 }
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;

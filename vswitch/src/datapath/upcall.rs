@@ -79,14 +79,16 @@ impl UpcallSender {
         self.shared.share(in_port).load(Ordering::Relaxed) < PORT_SHARE && !self.shared.queue.is_full()
     }
 
-    /// Queues an upcall, or gives it back when there is no room.
-    pub fn send(&self, upcall: Upcall) -> Result<(), Upcall> {
+    /// Queues an upcall. False when there is no room: the packet is gone, and the worker counts it.
+    pub fn send(&self, upcall: Upcall) -> bool {
         let in_port = upcall.key.in_port;
         // Counted before the push, so that the receiver never takes the share below zero.
         self.shared.share(in_port).fetch_add(1, Ordering::Relaxed);
-        self.shared.queue.push(upcall).inspect_err(|_| {
+        let queued = self.shared.queue.push(upcall).is_ok();
+        if !queued {
             self.shared.share(in_port).fetch_sub(1, Ordering::Relaxed);
-        })
+        }
+        queued
     }
 
     /// Wakes the slow path if it sleeps. A worker calls this once after a burst with upcalls.
@@ -156,7 +158,7 @@ mod tests {
         let (tx, rx) = upcall_queue().unwrap();
         for _ in 0..PORT_SHARE {
             assert!(tx.has_room(1));
-            assert!(tx.send(upcall(pool, 1)).is_ok());
+            assert!(tx.send(upcall(pool, 1)));
         }
         assert!(!tx.has_room(1));
         assert!(tx.has_room(2));
@@ -177,7 +179,7 @@ mod tests {
             }
             out.len()
         });
-        assert!(tx.send(upcall(pool, 1)).is_ok());
+        assert!(tx.send(upcall(pool, 1)));
         tx.notify();
         assert_eq!(receiver.join().unwrap(), 1);
     }
