@@ -22,7 +22,9 @@ pub(crate) enum MemoryError {
     Wraps { gpa: u64, len: u64, offset: u64 },
     #[error("memory region at guest address {gpa:#x} is backed by something that is no regular file")]
     NoFile { gpa: u64 },
-    #[error("memory region at guest address {gpa:#x} needs {needed:#x} bytes of its file, which has {len:#x}")]
+    #[error(
+        "memory region at guest address {gpa:#x} needs {needed:#x} bytes of its file, which has {len:#x}"
+    )]
     FileTooShort { gpa: u64, needed: u64, len: u64 },
     #[error("memory region at guest address {gpa:#x} overlaps another")]
     Overlaps { gpa: u64 },

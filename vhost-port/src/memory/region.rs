@@ -50,7 +50,8 @@ impl Region {
             return Err(MemoryError::Empty { gpa });
         }
         let file_end = offset.checked_add(len);
-        let (Some(file_end), Some(_), Some(_)) = (file_end, gpa.checked_add(len), uva.checked_add(len)) else {
+        let (Some(file_end), Some(_), Some(_)) = (file_end, gpa.checked_add(len), uva.checked_add(len))
+        else {
             return Err(wraps);
         };
         let system = |what, e: rustix::io::Errno| MemoryError::System { gpa, what, source: e.into() };
@@ -63,7 +64,8 @@ impl Region {
             return Err(MemoryError::FileTooShort { gpa, needed: file_end, len: file_len });
         }
         // The block size of a hugetlbfs file is its page size; mappings must keep to it.
-        let page = u64::try_from(stat.st_blksize).ok().filter(|p| p.is_power_of_two()).unwrap_or(4096).max(4096);
+        let page =
+            u64::try_from(stat.st_blksize).ok().filter(|p| p.is_power_of_two()).unwrap_or(4096).max(4096);
         let map_offset = offset & !(page - 1);
         let map_len = (file_end - map_offset).checked_next_multiple_of(page);
         let Some(map_len) = map_len.and_then(|len| usize::try_from(len).ok()) else { return Err(wraps) };
@@ -83,7 +85,8 @@ impl Region {
         // SAFETY: the range is the mapping made above. Guest memory does not belong into a core dump; failure is harmless.
         let _ = unsafe { madvise(map.as_ptr().cast(), map_len, Advice::LinuxDontDump) };
         let guard = Guard::new(map.as_ptr().expose_provenance(), map_len, alarm);
-        region.guard = Some(guard.map_err(|source| MemoryError::System { gpa, what: "SIGBUS guard", source })?);
+        region.guard =
+            Some(guard.map_err(|source| MemoryError::System { gpa, what: "SIGBUS guard", source })?);
         Ok(region)
     }
 

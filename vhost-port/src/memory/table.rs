@@ -67,7 +67,8 @@ impl MemTable {
     /// The table without the region that starts at both addresses and has this length.
     pub(crate) fn without(&self, gpa: u64, uva: u64, len: u64) -> Result<MemTable, MemoryError> {
         let same = |r: &RegionSpec| r.gpa == gpa && r.uva == uva && r.len == len;
-        let at = self.regions.iter().position(|r| same(&r.spec)).ok_or(MemoryError::Unknown { gpa, uva, len })?;
+        let at =
+            self.regions.iter().position(|r| same(&r.spec)).ok_or(MemoryError::Unknown { gpa, uva, len })?;
         let mut regions = self.regions.clone();
         regions.remove(at);
         Ok(MemTable { regions })
@@ -93,7 +94,8 @@ impl MemTable {
         let offset = gpa - region.spec.gpa;
         let here = region.spec.len.checked_sub(offset).filter(|&n| n > 0)?.min(u64::from(len));
         let host = region.host(offset, here)?;
-        *cache = RegionCache { gpa: region.spec.gpa, len: region.spec.len, host: region.host(0, region.spec.len) };
+        *cache =
+            RegionCache { gpa: region.spec.gpa, len: region.spec.len, host: region.host(0, region.spec.len) };
         Some((host, here as u32))
     }
 }

@@ -42,9 +42,8 @@ impl VhostPort {
             )));
         }
         check_mtu(name, config.mtu)?;
-        let alarm = Alarm::new().map_err(|e| {
-            PmdError::system(format!("{name}: eventfd"), "raise the limit of open files", e)
-        })?;
+        let alarm = Alarm::new()
+            .map_err(|e| PmdError::system(format!("{name}: eventfd"), "raise the limit of open files", e))?;
         let shared = Arc::new(Shared::new(config, alarm));
         let control = session::start(&shared)?;
         Ok(Arc::new(VhostPort { shared, control: Some(control) }))

@@ -62,7 +62,7 @@ impl Shared {
     pub(crate) fn new(config: VhostConfig, alarm: Arc<Alarm>) -> Shared {
         let rings = config.max_queue_pairs * 2;
         Shared {
-            rings: (0..rings).map(|i| Arc::new(Vring::new(i, Arc::clone(&alarm)))).collect(),
+            rings: (0..rings).map(|_| Arc::new(Vring::new(Arc::clone(&alarm)))).collect(),
             rx_counters: (0..config.max_queue_pairs).map(|_| Arc::default()).collect(),
             generation: AtomicU64::new(0),
             mtu: AtomicU16::new(config.mtu),

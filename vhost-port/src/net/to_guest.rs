@@ -14,7 +14,7 @@ use pmd::virtio::{NetHeader, SharedPtr};
 
 use super::rules::NetRules;
 use super::shared::{Shared, interrupt};
-use crate::ring::{Direction, RingFault, RingState, Segment, SplitRing, Vring};
+use crate::ring::{Direction, RingFault, RingState, Segment, SplitRing};
 
 /// Ethernet header and two tags: what a frame may have beyond its payload.
 const L2_OVERHEAD: usize = 22;

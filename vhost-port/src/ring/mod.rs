@@ -16,7 +16,7 @@ mod split;
 mod vring;
 
 pub(crate) use chain::{Direction, Segment};
-pub(crate) use config::{RingAddresses, RingConfig, RingConfigError, checked_size};
+pub(crate) use config::{RingAddresses, RingConfig, checked_size};
 pub(crate) use fault::RingFault;
-pub(crate) use split::{RingRules, SplitRing, prefetch};
-pub(crate) use vring::{RingState, Vring, VringGuard};
+pub(crate) use split::{RingRules, SplitRing};
+pub(crate) use vring::{RingState, Vring};

@@ -18,8 +18,8 @@ use std::sync::atomic::{Ordering, fence};
 
 use pmd::virtio::SharedPtr;
 use pmd::virtio::split::{
-    AVAIL_F_NO_INTERRUPT, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, IDX, RING, USED_F_NO_NOTIFY, UsedElement,
-    need_event,
+    AVAIL_F_NO_INTERRUPT, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, IDX, RING, USED_F_NO_NOTIFY,
+    UsedElement, need_event,
 };
 
 use super::chain::{Direction, MAX_CHAIN_BYTES, MAX_SEGMENTS, Segment, Table, Walk};
@@ -158,12 +158,8 @@ impl SplitRing {
     /// Appends the pieces of the chain at `head` to [`SplitRing::segments`] and returns its bytes.
     pub(crate) fn walk(&mut self, head: u16, direction: Direction) -> Result<u32, RingFault> {
         let table = Table { start: self.parts.descriptors, len: u32::from(self.mask) + 1 };
-        let walk = Walk {
-            memory: &self.memory,
-            cache: &mut self.cache,
-            indirect: self.rules.indirect,
-            direction,
-        };
+        let walk =
+            Walk { memory: &self.memory, cache: &mut self.cache, indirect: self.rules.indirect, direction };
         walk.chain(table, head, &mut self.segments)
     }
 
@@ -244,7 +240,7 @@ impl SplitRing {
 
 /// Brings the line at `addr` into the first cache; any address will do.
 #[inline]
-pub(crate) fn prefetch(addr: usize) {
+fn prefetch(addr: usize) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch has no effect but on caches and never faults.
     unsafe {

@@ -33,7 +33,6 @@ pub(crate) struct RingState {
 
 /// One ring of a port. Exists as long as the port, whether or not a guest is there.
 pub(crate) struct Vring {
-    pub(crate) index: u16,
     lock: AtomicBool,
     /// Started, enabled and not broken: worth a worker's look.
     usable: AtomicBool,
@@ -54,9 +53,8 @@ unsafe impl Send for Vring {}
 unsafe impl Sync for Vring {}
 
 impl Vring {
-    pub(crate) fn new(index: u16, alarm: Arc<Alarm>) -> Vring {
+    pub(crate) fn new(alarm: Arc<Alarm>) -> Vring {
         Vring {
-            index,
             lock: AtomicBool::new(false),
             usable: AtomicBool::new(false),
             fault: AtomicU32::new(0),

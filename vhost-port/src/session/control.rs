@@ -87,10 +87,9 @@ fn idle(shared: &Shared, listener: Option<&Listener>, pause: Option<Duration>) {
         pause.map(|p| Timespec { tv_sec: p.as_secs() as i64, tv_nsec: i64::from(p.subsec_nanos()) });
     // An interrupted wait is a short one: the caller looks again.
     let _ = match listener {
-        Some(l) => poll(
-            &mut [alarm, PollFd::from_borrowed_fd(l.socket().as_fd(), PollFlags::IN)],
-            timeout.as_ref(),
-        ),
+        Some(l) => {
+            poll(&mut [alarm, PollFd::from_borrowed_fd(l.socket().as_fd(), PollFlags::IN)], timeout.as_ref())
+        }
         None => poll(&mut [alarm], timeout.as_ref()),
     };
     if !stopping(shared) {

@@ -69,7 +69,8 @@ pub(super) fn next_event(socket: &mut UnixStream, alarm: &Alarm) -> Event {
             Err(Errno::AGAIN | Errno::INTR) => 0,
             Err(e) => return Event::Bad(format!("receive: {e}")),
         };
-        let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        let word =
+            |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
         let (code, flags, size) = (word(0), word(4), word(8) as usize);
         if got == HEADER && size > MAX_BODY {
             return Event::Bad(format!("message {code} with a body of {size} bytes"));

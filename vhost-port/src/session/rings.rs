@@ -44,7 +44,9 @@ impl Session {
         let count = self.rings.len();
         let at = usize::try_from(index).ok().filter(|&at| at < count);
         at.ok_or_else(|| {
-            refuse(format!("ring {index} does not exist: the port has {count} rings; raise its number of queues"))
+            refuse(format!(
+                "ring {index} does not exist: the port has {count} rings; raise its number of queues"
+            ))
         })
     }
 
@@ -134,9 +136,11 @@ impl Session {
 
     /// Rebuilds all rings that run.
     pub(super) fn refresh_rings(&mut self) -> VhostResult<()> {
-        (0..self.rings.len()).filter(|&at| self.rings[at].started).collect::<Vec<_>>().into_iter().try_for_each(
-            |at| self.refresh_ring(at),
-        )
+        (0..self.rings.len())
+            .filter(|&at| self.rings[at].started)
+            .collect::<Vec<_>>()
+            .into_iter()
+            .try_for_each(|at| self.refresh_ring(at))
     }
 
     /// Makes the shared ring what the settings say.
@@ -153,9 +157,7 @@ impl Session {
         let mut guard = vring.lock();
         vring.set_usable(false);
         let resumed = guard.ring.take().map(|old| config.base = old.next_avail()).is_some();
-        let mut ring = config
-            .activate(&self.memory, rules)
-            .map_err(|e| refuse(format!("ring {at}: {e}")))?;
+        let mut ring = config.activate(&self.memory, rules).map_err(|e| refuse(format!("ring {at}: {e}")))?;
         if let Some(ring) = &mut ring
             && !resumed
             && ring.next_used() != config.base
@@ -164,7 +166,9 @@ impl Session {
             // otherwise. What the guest has not got back is done (again).
             let name = &self.shared.config.name;
             let (used, base) = (ring.next_used(), config.base);
-            log::warn!("{name}: ring {at}: front-end says index {base}, used index is {used}; going on from there");
+            log::warn!(
+                "{name}: ring {at}: front-end says index {base}, used index is {used}; going on from there"
+            );
             ring.rewind_to_used();
         }
         let enabled = config.enabled || starts_enabled(self.features);
