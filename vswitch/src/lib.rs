@@ -2,4 +2,7 @@
 //!
 //! `docs/ARCHITECTURE.md` has the picture.
 
+pub mod bridge;
 pub mod datapath;
+pub mod slowpath;
+pub mod translate;
