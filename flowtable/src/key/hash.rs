@@ -11,7 +11,7 @@ use super::{FlowKey, KEY_WORDS, SparseMask};
 
 /// Odd constants with no pattern: the binary digits of the fractional part of the golden ratio, run through
 /// [`splitmix`].
-const SALT: [u64; KEY_WORDS] = {
+static SALT: [u64; KEY_WORDS] = {
     let mut salt = [0; KEY_WORDS];
     let mut i = 0;
     while i < KEY_WORDS {
@@ -59,7 +59,13 @@ pub(crate) fn is_plain(key: &FlowKey) -> bool {
 #[inline]
 pub fn hash_key(key: &FlowKey) -> u32 {
     let sum = sum_pairs(key, 0, PLAIN_WORDS);
-    if is_plain(key) { finish(sum) } else { finish(sum.wrapping_add(sum_pairs(key, PLAIN_WORDS, KEY_WORDS))) }
+    if is_plain(key) { finish(sum) } else { finish(sum.wrapping_add(sum_rest(key))) }
+}
+
+/// Apart, so that the common case need not keep the rest of the key in registers.
+#[inline(never)]
+fn sum_rest(key: &FlowKey) -> u64 {
+    sum_pairs(key, PLAIN_WORDS, KEY_WORDS)
 }
 
 #[inline(always)]
@@ -75,11 +81,11 @@ fn sum_pairs(key: &FlowKey, from: usize, to: usize) -> u64 {
 }
 
 /// Hash of the words a mask touches, under that mask.
-#[inline]
+#[inline(always)]
 pub fn hash_masked(key: &FlowKey, mask: &SparseMask, seed: u64) -> u32 {
     let mut sum = seed;
-    for (word, salt) in mask.masked(key).zip(SALT) {
-        sum = sum.wrapping_add(mix(word ^ salt, salt));
+    for ([a, b], [salt_a, salt_b]) in mask.masked(key).zip(SALT.as_chunks().0) {
+        sum = sum.wrapping_add(mix(a ^ salt_a, b ^ salt_b));
     }
     finish(sum)
 }

@@ -140,54 +140,59 @@ impl FlowMask {
 
 /// One word of a [`SparseMask`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct MaskWord {
+struct MaskWord {
     /// Index into the key's words.
-    pub(crate) index: usize,
+    index: usize,
     /// Bits of that word that count.
-    pub(crate) mask: u64,
+    mask: u64,
 }
 
 /// A mask as the list of the words it touches: what a subtable hashes and compares.
+///
+/// Words come in pairs, since a hash takes two at a time; an odd last one is paired with a word of which no bit
+/// counts.
 #[derive(Clone, Debug)]
 pub struct SparseMask {
-    words: Vec<MaskWord>,
+    pairs: Vec<[MaskWord; 2]>,
 }
 
 impl SparseMask {
     /// The words of `mask`.
     pub fn new(mask: &FlowMask) -> SparseMask {
         let words = mask.touched_words().map(|index| MaskWord { index, mask: mask.words()[index] });
-        SparseMask { words: words.collect() }
+        let words: Vec<MaskWord> = words.collect();
+        let pairs = words.chunks(2).map(|pair| [pair[0], pair.get(1).copied().unwrap_or_default()]);
+        SparseMask { pairs: pairs.collect() }
     }
 
-    /// Number of words the mask touches.
-    pub fn len(&self) -> usize {
-        self.words.len()
+    /// Number of words a masked key has in this form: those the mask touches, made even.
+    pub fn stride(&self) -> usize {
+        self.pairs.len() * 2
     }
 
-    /// Whether the mask touches nothing, that is, matches every packet.
-    pub fn is_empty(&self) -> bool {
-        self.words.is_empty()
-    }
-
-    /// The masked words of a key, in order.
-    #[inline]
-    pub fn masked<'a>(&'a self, key: &'a FlowKey) -> impl Iterator<Item = u64> + 'a {
+    /// The masked words of a key, pair by pair.
+    #[inline(always)]
+    pub fn masked<'a>(&'a self, key: &'a FlowKey) -> impl Iterator<Item = [u64; 2]> + 'a {
         let words = key.words();
-        self.words.iter().map(|w| words[w.index] & w.mask)
+        self.pairs.iter().map(|[a, b]| [words[a.index] & a.mask, words[b.index] & b.mask])
     }
 
     /// Whether a packet's key equals a masked key that is given by its words as [`SparseMask::masked`] gives them.
-    #[inline]
+    #[inline(always)]
     pub fn equals(&self, key: &FlowKey, masked: &[u64]) -> bool {
-        self.masked(key).zip(masked).fold(0, |differ, (have, want)| differ | (have ^ want)) == 0
+        let (masked, _) = masked.as_chunks::<2>();
+        let differ = self
+            .masked(key)
+            .zip(masked)
+            .fold(0, |differ, (have, want)| differ | (have[0] ^ want[0]) | (have[1] ^ want[1]));
+        differ == 0
     }
 
     /// The full form.
     pub fn to_mask(&self) -> FlowMask {
         let mut mask = FlowMask::WILDCARD;
-        for word in &self.words {
-            mask.words_mut()[word.index] = word.mask;
+        for word in self.pairs.as_flattened() {
+            mask.words_mut()[word.index] |= word.mask;
         }
         mask
     }
@@ -195,8 +200,8 @@ impl SparseMask {
     /// A key from masked words as [`SparseMask::masked`] gives them.
     pub fn expand(&self, masked: &[u64]) -> FlowKey {
         let mut key = WILDCARDS;
-        for (word, value) in self.words.iter().zip(masked) {
-            key.words_mut()[word.index] = *value;
+        for (word, value) in self.pairs.as_flattened().iter().zip(masked) {
+            key.words_mut()[word.index] |= *value;
         }
         key
     }
@@ -276,8 +281,8 @@ mod tests {
             let mask = FlowMask { fields: mask };
             let sparse = SparseMask::new(&mask);
             prop_assert_eq!(sparse.to_mask(), mask);
-            prop_assert_eq!(sparse.len(), mask.touched_words().count());
-            let words: Vec<u64> = sparse.masked(&packet).collect();
+            prop_assert_eq!(sparse.stride(), mask.touched_words().count().next_multiple_of(2));
+            let words: Vec<u64> = sparse.masked(&packet).flatten().collect();
             prop_assert_eq!(sparse.expand(&words), mask.apply(&packet));
             prop_assert!(sparse.equals(&packet, &words));
             prop_assert_eq!(sparse.equals(&other, &words), mask.apply(&packet) == mask.apply(&other));

@@ -25,7 +25,7 @@ pub(super) struct Subtable<V> {
     seed: u64,
     /// Length a power of two.
     buckets: Vec<Bucket>,
-    /// `mask.len()` words for each slot.
+    /// `mask.stride()` words for each slot.
     keys: Vec<u64>,
     hashes: Vec<u32>,
     values: Vec<V>,
@@ -91,7 +91,7 @@ impl<V: Copy> Subtable<V> {
             self.rebuild(self.buckets.len() * 2);
         }
         self.place(hash, self.len() as u32);
-        self.keys.extend(self.mask.masked(key));
+        self.keys.extend(self.mask.masked(key).flatten());
         self.hashes.push(hash);
         self.values.push(value);
         None
@@ -121,26 +121,34 @@ impl<V: Copy> Subtable<V> {
 
     #[inline(always)]
     fn key(&self, slot: usize) -> &[u64] {
-        let words = self.mask.len();
+        let words = self.mask.stride();
         &self.keys[slot * words..(slot + 1) * words]
     }
 
     /// Slot of the entry that matches a packet.
     #[inline(always)]
     fn find(&self, key: &FlowKey, hash: u32) -> Option<usize> {
-        let tag = Bucket::tag(hash);
-        for bucket in self.path(hash) {
+        let bucket = &self.buckets[hash as usize & (self.buckets.len() - 1)];
+        let found = self.find_in(bucket, key, hash);
+        if found.is_some() || bucket.overflow == 0 { found } else { self.find_further(key, hash) }
+    }
+
+    /// Goes on behind the first bucket: rare, so it stays out of the loops that look up bursts.
+    #[cold]
+    fn find_further(&self, key: &FlowKey, hash: u32) -> Option<usize> {
+        for bucket in self.path(hash).skip(1) {
             let bucket = &self.buckets[bucket];
-            for slot in bucket.candidates(tag) {
-                if self.mask.equals(key, self.key(slot)) {
-                    return Some(slot);
-                }
-            }
-            if bucket.overflow == 0 {
-                break;
+            let found = self.find_in(bucket, key, hash);
+            if found.is_some() || bucket.overflow == 0 {
+                return found;
             }
         }
         None
+    }
+
+    #[inline(always)]
+    fn find_in(&self, bucket: &Bucket, key: &FlowKey, hash: u32) -> Option<usize> {
+        bucket.candidates(Bucket::tag(hash)).find(|slot| self.mask.equals(key, self.key(*slot)))
     }
 
     /// Indexes of the buckets in the order a search visits them, each once.
@@ -171,7 +179,7 @@ impl<V: Copy> Subtable<V> {
                 bucket.overflow -= 1;
             }
         }
-        let (last, words) = (self.len() - 1, self.mask.len());
+        let (last, words) = (self.len() - 1, self.mask.stride());
         if slot != last {
             for bucket in self.path(self.hashes[last]) {
                 if self.buckets[bucket].renumber(last as u32, slot as u32) {
@@ -189,7 +197,7 @@ impl<V: Copy> Subtable<V> {
         let fit = (self.len() * 4).div_ceil(WAYS).next_power_of_two();
         if self.len() < self.buckets.len() * WAYS / 8 && fit < self.buckets.len() {
             self.rebuild(fit);
-            self.keys.shrink_to(self.len() * 2 * self.mask.len());
+            self.keys.shrink_to(self.len() * 2 * self.mask.stride());
             self.hashes.shrink_to(self.len() * 2);
             self.values.shrink_to(self.len() * 2);
         }
