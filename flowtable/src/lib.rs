@@ -9,4 +9,9 @@
 //! This crate is pure: no input or output, no threads, no clock (time is a parameter), and nothing of
 //! ours below it. It never sees a packet buffer, only a byte slice of the frame's head.
 
+pub mod actions;
+pub mod cache;
 pub mod key;
+pub mod megaflow;
+pub mod rules;
+pub mod wire;

@@ -10,5 +10,10 @@
 //!
 //! Nothing of ours is imported here.
 
+pub mod drivers;
+pub mod memory;
+pub mod offload;
 pub mod packet;
 pub mod port;
+pub mod sys;
+pub mod virtio;

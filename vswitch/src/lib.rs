@@ -1,1 +1,8 @@
-//! Placeholder while the crate is written.
+//! The switch: bridges, slow path, workers, configuration and management; `vswitchd` is its binary.
+//!
+//! `docs/ARCHITECTURE.md` has the picture.
+
+pub mod bridge;
+pub mod datapath;
+pub mod slowpath;
+pub mod translate;

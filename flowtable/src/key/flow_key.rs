@@ -56,7 +56,7 @@ impl fmt::Display for PortNo {
 /// ICMP and ICMPv6 reuse `tp_src`/`tp_dst` (type/code); ND link-layer options reuse `arp_sha` (source) and
 /// `arp_tha` (target). IPv4 addresses sit in the first four bytes of their field, the rest is zero.
 #[repr(C, align(64))]
-#[derive(Clone, Copy, PartialEq, Eq, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct FlowKey {
     /// Ethernet destination.
     pub eth_dst: [u8; 6],
@@ -134,7 +134,7 @@ impl FlowKey {
 }
 
 /// Which bits of a [`FlowKey`] count: one bits are compared, zero bits are wildcards.
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct FlowMask {
     /// The mask in the shape of a key.
     pub fields: FlowKey,

@@ -1,5 +1,16 @@
 //! The flow key: what of a packet the switch may look at.
 
+mod extract;
+mod field;
 mod flow_key;
+mod flow_match;
+mod hash;
+mod mask;
 
+pub use extract::{Layers, extract};
+pub use field::{FIELDS, Field, FieldSpec, Prerequisite, ValueKind};
 pub use flow_key::{FlowKey, FlowMask, KEY_WORDS, PortNo, VLAN_PRESENT};
+pub use flow_match::FlowMatch;
+pub(crate) use hash::{PLAIN_WORDS, is_plain};
+pub use hash::{flow_hash, hash_key, hash_masked};
+pub use mask::SparseMask;

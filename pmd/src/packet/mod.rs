@@ -13,11 +13,15 @@
 mod batch;
 mod frame;
 mod meta;
+mod owned;
+mod pool;
 mod slot;
 mod span;
 
 pub use batch::{BURST, Batch, BatchStorage, CLONES, SlotId};
 pub use frame::Frame;
 pub use meta::{Gso, Offload, OffloadCaps};
+pub use owned::OwnedPacket;
+pub use pool::{CHUNK, Pool, PoolCache};
 pub use slot::{HEAD_CAPACITY, HEAD_SPLIT, HEADROOM, Packet};
 pub use span::Span;

@@ -1,0 +1,43 @@
+# Everything here runs on a Debian 12 machine with Rust and make; QEMU, the guest kernel and the stock peers are fetched
+# into a cache folder by tools/lab/setup.sh on first use. Nothing is installed on the machine.
+.DEFAULT_GOAL := help
+.PHONY: help build check test demo bench fuzz-smoke lab lab-clean clean
+
+CARGO ?= cargo
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
+
+build: ## release build: vswitchd and vsctl in target/release
+	$(CARGO) build --locked --release -p vswitch -p vsctl --bins
+
+check: ## format, clippy, unit tests, docs, house rules: about a minute once warm, no root needed
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets --quiet -- -D warnings
+	$(CARGO) test --locked --workspace --exclude tests --quiet
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --quiet
+	$(CARGO) xtask tidy
+
+test: ## every test, end to end with QEMU guests too: some minutes, needs root
+	$(CARGO) build --locked -p vswitch -p vsctl --bins
+	$(CARGO) test --locked --workspace --no-fail-fast
+
+demo: ## two guests talk through the switch while you watch (KEEP=1 leaves it up), needs root
+	$(CARGO) build --locked --release -p vswitch -p vsctl --bins
+	$(CARGO) run --locked --release --quiet -p tests --bin demo
+
+bench: ## compare with OVS-DPDK and testpmd in one alternating run (ROUNDS=3, ROWS=...), needs root
+	$(CARGO) build --locked --release -p vswitch -p vsctl --bins
+	$(CARGO) run --locked --release --quiet -p tests --bin bench
+
+fuzz-smoke: ## every fuzz target for SECONDS (20) each
+	tests/fuzz/smoke.sh
+
+lab: ## fetch what the end-to-end tests need, without running them
+	tools/lab/setup.sh
+
+lab-clean: ## delete the lab cache
+	rm -rf "$${VSWITCH_LAB:-$${XDG_CACHE_HOME:-$$HOME/.cache}/vswitch-lab}"
+
+clean: ## delete build results
+	$(CARGO) clean

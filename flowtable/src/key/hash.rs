@@ -1,0 +1,187 @@
+//! Hashes over flow keys: for the exact-match cache, for subtables, for spreading flows.
+//!
+//! All are built from one step, the folded 64×64→128-bit product of two words: one multiply and one exclusive-or,
+//! every input bit reaching every output bit. Each pair of words gets constants of its own, so the products do not
+//! wait for each other and the result is their sum.
+//!
+//! None is cryptographic. Tables whose entries a peer can choose take a seed and stay correct (only slower) under
+//! collisions; see [`crate::megaflow`].
+
+use super::{FlowKey, KEY_WORDS, SparseMask};
+
+/// Odd constants with no pattern: the binary digits of the fractional part of the golden ratio, run through
+/// [`splitmix`].
+static SALT: [u64; KEY_WORDS] = {
+    let mut salt = [0; KEY_WORDS];
+    let mut i = 0;
+    while i < KEY_WORDS {
+        salt[i] = splitmix(i as u64 + 1) | 1;
+        i += 1;
+    }
+    salt
+};
+
+/// The i-th output of the SplitMix64 generator (Steele, Lea, Flood 2014) started at zero.
+const fn splitmix(i: u64) -> u64 {
+    let z = i.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// High and low half of the product, folded together.
+#[inline(always)]
+fn mix(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    (product as u64) ^ ((product >> 64) as u64)
+}
+
+/// The last step: all of the sum into 32 bits.
+#[inline(always)]
+fn finish(sum: u64) -> u32 {
+    let h = mix(sum ^ SALT[0], SALT[1]);
+    (h ^ (h >> 32)) as u32
+}
+
+/// Index of the first key word that is zero for a plain packet: one that is neither ARP nor ND and comes from no
+/// tunnel and no conntrack.
+pub(crate) const PLAIN_WORDS: usize = 10;
+
+/// Whether every word from [`PLAIN_WORDS`] on is zero.
+#[inline(always)]
+pub(crate) fn is_plain(key: &FlowKey) -> bool {
+    key.words()[PLAIN_WORDS..].iter().fold(0, |all, word| all | word) == 0
+}
+
+/// Hash of the whole key, for the exact-match cache.
+///
+/// A plain packet costs six multiplies; ARP, ND and keys with tunnel or conntrack fields pay for the rest.
+#[inline]
+pub fn hash_key(key: &FlowKey) -> u32 {
+    let sum = sum_pairs(key, 0, PLAIN_WORDS);
+    if is_plain(key) { finish(sum) } else { finish(sum.wrapping_add(sum_rest(key))) }
+}
+
+/// Apart, so that the common case need not keep the rest of the key in registers.
+#[inline(never)]
+fn sum_rest(key: &FlowKey) -> u64 {
+    sum_pairs(key, PLAIN_WORDS, KEY_WORDS)
+}
+
+#[inline(always)]
+fn sum_pairs(key: &FlowKey, from: usize, to: usize) -> u64 {
+    let words = key.words();
+    let mut sum = 0u64;
+    let mut i = from;
+    while i + 1 < to {
+        sum = sum.wrapping_add(mix(words[i] ^ SALT[i], words[i + 1] ^ SALT[i + 1]));
+        i += 2;
+    }
+    sum
+}
+
+/// Hash of the words a mask touches, under that mask.
+#[inline(always)]
+pub fn hash_masked(key: &FlowKey, mask: &SparseMask, seed: u64) -> u32 {
+    let mut sum = seed;
+    for ([a, b], [salt_a, salt_b]) in mask.masked(key).zip(SALT.as_chunks().0) {
+        sum = sum.wrapping_add(mix(a ^ salt_a, b ^ salt_b));
+    }
+    finish(sum)
+}
+
+/// Hash of addresses, protocol and ports: the same for all packets of a connection in one direction, whatever
+/// their MACs, TTL or flags, and for all fragments of one datagram (ports do not count in a fragment).
+#[inline]
+pub fn flow_hash(key: &FlowKey) -> u32 {
+    let words = key.words();
+    let mut ports = (u32::from(key.tp_src.get()) << 16) | u32::from(key.tp_dst.get());
+    if key.nw_frag != 0 {
+        ports = 0;
+    }
+    let tail = (u64::from(ports) << 8) | u64::from(key.nw_proto);
+    let sum = mix(words[2] ^ SALT[2], words[3] ^ SALT[3])
+        .wrapping_add(mix(words[4] ^ SALT[4], words[5] ^ SALT[5]))
+        .wrapping_add(mix(tail ^ SALT[6], SALT[7]));
+    finish(sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::key::FlowMask;
+
+    fn flow(i: u32) -> FlowKey {
+        let mut key = FlowKey { in_port: 1 + i % 3, ..FlowKey::default() };
+        key.nw_src[..4].copy_from_slice(&(0x0a00_0000 + i % 251).to_be_bytes());
+        key.nw_dst[..4].copy_from_slice(&(0x0a01_0000 + i / 251).to_be_bytes());
+        key.tp_src.set(1024 + (i % 7) as u16);
+        key
+    }
+
+    /// Most of the fullest of 1024 boxes: a good hash puts about 64 of 65536 flows into each.
+    fn fullest(hash: impl Fn(&FlowKey) -> u32, shift: u32) -> usize {
+        let mut boxes = [0usize; 1024];
+        for i in 0..65_536 {
+            boxes[(hash(&flow(i)) >> shift) as usize % 1024] += 1;
+        }
+        boxes.into_iter().max().unwrap_or(0)
+    }
+
+    #[test]
+    fn neighbouring_flows_spread() {
+        let sparse = SparseMask::new(&FlowMask::EXACT_FIVE_TUPLE);
+        for shift in [0, 11, 22] {
+            assert!(fullest(hash_key, shift) < 110);
+            assert!(fullest(flow_hash, shift) < 110);
+            assert!(fullest(|key| hash_masked(key, &sparse, 0), shift) < 110);
+        }
+    }
+
+    #[test]
+    fn every_word_counts() {
+        let mut seen = HashSet::from([hash_key(&FlowKey::default())]);
+        for word in 0..KEY_WORDS {
+            for bit in [0, 31, 63] {
+                let mut key = FlowKey::default();
+                key.words_mut()[word] = 1 << bit;
+                assert!(seen.insert(hash_key(&key)), "word {word} bit {bit}");
+            }
+        }
+    }
+
+    #[test]
+    fn fragments_of_a_datagram_stay_together() {
+        let mut first = FlowKey { nw_proto: 17, nw_frag: 1, ..flow(1) };
+        let later = FlowKey { nw_frag: 3, ..first };
+        first.tp_src.set(7);
+        assert_eq!(flow_hash(&first), flow_hash(&later));
+        let whole = FlowKey { nw_frag: 0, ..first };
+        assert_ne!(flow_hash(&first), flow_hash(&whole));
+    }
+
+    #[test]
+    fn seeds_give_different_hashes() {
+        let sparse = SparseMask::new(&FlowMask::EXACT);
+        let hashes: HashSet<u32> = (0..100).map(|seed| hash_masked(&flow(1), &sparse, seed)).collect();
+        assert_eq!(hashes.len(), 100);
+    }
+
+    proptest! {
+        #[test]
+        fn wildcarded_bits_do_not_count(a: u32, b: u32, seed: u64) {
+            let sparse = SparseMask::new(&FlowMask::EXACT_FIVE_TUPLE);
+            let (mut a, b) = (flow(a), flow(b));
+            a.nw_src = b.nw_src;
+            a.nw_dst = b.nw_dst;
+            a.tp_src = b.tp_src;
+            a.nw_ttl = 9;
+            prop_assert_eq!(hash_masked(&a, &sparse, seed), hash_masked(&b, &sparse, seed));
+            prop_assert_eq!(flow_hash(&a), flow_hash(&b));
+        }
+    }
+}

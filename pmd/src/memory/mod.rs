@@ -1,0 +1,8 @@
+//! Arenas: where packets that wait are kept.
+//!
+//! An arena is one memfd, so that AF_XDP, VFIO or another process can be given the same memory. It is
+//! backed by huge pages if enough are free, else by ordinary ones with transparent huge pages asked for.
+
+mod arena;
+
+pub use arena::Arena;

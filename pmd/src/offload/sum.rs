@@ -1,0 +1,73 @@
+//! The internet checksum (RFC 1071) over private bytes and over payload in place.
+
+use crate::packet::Span;
+
+/// A running one's-complement sum.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Sum {
+    total: u64,
+    /// An odd number of bytes has gone in: the next byte is the low half of a word.
+    odd: bool,
+}
+
+impl Sum {
+    pub(super) fn add(&mut self, bytes: &[u8]) {
+        let mut words = bytes.chunks_exact(2);
+        let mut sum: u64 = 0;
+        for word in &mut words {
+            sum += u64::from(u16::from_be_bytes([word[0], word[1]]));
+        }
+        if let [last] = words.remainder() {
+            sum += u64::from(*last) << 8;
+        }
+        let folded = fold(sum);
+        // Bytes at odd places are the other half of their words: RFC 1071 (2)(B).
+        self.total += u64::from(if self.odd { folded.swap_bytes() } else { folded });
+        self.odd ^= bytes.len() % 2 == 1;
+    }
+
+    /// Adds payload where it lies, through a buffer: its owner may change it while we read.
+    pub(super) fn add_span(&mut self, span: Span<'_>) {
+        let mut buffer = [0; 1024];
+        let mut done = 0;
+        while done < span.len() {
+            let n = span.copy_to(done, &mut buffer);
+            self.add(&buffer[..n]);
+            done += n;
+        }
+    }
+
+    pub(super) fn add_word(&mut self, word: u16) {
+        self.total += u64::from(word);
+    }
+
+    /// The checksum to store.
+    pub(super) fn finish(self) -> u16 {
+        !fold(self.total)
+    }
+}
+
+fn fold(mut sum: u64) -> u16 {
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_of_any_length_add_up() {
+        let bytes: Vec<u8> = (0..1001u32).map(|i| (i * 31) as u8).collect();
+        let mut whole = Sum::default();
+        whole.add(&bytes);
+        for cut in [1, 2, 7, 500, 999] {
+            let mut parts = Sum::default();
+            parts.add(&bytes[..cut]);
+            parts.add_span(Span::from_slice(&bytes[cut..]));
+            assert_eq!(parts.finish(), whole.finish(), "cut at {cut}");
+        }
+    }
+}

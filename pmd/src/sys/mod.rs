@@ -1,0 +1,12 @@
+//! System calls behind safe functions: the only place of the workspace that calls libc or issues an ioctl.
+//!
+//! One family a file. What `rustix` wraps is called through it; `libc` is for the rest.
+
+pub mod clock;
+pub mod cpu;
+pub mod gather;
+pub mod map;
+pub mod netif;
+pub mod netns;
+pub mod sigbus;
+pub mod tun;

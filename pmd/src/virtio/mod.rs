@@ -1,0 +1,17 @@
+//! Virtio as the specification writes it down: feature bits, the network header, ring layouts, and the driver
+//! side of a split ring.
+//!
+//! Shared by everything that speaks virtio: the vhost-user device side (`vhost-port`), the TAP driver (whose
+//! packets carry the same header), tests and traffic generators. Only layouts and rules live here; who owns the
+//! memory and who is trusted is the user's business.
+//!
+//! Source: Virtual I/O Device (VIRTIO) Version 1.2; section numbers refer to it.
+
+pub mod driver_ring;
+pub mod features;
+mod net_header;
+mod shared_ptr;
+pub mod split;
+
+pub use net_header::{BadOffload, NetHeader};
+pub use shared_ptr::SharedPtr;

@@ -1,0 +1,162 @@
+//! The door to ring memory: loads and stores of memory that the other side writes at the same time.
+#![expect(unsafe_code, reason = "raw access to memory shared with a peer")]
+
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+
+use super::split::{Descriptor, UsedElement};
+
+/// An address in shared memory. Never a reference: the peer may change every byte at any time, so each access is
+/// a single atomic load or store, or a byte copy whose result is only ever data.
+///
+/// Every access is `unsafe` for one reason: the caller must know that the range lies inside one mapping that
+/// stays mapped. Rings check their whole extent once and then only compute offsets inside it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SharedPtr(NonNull<u8>);
+
+// SAFETY: an address; each access states its own contract.
+unsafe impl Send for SharedPtr {}
+// SAFETY: as above.
+unsafe impl Sync for SharedPtr {}
+
+impl SharedPtr {
+    /// Names an address.
+    pub const fn new(start: NonNull<u8>) -> SharedPtr {
+        SharedPtr(start)
+    }
+
+    /// The address as a number.
+    pub fn addr(self) -> usize {
+        self.0.as_ptr().addr()
+    }
+
+    /// The address as a pointer.
+    #[inline]
+    pub fn as_non_null(self) -> NonNull<u8> {
+        self.0
+    }
+
+    /// The address `offset` bytes on.
+    ///
+    /// # Safety
+    /// Stays inside, or one past the end of, the same mapping.
+    #[inline]
+    pub unsafe fn add(self, offset: usize) -> SharedPtr {
+        // SAFETY: forwarded.
+        SharedPtr(unsafe { self.0.add(offset) })
+    }
+
+    /// Loads a little-endian u16 at `offset`.
+    ///
+    /// # Safety
+    /// The two bytes are mapped, readable, and 2-aligned.
+    #[inline]
+    pub unsafe fn load_u16(self, offset: usize, order: Ordering) -> u16 {
+        // SAFETY: forwarded; both sides access ring words atomically.
+        u16::from_le(unsafe { AtomicU16::from_ptr(self.0.as_ptr().add(offset).cast()) }.load(order))
+    }
+
+    /// Stores a little-endian u16 at `offset`.
+    ///
+    /// # Safety
+    /// The two bytes are mapped, writable, and 2-aligned.
+    #[inline]
+    pub unsafe fn store_u16(self, offset: usize, value: u16, order: Ordering) {
+        // SAFETY: forwarded.
+        unsafe { AtomicU16::from_ptr(self.0.as_ptr().add(offset).cast()) }.store(value.to_le(), order);
+    }
+
+    /// Loads the descriptor at `index` of a table: once, so what is checked is what is used.
+    ///
+    /// # Safety
+    /// The 16 bytes are mapped and readable; the table need only be byte-aligned.
+    #[inline]
+    pub unsafe fn load_descriptor(self, index: usize) -> Descriptor {
+        // SAFETY: forwarded. Two volatile loads; a descriptor changed in between is the driver's loss, since only
+        // the copy is looked at.
+        let (addr, rest) = unsafe {
+            let at = self.0.as_ptr().add(index * size_of::<Descriptor>()).cast::<[u64; 2]>();
+            let [addr, rest] = at.read_unaligned_volatile();
+            (u64::from_le(addr), u64::from_le(rest))
+        };
+        Descriptor { addr, len: rest as u32, flags: (rest >> 32) as u16, next: (rest >> 48) as u16 }
+    }
+
+    /// Stores a descriptor.
+    ///
+    /// # Safety
+    /// The 16 bytes are mapped, writable and 8-aligned.
+    #[inline]
+    pub unsafe fn store_descriptor(self, index: usize, desc: Descriptor) {
+        let rest = u64::from(desc.len) | u64::from(desc.flags) << 32 | u64::from(desc.next) << 48;
+        // SAFETY: forwarded.
+        unsafe {
+            let at = self.0.as_ptr().add(index * size_of::<Descriptor>()).cast::<u64>();
+            AtomicU64::from_ptr(at).store(desc.addr.to_le(), Ordering::Relaxed);
+            AtomicU64::from_ptr(at.add(1)).store(rest.to_le(), Ordering::Relaxed);
+        }
+    }
+
+    /// Loads an element of a used ring at byte `offset`.
+    ///
+    /// # Safety
+    /// The 8 bytes are mapped, readable, and 4-aligned.
+    #[inline]
+    pub unsafe fn load_used(self, offset: usize) -> UsedElement {
+        // SAFETY: forwarded.
+        let [id, len] = unsafe { self.0.as_ptr().add(offset).cast::<[u32; 2]>().read_volatile() };
+        UsedElement { id: u32::from_le(id), len: u32::from_le(len) }
+    }
+
+    /// Stores an element of a used ring at byte `offset`.
+    ///
+    /// # Safety
+    /// The 8 bytes are mapped, writable, and 4-aligned.
+    #[inline]
+    pub unsafe fn store_used(self, offset: usize, element: UsedElement) {
+        let words = [element.id.to_le(), element.len.to_le()];
+        // SAFETY: forwarded.
+        unsafe { self.0.as_ptr().add(offset).cast::<[u32; 2]>().write_volatile(words) };
+    }
+
+    /// Copies `dst.len()` bytes out.
+    ///
+    /// # Safety
+    /// That many bytes from here are mapped and readable.
+    #[inline]
+    pub unsafe fn copy_out(self, dst: &mut [u8]) {
+        // SAFETY: forwarded; dst is private, so the two do not overlap.
+        unsafe { core::ptr::copy_nonoverlapping(self.0.as_ptr(), dst.as_mut_ptr(), dst.len()) };
+    }
+
+    /// Copies `src` in.
+    ///
+    /// # Safety
+    /// That many bytes from here are mapped and writable.
+    #[inline]
+    pub unsafe fn copy_in(self, src: &[u8]) {
+        // SAFETY: forwarded; src is private, so the two do not overlap.
+        unsafe { core::ptr::copy_nonoverlapping(src.as_ptr(), self.0.as_ptr(), src.len()) };
+    }
+}
+
+/// Volatile load of two words that may be unaligned (an indirect table may lie anywhere).
+trait ReadUnalignedVolatile {
+    /// The value's type.
+    type Value;
+    /// # Safety
+    /// As `read_unaligned`.
+    unsafe fn read_unaligned_volatile(self) -> Self::Value;
+}
+
+impl ReadUnalignedVolatile for *mut [u64; 2] {
+    type Value = [u64; 2];
+    #[inline]
+    unsafe fn read_unaligned_volatile(self) -> [u64; 2] {
+        #[derive(Clone, Copy)]
+        #[repr(C, packed)]
+        struct Unaligned([u64; 2]);
+        // SAFETY: forwarded; the packed wrapper has alignment 1.
+        unsafe { self.cast::<Unaligned>().read_volatile() }.0
+    }
+}

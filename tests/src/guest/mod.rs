@@ -1,0 +1,318 @@
+//! A Linux guest under QEMU, attached to the switch by vhost-user.
+//!
+//! Always software emulation (`-accel tcg`): the lab must run where there is no usable `/dev/kvm`. Guest memory is a
+//! shared memfd, which vhost-user needs. A guest is usable about five seconds after its start; boot two by
+//! [`Guest::start`] twice, then [`Guest::wait_ready`] on each.
+
+mod console;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use console::Console;
+
+use crate::failure::{Failure, Result};
+use crate::lab::Lab;
+use crate::process::{Process, last_lines};
+
+/// How long a boot may take on a machine that is busy with other things.
+const BOOT: Duration = Duration::from_secs(90);
+/// How long a command in the guest may take unless [`Guest::run_for`] says otherwise.
+const COMMAND: Duration = Duration::from_secs(30);
+
+/// Which end of the vhost-user socket listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Socket {
+    /// The switch listens (`vhost-user` port), QEMU connects and reconnects.
+    SwitchListens,
+    /// QEMU listens (`server=on`), the switch connects (`vhost-user-client` port).
+    QemuListens,
+}
+
+/// One network card of a guest.
+#[derive(Debug, Clone)]
+pub struct Nic {
+    /// Path of the vhost-user socket.
+    pub path: PathBuf,
+    /// Who listens there.
+    pub socket: Socket,
+    /// Its MAC address.
+    pub mac: String,
+    /// Queue pairs.
+    pub queues: usize,
+    /// Further properties of QEMU's `virtio-net-pci`, for example `mrg_rxbuf=off`; empty for none.
+    pub properties: String,
+}
+
+impl Nic {
+    /// A single-queue card with the locally administered address `52:54:00:00:00:number`.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>, socket: Socket, number: u8) -> Self {
+        Self {
+            path: path.into(),
+            socket,
+            mac: format!("52:54:00:00:00:{number:02x}"),
+            queues: 1,
+            properties: String::new(),
+        }
+    }
+
+    fn arguments(&self, index: usize) -> Vec<String> {
+        let role = match self.socket {
+            Socket::SwitchListens => "reconnect-ms=200",
+            Socket::QemuListens => "server=on,wait=off",
+        };
+        // Two vectors per pair, one for configuration changes, one for the control queue.
+        let mq =
+            if self.queues > 1 { format!(",mq=on,vectors={}", 2 * self.queues + 2) } else { String::new() };
+        let more = if self.properties.is_empty() { String::new() } else { format!(",{}", self.properties) };
+        let queues = self.queues;
+        vec![
+            "-chardev".into(),
+            format!("socket,id=c{index},path={},{role}", self.path.display()),
+            "-netdev".into(),
+            format!("vhost-user,id=n{index},chardev=c{index},queues={queues}"),
+            "-device".into(),
+            format!("virtio-net-pci,netdev=n{index},mac={},romfile={mq}{more}", self.mac),
+        ]
+    }
+}
+
+/// What a guest is made of.
+#[derive(Debug, Clone)]
+pub struct GuestConfig {
+    /// Names its log files.
+    pub name: String,
+    /// Memory in MiB.
+    pub memory: u32,
+    /// Virtual processors.
+    pub cpus: usize,
+    /// Network cards; the first is `eth0` in the guest.
+    pub nics: Vec<Nic>,
+    /// Leave it running when the handle is dropped.
+    pub keep: bool,
+}
+
+impl GuestConfig {
+    /// A guest of one processor and 256 MiB with one network card.
+    #[must_use]
+    pub fn new(name: &str, nic: Nic) -> Self {
+        Self { name: name.to_owned(), memory: 256, cpus: nic.queues, nics: vec![nic], keep: false }
+    }
+
+    fn arguments(&self, lab: &Lab, console: &Path, serial: &Path) -> Vec<String> {
+        let memory = self.memory;
+        let mut list: Vec<String> = [
+            "-accel",
+            "tcg,thread=multi",
+            "-machine",
+            "q35,memory-backend=m0",
+            "-cpu",
+            "max",
+            "-bios",
+            "qboot.rom",
+            "-nodefaults",
+            "-display",
+            "none",
+        ]
+        .map(str::to_owned)
+        .into();
+        list.extend([
+            "-name".into(),
+            self.name.clone(),
+            "-smp".into(),
+            self.cpus.to_string(),
+            "-m".into(),
+            memory.to_string(),
+            "-object".into(),
+            format!("memory-backend-memfd,id=m0,size={memory}M,share=on"),
+            "-kernel".into(),
+            lab.kernel().display().to_string(),
+            "-initrd".into(),
+            lab.image().display().to_string(),
+            "-append".into(),
+            "console=ttyS0 quiet panic=-1".into(),
+            "-serial".into(),
+            format!("file:{}", serial.display()),
+            "-chardev".into(),
+            format!("socket,id=con,path={},server=on,wait=off", console.display()),
+            "-serial".into(),
+            "chardev:con".into(),
+        ]);
+        for (index, nic) in self.nics.iter().enumerate() {
+            list.extend(nic.arguments(index));
+        }
+        list
+    }
+}
+
+/// A running guest; killed when dropped.
+#[derive(Debug)]
+pub struct Guest {
+    name: String,
+    process: Process,
+    console_path: PathBuf,
+    console: Option<Console>,
+    serial: PathBuf,
+}
+
+impl Guest {
+    /// Starts QEMU and returns at once.
+    ///
+    /// # Errors
+    /// QEMU cannot be started.
+    pub fn start(lab: &Lab, config: &GuestConfig) -> Result<Self> {
+        let console_path = lab.path(&format!("{}.con", config.name));
+        let serial = lab.path(&format!("{}.serial.log", config.name));
+        let log = lab.path(&format!("{}.qemu.log", config.name));
+        // A socket left by a killed QEMU of the same name would accept nobody.
+        let _ = std::fs::remove_file(&console_path);
+        let arguments = config.arguments(lab, &console_path, &serial);
+        let qemu = lab.program("qemu-system-x86_64");
+        let process = Process::start(&config.name, &qemu, &arguments, &log, config.keep)?;
+        Ok(Self { name: config.name.clone(), process, console_path, console: None, serial })
+    }
+
+    /// Starts QEMU and waits until the guest takes commands.
+    ///
+    /// # Errors
+    /// As [`Self::start`] and [`Self::wait_ready`].
+    pub fn boot(lab: &Lab, config: &GuestConfig) -> Result<Self> {
+        let mut guest = Self::start(lab, config)?;
+        guest.wait_ready()?;
+        Ok(guest)
+    }
+
+    /// Waits until the guest takes commands, after its start or after [`Self::reboot`].
+    ///
+    /// # Errors
+    /// QEMU ends or the guest stays silent; the message holds the end of both logs.
+    pub fn wait_ready(&mut self) -> Result<()> {
+        let path = self.console_path.clone();
+        let console = match self.console.take() {
+            Some(console) => console,
+            None => self.process.until("command channel", BOOT, |_| Console::connect(&path))?,
+        };
+        let console = self.console.insert(console);
+        let process = &mut self.process;
+        console.ready(BOOT, || process.must_run()).map_err(|e| {
+            let serial = std::fs::read_to_string(&self.serial).unwrap_or_default();
+            Failure::new(format!(
+                "guest {} did not boot: {e}\nserial console:\n{}",
+                self.name,
+                last_lines(&serial, 15)
+            ))
+        })
+    }
+
+    /// Runs a shell command line in the guest and gives what it printed.
+    ///
+    /// # Errors
+    /// It fails, or takes longer than half a minute.
+    pub fn run(&mut self, command: &str) -> Result<String> {
+        self.run_for(command, COMMAND)
+    }
+
+    /// Like [`Self::run`], for a command that may take long.
+    ///
+    /// # Errors
+    /// It fails, or takes longer than `patience`.
+    pub fn run_for(&mut self, command: &str, patience: Duration) -> Result<String> {
+        let (status, output) = self.try_run(command, patience)?;
+        if status == 0 {
+            return Ok(output);
+        }
+        Err(Failure::new(format!("guest {}: `{command}` failed with status {status}: {output}", self.name)))
+    }
+
+    /// Runs a command that is allowed to fail: its exit status and what it printed.
+    ///
+    /// # Errors
+    /// The guest does not answer.
+    pub fn try_run(&mut self, command: &str, patience: Duration) -> Result<(i32, String)> {
+        let Some(console) = self.console.as_mut() else {
+            return Err(Failure::new(format!("guest {} has not been waited for (wait_ready)", self.name)));
+        };
+        let process = &mut self.process;
+        console
+            .run(command, patience, || process.must_run())
+            .map_err(|e| Failure::new(format!("guest {}: {e}", self.name)))
+    }
+
+    /// Gives a card an address and brings it up.
+    ///
+    /// # Errors
+    /// The card does not exist.
+    pub fn address(&mut self, device: &str, address: &str) -> Result<()> {
+        self.run(&format!("ip addr add {address} dev {device} && ip link set {device} up")).map(drop)
+    }
+
+    /// Waits until `peer` answers a ping: the number of tries.
+    ///
+    /// # Errors
+    /// It does not within `patience`.
+    pub fn reaches(&mut self, peer: &str, patience: Duration) -> Result<()> {
+        let tries = patience.as_secs().max(1);
+        let command =
+            format!("for i in $(seq {tries}); do ping -c1 -W1 {peer} >/dev/null && exit 0; done; exit 1");
+        let (status, _) = self.try_run(&command, patience * 2 + COMMAND)?;
+        if status == 0 {
+            return Ok(());
+        }
+        let state = self.try_run("ip addr; ip neigh; cat /proc/net/dev; dmesg | tail -n 5", COMMAND)?.1;
+        Err(Failure::new(format!(
+            "guest {} does not reach {peer} in {tries} tries; its state:\n{state}",
+            self.name
+        )))
+    }
+
+    /// True if `count` quick pings to `peer` all go unanswered.
+    ///
+    /// # Errors
+    /// The guest does not answer commands.
+    pub fn is_cut_off(&mut self, peer: &str, count: u32) -> Result<bool> {
+        let (_, output) = self.try_run(&format!("ping -c {count} -i 0.2 -W 1 {peer}"), COMMAND)?;
+        Ok(output.contains(" 0 packets received"))
+    }
+
+    /// Sends `count` pings to `peer`, five per second, and gives how many were answered.
+    ///
+    /// # Errors
+    /// The guest does not answer commands or ping prints no summary.
+    pub fn ping(&mut self, peer: &str, count: u32) -> Result<u32> {
+        let patience = Duration::from_millis(u64::from(count) * 200) + COMMAND;
+        let (_, output) = self.try_run(&format!("ping -c {count} -i 0.2 -W 2 {peer}"), patience)?;
+        output
+            .lines()
+            .find_map(|l| l.split(" packets transmitted, ").nth(1)?.split(' ').next()?.parse().ok())
+            .ok_or_else(|| Failure::new(format!("ping printed no summary: {output}")))
+    }
+
+    /// Restarts the guest's kernel; QEMU stays. Follow with [`Self::wait_ready`].
+    ///
+    /// # Errors
+    /// The guest has not been waited for.
+    pub fn reboot(&mut self) -> Result<()> {
+        match self.console.as_mut() {
+            Some(console) => console.send("reboot -f").map(drop),
+            None => Err(Failure::new(format!("guest {} is not up", self.name))),
+        }
+    }
+
+    /// Kills QEMU without warning.
+    pub fn kill(&mut self) {
+        self.console = None;
+        self.process.kill();
+    }
+
+    /// QEMU's process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// The socket of its command channel.
+    #[must_use]
+    pub fn console_path(&self) -> &Path {
+        &self.console_path
+    }
+}

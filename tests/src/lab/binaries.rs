@@ -1,0 +1,64 @@
+//! Our own programs: built by the cargo that runs us, so a test never meets a stale switch.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::workspace;
+use crate::failure::{During as _, Failure, Result};
+
+/// Where `vswitchd` and `vsctl` are.
+#[derive(Debug, Clone)]
+pub struct Binaries {
+    folder: PathBuf,
+}
+
+impl Binaries {
+    /// Builds both programs with the profile of the running program, or takes the folder `VSWITCH_BIN_DIR` names.
+    ///
+    /// # Errors
+    /// The build fails (its output has been shown).
+    pub fn build() -> Result<Self> {
+        if let Some(folder) = env::var_os("VSWITCH_BIN_DIR") {
+            return Ok(Self { folder: folder.into() });
+        }
+        let me = env::current_exe().during("finding the target folder")?;
+        // target/PROFILE/name, or target/PROFILE/deps/name for a test.
+        let folder = me
+            .ancestors()
+            .skip(1)
+            .find(|p| p.file_name().is_some_and(|n| n != "deps"))
+            .ok_or_else(|| Failure::new(format!("{} is not in a target folder", me.display())))?;
+        let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo.current_dir(workspace()).args(["build", "--quiet", "-p", "vswitch", "-p", "vsctl", "--bins"]);
+        cargo.stdin(Stdio::null()).stdout(Stdio::null());
+        if folder.ends_with("release") {
+            cargo.arg("--release");
+        }
+        if let Some(target) = folder.parent() {
+            cargo.arg("--target-dir").arg(target);
+        }
+        if !cargo.status().during("starting cargo")?.success() {
+            return Err(Failure::new("vswitchd and vsctl do not build; see above"));
+        }
+        Ok(Self { folder: folder.to_owned() })
+    }
+
+    /// The folder both are in.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The switch.
+    #[must_use]
+    pub fn vswitchd(&self) -> PathBuf {
+        self.folder.join("vswitchd")
+    }
+
+    /// Its command-line tool.
+    #[must_use]
+    pub fn vsctl(&self) -> PathBuf {
+        self.folder.join("vsctl")
+    }
+}

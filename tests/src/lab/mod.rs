@@ -1,0 +1,162 @@
+//! The lab: where its programs are, and one at a time.
+//!
+//! [`Lab::open`] fills the cache folder by `tools/lab/setup.sh` when needed (see there for what and how), builds the
+//! guest image, and takes the machine-wide lab lock: a guest under software emulation needs a core, so two scenarios at
+//! once only make each other slow and flaky. The lock is a file lock, so it also holds between test programs, `make demo`
+//! and `make bench`.
+
+mod binaries;
+mod image;
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use rustix::fs::{FlockOperation, flock};
+use tempfile::TempDir;
+
+use crate::failure::{During as _, Failure, Result};
+use crate::process;
+
+pub use binaries::Binaries;
+
+/// Programs, images and a scratch folder for one scenario.
+#[derive(Debug)]
+pub struct Lab {
+    cache: PathBuf,
+    kernel: PathBuf,
+    image: PathBuf,
+    binaries: Binaries,
+    scratch: TempDir,
+    // Last, so that it is released only after the scratch folder is gone.
+    _lock: File,
+}
+
+/// What is prepared once per test program.
+struct Prepared {
+    cache: PathBuf,
+    kernel: PathBuf,
+    image: PathBuf,
+    binaries: Binaries,
+}
+
+impl Lab {
+    /// Prepares the cache, the guest image and our own programs (once per process) and waits for the lab to be free.
+    ///
+    /// # Errors
+    /// Not root, no network on first use, a build failure: the message says which and what to do.
+    pub fn open() -> Result<Self> {
+        static PREPARED: OnceLock<std::result::Result<Prepared, String>> = OnceLock::new();
+        let prepared = PREPARED.get_or_init(|| prepare().map_err(|e| e.to_string()));
+        let p = prepared.as_ref().map_err(|e| Failure::new(e.clone()))?;
+        let path = p.cache.join("in-use");
+        let lock = File::options().create(true).append(true).open(&path).during(path.display())?;
+        flock(&lock, FlockOperation::LockExclusive).during("waiting for the lab")?;
+        // Short names: a unix socket path is limited to 107 bytes.
+        let scratch =
+            tempfile::Builder::new().prefix("vsl").tempdir_in("/tmp").during("scratch folder in /tmp")?;
+        Ok(Self {
+            cache: p.cache.clone(),
+            kernel: p.kernel.clone(),
+            image: p.image.clone(),
+            binaries: p.binaries.clone(),
+            scratch,
+            _lock: lock,
+        })
+    }
+
+    /// A program of the cache, for example `qemu-system-x86_64`.
+    #[must_use]
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.cache.join("bin").join(name)
+    }
+
+    /// Runs a program of the cache to its end and gives what it printed.
+    ///
+    /// # Errors
+    /// As [`process::run`].
+    pub fn run(&self, name: &str, arguments: &[&str]) -> Result<String> {
+        process::run(&self.program(name), arguments)
+    }
+
+    /// The cache folder.
+    #[must_use]
+    pub fn cache(&self) -> &Path {
+        &self.cache
+    }
+
+    /// The guest's kernel.
+    #[must_use]
+    pub fn kernel(&self) -> &Path {
+        &self.kernel
+    }
+
+    /// The guest's initramfs.
+    #[must_use]
+    pub fn image(&self) -> &Path {
+        &self.image
+    }
+
+    /// Our own programs.
+    #[must_use]
+    pub fn binaries(&self) -> &Binaries {
+        &self.binaries
+    }
+
+    /// The scratch folder of this scenario; it goes away with the `Lab`.
+    #[must_use]
+    pub fn scratch(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    /// A path in the scratch folder.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.scratch.path().join(name)
+    }
+
+    /// Leaves the scratch folder behind, for `make demo KEEP=1`, and gives its path.
+    pub fn keep_scratch(&mut self) -> PathBuf {
+        self.scratch.disable_cleanup(true);
+        self.scratch.path().to_owned()
+    }
+}
+
+/// The folder of the workspace, from where this package lies.
+#[must_use]
+pub fn workspace() -> PathBuf {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.parent().unwrap_or(package).to_owned()
+}
+
+fn prepare() -> Result<Prepared> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(Failure::new(
+            "the lab needs root: it creates TAP devices and network namespaces (CAP_NET_ADMIN, CAP_SYS_ADMIN); \
+             run it again with sudo or as root. Nothing is installed or changed outside the cache folder",
+        ));
+    }
+    let script = workspace().join("tools/lab/setup.sh");
+    let out = Command::new(&script)
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .during(format_args!("starting {}", script.display()))?;
+    if !out.status.success() {
+        return Err(Failure::new("tools/lab/setup.sh could not fill the cache; its message is above"));
+    }
+    let cache = PathBuf::from(String::from_utf8_lossy(&out.stdout).trim());
+    let kernel = find_kernel(&cache.join("kernel/boot"))?;
+    let image = image::ensure(&cache)?;
+    Ok(Prepared { cache, kernel, image, binaries: Binaries::build()? })
+}
+
+fn find_kernel(boot: &Path) -> Result<PathBuf> {
+    fs::read_dir(boot)
+        .during(boot.display())?
+        .flatten()
+        .map(|e| e.path())
+        .find(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("vmlinuz-")))
+        .ok_or_else(|| Failure::new(format!("no vmlinuz-* in {}", boot.display())))
+}

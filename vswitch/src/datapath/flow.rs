@@ -1,0 +1,88 @@
+//! A megaflow as the worker and the slow path share it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
+
+use flowtable::actions::ActionList;
+use flowtable::key::{FlowKey, FlowMask, PortNo};
+use pmd::packet::OwnedPacket;
+use pmd::port::DropReason;
+
+/// Hits of one flow on one worker. The worker writes with plain loads and stores; anybody reads.
+#[derive(Default, Debug)]
+pub struct FlowStats {
+    packets: AtomicU64,
+    bytes: AtomicU64,
+    used_ms: AtomicU64,
+    tcp_flags: AtomicU16,
+}
+
+impl FlowStats {
+    /// Counts a packet of `bytes` at `now_ms`. Only the owning worker calls this.
+    #[inline]
+    pub fn hit(&self, bytes: usize, tcp_flags: u16, now_ms: u64) {
+        self.packets.store(self.packets.load(Relaxed).wrapping_add(1), Relaxed);
+        self.bytes.store(self.bytes.load(Relaxed).wrapping_add(bytes as u64), Relaxed);
+        self.used_ms.store(now_ms, Relaxed);
+        let seen = self.tcp_flags.load(Relaxed);
+        if seen | tcp_flags != seen {
+            self.tcp_flags.store(seen | tcp_flags, Relaxed);
+        }
+    }
+
+    /// Packets so far.
+    pub fn packets(&self) -> u64 {
+        self.packets.load(Relaxed)
+    }
+
+    /// Bytes so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Relaxed)
+    }
+
+    /// Time of the last packet in milliseconds of the switch's clock; zero when there was none.
+    pub fn used_ms(&self) -> u64 {
+        self.used_ms.load(Relaxed)
+    }
+
+    /// Union of the TCP flags seen.
+    pub fn tcp_flags(&self) -> u16 {
+        self.tcp_flags.load(Relaxed)
+    }
+}
+
+/// One installed megaflow: everything that matches gets the same actions.
+///
+/// Immutable but for its statistics. Changing a flow's actions means installing another one with the same key
+/// and mask, which takes its place.
+#[derive(Debug)]
+pub struct Megaflow {
+    /// The key with wildcarded bits zero.
+    pub key: FlowKey,
+    /// Bits that count.
+    pub mask: FlowMask,
+    /// What happens to matching packets; empty means drop.
+    pub actions: ActionList,
+    /// Reason counted when `actions` is empty.
+    pub drop_reason: DropReason,
+    /// Hits on the worker that has it.
+    pub stats: FlowStats,
+}
+
+/// Where the slow path puts its decisions: one worker.
+///
+/// Calls take effect in order. They may wait a moment for room in the worker's command queue; the worker never waits
+/// for the caller.
+pub trait FlowSink: Send + Sync {
+    /// Number of the worker, as in [`super::Upcall::worker`].
+    fn worker(&self) -> u16;
+
+    /// Installs a flow, in place of one with the same key and mask.
+    fn install(&self, flow: Arc<Megaflow>);
+
+    /// Removes a flow, if that very one is still installed.
+    fn remove(&self, flow: &Arc<Megaflow>);
+
+    /// Carries a packet out by `actions`.
+    fn execute(&self, packet: OwnedPacket, in_port: PortNo, actions: ActionList);
+}

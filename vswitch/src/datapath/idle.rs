@@ -1,0 +1,84 @@
+//! When a worker sleeps: spin, then arm every queue's notification, then wait on all of them at once.
+//!
+//! A queue that has just been busy is likely to be busy again, so the worker polls for [`IdlePolicy::spin`]
+//! after the last packet. Then it asks every queue to notify it ([`pmd::port::RxQueue::arm`]); a queue that has work already
+//! says so and the worker polls on. Only then does it wait in `epoll`, without a timeout: kicks, TAP readiness,
+//! commands and port changes all arrive as descriptors.
+//!
+//! Descriptors are edge-triggered and never read: a kick eventfd belongs to the guest's side, which could
+//! make a read block.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use pmd::port::Waker;
+use rustix::event::epoll;
+
+/// When a worker may sleep.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct IdlePolicy {
+    /// How long a worker polls after its last packet before it arms notifications.
+    pub spin: Duration,
+    /// Never sleep: a whole core for the lowest latency.
+    pub always_poll: bool,
+}
+
+impl Default for IdlePolicy {
+    fn default() -> Self {
+        // Longer than a round trip through a guest's interrupt handler, far shorter than a scheduler tick.
+        IdlePolicy { spin: Duration::from_micros(60), always_poll: false }
+    }
+}
+
+/// The worker's epoll set.
+pub(super) struct EventSet {
+    epoll: OwnedFd,
+}
+
+impl EventSet {
+    pub(super) fn new(waker: &Waker) -> io::Result<EventSet> {
+        let set = EventSet { epoll: epoll::create(epoll::CreateFlags::CLOEXEC)? };
+        set.add(waker)?;
+        Ok(set)
+    }
+
+    fn add(&self, fd: impl AsFd) -> io::Result<()> {
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        Ok(epoll::add(&self.epoll, fd, epoll::EventData::new_u64(0), flags)?)
+    }
+
+    /// Makes the set contain `wanted` where it contained `held` for one queue. The old descriptor leaves the set while
+    /// the `Arc` still keeps it open, so that no stale entry remains.
+    pub(super) fn update(
+        &self,
+        held: &mut Option<Arc<OwnedFd>>,
+        wanted: Option<Arc<OwnedFd>>,
+    ) -> io::Result<()> {
+        let same = match (held.as_ref(), wanted.as_ref()) {
+            (None, None) => true,
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        };
+        if same {
+            return Ok(());
+        }
+        if let Some(old) = held.take() {
+            let _ = epoll::delete(&self.epoll, &*old);
+        }
+        if let Some(new) = wanted {
+            self.add(&*new)?;
+            *held = Some(new);
+        }
+        Ok(())
+    }
+
+    /// Waits for any event, without end. A signal ends the wait too.
+    pub(super) fn wait(&self) {
+        // Which one it was does not matter: the worker looks at all its queues.
+        let mut events = [MaybeUninit::uninit(); 8];
+        let _ = epoll::wait(&self.epoll, &mut events, None);
+    }
+}

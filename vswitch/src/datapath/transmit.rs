@@ -1,0 +1,75 @@
+//! Staging: packets wait per output port until the burst has been decided, then go out together.
+
+use std::sync::Arc;
+
+use flowtable::key::PortNo;
+use pmd::packet::{BURST, Batch, CLONES, SlotId};
+use pmd::port::{DropCounters, DropReason, TxQueue};
+
+struct TxPort {
+    queue: Box<dyn TxQueue>,
+    staged: Vec<SlotId>,
+    drops: Arc<DropCounters>,
+}
+
+/// The transmit queues of one worker, by port number.
+#[derive(Default)]
+pub(super) struct Transmit {
+    ports: Vec<Option<Box<TxPort>>>,
+    /// Ports with something staged.
+    pending: Vec<PortNo>,
+}
+
+impl Transmit {
+    /// Gives the worker a transmit queue for a port, in place of the one it had.
+    pub(super) fn add(&mut self, port: PortNo, queue: Box<dyn TxQueue>, drops: Arc<DropCounters>) {
+        if self.ports.len() <= port.index() {
+            self.ports.resize_with(port.index() + 1, || None);
+        }
+        let staged = Vec::with_capacity(BURST + CLONES);
+        self.ports[port.index()] = Some(Box::new(TxPort { queue, staged, drops }));
+        self.pending.reserve(self.ports.len());
+    }
+
+    /// Forgets a port. Nothing is staged between bursts, when commands are carried out.
+    pub(super) fn remove(&mut self, port: PortNo) {
+        if let Some(entry) = self.ports.get_mut(port.index()) {
+            *entry = None;
+        }
+    }
+
+    /// Stages a packet. False when the port is gone.
+    #[inline]
+    pub(super) fn stage(&mut self, batch: &Batch<'_>, port: PortNo, slot: SlotId) -> bool {
+        let Some(Some(tx)) = self.ports.get_mut(port.index()) else { return false };
+        match tx.staged.len() {
+            0 => self.pending.push(port),
+            n if n == BURST + CLONES => {
+                tx.queue.tx_burst(batch, &tx.staged);
+                tx.staged.clear();
+            }
+            _ => {}
+        }
+        tx.staged.push(slot);
+        true
+    }
+
+    /// Sends everything staged.
+    #[inline]
+    pub(super) fn flush(&mut self, batch: &Batch<'_>) {
+        for port in self.pending.drain(..) {
+            if let Some(Some(tx)) = self.ports.get_mut(port.index()) {
+                tx.queue.tx_burst(batch, &tx.staged);
+                tx.staged.clear();
+            }
+        }
+    }
+
+    /// Counts drops of packets that came in by `port`.
+    #[inline]
+    pub(super) fn count_drop(&self, port: PortNo, reason: DropReason, n: u64) {
+        if let Some(Some(tx)) = self.ports.get(port.index()) {
+            tx.drops.add(reason, n);
+        }
+    }
+}

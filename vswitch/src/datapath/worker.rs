@@ -1,0 +1,328 @@
+//! A worker: one thread pinned to one CPU that owns receive queues and carries what they bring to the end.
+//!
+//! ```text
+//!  loop { for each rx queue: burst → classify → execute → flush;  commands;  nothing to do long enough: sleep }
+//! ```
+//!
+//! Invariants: nothing is staged and no batch is alive between two queues, so commands, which may take queues and
+//! flows away, are carried out only there.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::{self, JoinHandle};
+
+use flowtable::actions::ActionList;
+use flowtable::key::{self, FlowKey, PortNo};
+use pmd::packet::{BURST, Batch, BatchStorage, OwnedPacket, Pool, PoolCache, SlotId};
+use pmd::port::{Armed, DropReason, Waker};
+use pmd::sys;
+
+use super::classify::{Burst, Classifier};
+use super::command::{Command, Mailbox, RxAssignment, WorkerHandle};
+use super::counters::{WorkerCounters, bump};
+use super::execute::execute;
+use super::idle::{EventSet, IdlePolicy};
+use super::transmit::Transmit;
+use super::upcall::{Upcall, UpcallSender};
+
+/// Commands carried out between two rounds of polling.
+const COMMANDS_PER_ROUND: usize = 64;
+
+/// What a new worker needs.
+pub struct WorkerConfig {
+    /// Number of the worker.
+    pub id: u16,
+    /// CPU to pin it to.
+    pub core: u32,
+    /// When it sleeps.
+    pub idle: IdlePolicy,
+    /// Where misses go.
+    pub upcalls: UpcallSender,
+    /// Where waiting packets are kept.
+    pub pool: &'static Pool,
+}
+
+/// Starts a worker thread. It runs until [`Command::Stop`].
+pub fn spawn(config: WorkerConfig) -> io::Result<(WorkerHandle, JoinHandle<()>)> {
+    let waker = Waker::new()?;
+    let events = EventSet::new(&waker)?;
+    let handle = WorkerHandle {
+        id: config.id,
+        core: config.core,
+        mailbox: Arc::new(Mailbox::new(waker)),
+        counters: Arc::new(WorkerCounters::default()),
+    };
+    let worker = Worker {
+        core: config.core,
+        mailbox: handle.mailbox.clone(),
+        rxqs: Vec::new(),
+        storage: BatchStorage::new(),
+        events,
+        idle: config.idle,
+        injected: Vec::with_capacity(BURST),
+        engine: Engine {
+            id: config.id,
+            classifier: Classifier::new(),
+            transmit: Transmit::default(),
+            burst: Burst::new(),
+            counters: handle.counters.clone(),
+            upcalls: config.upcalls,
+            cache: config.pool.cache(),
+            now_ms: sys::clock::coarse_ms(),
+        },
+    };
+    let thread =
+        thread::Builder::new().name(format!("pmd-c{:02}", config.core)).spawn(move || worker.run())?;
+    Ok((handle, thread))
+}
+
+struct RxSlot {
+    assignment: RxAssignment,
+    /// The descriptor of this queue in the epoll set.
+    held: Option<Arc<OwnedFd>>,
+}
+
+struct Injected {
+    packet: OwnedPacket,
+    in_port: PortNo,
+    actions: ActionList,
+}
+
+struct Worker {
+    core: u32,
+    mailbox: Arc<Mailbox>,
+    rxqs: Vec<RxSlot>,
+    storage: BatchStorage,
+    events: EventSet,
+    idle: IdlePolicy,
+    /// Packets the slow path has decided on, until the next round.
+    injected: Vec<Injected>,
+    engine: Engine,
+}
+
+/// Everything of a worker but its queues and slots, which a batch borrows.
+struct Engine {
+    id: u16,
+    classifier: Classifier,
+    transmit: Transmit,
+    burst: Box<Burst>,
+    counters: Arc<WorkerCounters>,
+    upcalls: UpcallSender,
+    cache: PoolCache,
+    now_ms: u64,
+}
+
+impl Worker {
+    fn run(mut self) {
+        if let Err(error) = sys::cpu::pin_current_thread(self.core) {
+            log::warn!("worker on CPU {}: not pinned: {error}", self.core);
+        }
+        let second = sys::clock::cycles_per_second();
+        let started = sys::clock::cycles();
+        let mut last_packet = started;
+        let mut next_chore = started;
+        loop {
+            let mut now = sys::clock::cycles();
+            let mut busy = false;
+            self.engine.now_ms = sys::clock::coarse_ms();
+            for slot in &mut self.rxqs {
+                let packets = poll_queue(slot, &mut self.storage, &mut self.engine);
+                if packets != 0 {
+                    let end = sys::clock::cycles();
+                    slot.assignment.load.add(packets as u64, end.wrapping_sub(now));
+                    bump(&self.engine.counters.busy_cycles, end.wrapping_sub(now));
+                    now = end;
+                    busy = true;
+                }
+            }
+            if !self.mailbox.commands.is_empty() {
+                if self.carry_out_commands() {
+                    break;
+                }
+                busy = true;
+            }
+            if now.wrapping_sub(next_chore) as i64 >= 0 {
+                next_chore = now.wrapping_add(second);
+                self.engine.classifier.rank();
+            }
+            if busy {
+                last_packet = now;
+            } else {
+                self.engine.counters.total_cycles.store(now.wrapping_sub(started), Ordering::Relaxed);
+                let spin = u128::from(second) * self.idle.spin.as_nanos() / 1_000_000_000;
+                if !self.idle.always_poll && u128::from(now.wrapping_sub(last_packet)) > spin {
+                    self.sleep();
+                    last_packet = sys::clock::cycles();
+                }
+                std::hint::spin_loop();
+            }
+        }
+        self.mailbox.ended.store(true, Ordering::Release);
+        while self.mailbox.commands.pop().is_some() {}
+    }
+
+    fn sleep(&mut self) {
+        let mut registered = true;
+        for slot in &mut self.rxqs {
+            let wanted = slot.assignment.queue.wait_fd();
+            registered &= self.events.update(&mut slot.held, wanted).is_ok();
+        }
+        // Before the last look at the queues and commands: whoever adds work from here on sees it and wakes us.
+        self.mailbox.asleep.store(true, Ordering::SeqCst);
+        let mut nothing = registered;
+        for slot in &mut self.rxqs {
+            nothing &= slot.assignment.queue.arm() == Armed::Idle;
+        }
+        if nothing && self.mailbox.commands.is_empty() {
+            self.engine.counters.sleeping.store(true, Ordering::Relaxed);
+            self.events.wait();
+            self.engine.counters.sleeping.store(false, Ordering::Relaxed);
+            bump(&self.engine.counters.sleeps, 1);
+        }
+        self.mailbox.asleep.store(false, Ordering::SeqCst);
+        for slot in &mut self.rxqs {
+            slot.assignment.queue.disarm();
+        }
+    }
+
+    /// Carries out waiting commands. True when one of them ends the worker.
+    fn carry_out_commands(&mut self) -> bool {
+        for _ in 0..COMMANDS_PER_ROUND {
+            let Some(command) = self.mailbox.commands.pop() else { break };
+            if let Command::Execute { packet, in_port, actions } = command {
+                self.injected.push(Injected { packet, in_port, actions });
+                if self.injected.len() == BURST {
+                    self.execute_injected();
+                }
+                continue;
+            }
+            self.execute_injected();
+            if self.carry_out(command) {
+                return true;
+            }
+        }
+        self.execute_injected();
+        false
+    }
+
+    fn carry_out(&mut self, command: Command) -> bool {
+        match command {
+            Command::AddRxq(mut assignment) => {
+                assignment.queue.set_waker(self.mailbox.waker.clone());
+                self.rxqs.push(RxSlot { assignment, held: None });
+            }
+            Command::TakeRxq { port, index, reply } => {
+                let found =
+                    self.rxqs.iter().position(|s| s.assignment.port == port && s.assignment.index == index);
+                if let Some(at) = found {
+                    let mut slot = self.rxqs.swap_remove(at);
+                    // Out of the set while the descriptor is still open.
+                    let _ = self.events.update(&mut slot.held, None);
+                    let _ = reply.send(slot.assignment);
+                }
+            }
+            Command::AddPort { port, queue, drops } => self.engine.transmit.add(port, queue, drops),
+            Command::RemovePort(port) => self.engine.transmit.remove(port),
+            Command::Install(flow) => self.engine.classifier.install(flow, &self.engine.counters),
+            Command::Remove(flow) => self.engine.classifier.remove(&flow, &self.engine.counters),
+            Command::Execute { .. } => {}
+            Command::SetIdle(idle) => self.idle = idle,
+            Command::Barrier(done) => {
+                let _ = done.send(());
+            }
+            Command::Stop => return true,
+        }
+        false
+    }
+
+    fn execute_injected(&mut self) {
+        if self.injected.is_empty() {
+            return;
+        }
+        let engine = &mut self.engine;
+        let mut batch = self.storage.begin();
+        let mut scratch = FlowKey::default();
+        for injected in &self.injected {
+            if !injected.packet.receive_into(&mut batch) {
+                engine.transmit.count_drop(injected.in_port, DropReason::RxNoBuffer, 1);
+                continue;
+            }
+            let slot = (batch.len() - 1) as SlotId;
+            let packet = batch.packet(slot);
+            let layers = key::extract(packet.head(), packet.len(), injected.in_port, &mut scratch);
+            execute(&mut engine.transmit, &mut batch, slot, layers, injected.in_port, &injected.actions);
+        }
+        engine.transmit.flush(&batch);
+        bump(&engine.counters.executed, self.injected.len() as u64);
+        for injected in self.injected.drain(..) {
+            injected.packet.free_into(&mut engine.cache);
+        }
+    }
+}
+
+/// One burst of one queue, all the way. Returns the packets received.
+#[inline]
+fn poll_queue(slot: &mut RxSlot, storage: &mut BatchStorage, engine: &mut Engine) -> usize {
+    let assignment = &mut slot.assignment;
+    let packets = {
+        let mut batch = storage.begin();
+        let packets = assignment.queue.rx_burst(&mut batch);
+        if packets != 0 {
+            engine.process(&mut batch, assignment.port);
+        }
+        packets
+    };
+    assignment.queue.rx_done();
+    packets
+}
+
+impl Engine {
+    fn process(&mut self, batch: &mut Batch<'_>, in_port: PortNo) {
+        let packets = batch.len();
+        bump(&self.counters.packets, packets as u64);
+        bump(&self.counters.bursts, 1);
+        self.classifier.classify(batch, in_port, &mut self.burst, &self.counters);
+        let mut upcalls = false;
+        for i in 0..packets {
+            let slot = i as SlotId;
+            let Some(flow) = self.burst.flows[i].and_then(|flow| self.classifier.flow(flow)) else {
+                upcalls |= self.upcall(batch, slot, in_port);
+                continue;
+            };
+            flow.stats.hit(batch.packet(slot).len(), self.burst.keys[i].tcp_flags.get(), self.now_ms);
+            if let Some(port) = flow.actions.single_output() {
+                if !self.transmit.stage(batch, port, slot) {
+                    self.transmit.count_drop(in_port, DropReason::TxPortGone, 1);
+                }
+            } else if flow.actions.is_empty() {
+                self.transmit.count_drop(in_port, flow.drop_reason, 1);
+            } else {
+                execute(&mut self.transmit, batch, slot, self.burst.layers[i], in_port, &flow.actions);
+            }
+        }
+        self.transmit.flush(batch);
+        if upcalls {
+            self.upcalls.notify();
+        }
+    }
+
+    /// Sends a packet to the slow path, or drops it. True when it was sent.
+    #[cold]
+    fn upcall(&mut self, batch: &Batch<'_>, slot: SlotId, in_port: PortNo) -> bool {
+        let drop_reason = if !self.upcalls.has_room(in_port.0) {
+            DropReason::UpcallQueueFull
+        } else if let Some(packet) = OwnedPacket::copy_from_frame(&batch.frame(slot), &mut self.cache) {
+            let key = self.burst.keys[usize::from(slot)];
+            if self.upcalls.send(Upcall { worker: self.id, key, packet }) {
+                return true;
+            }
+            DropReason::UpcallQueueFull
+        } else {
+            DropReason::UpcallNoBuffer
+        };
+        self.transmit.count_drop(in_port, drop_reason, 1);
+        false
+    }
+}
