@@ -20,7 +20,8 @@ The other commands (fdb, flows, dp, stats, pmd, top) stand alone. vsctl COMMAND 
 
 /// Global options. They may stand in front of the command, and those with long names behind it as well.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "vsctl", version, about = ABOUT, disable_help_flag = true, disable_version_flag = true)]
+#[command(name = "vsctl", version, about = ABOUT, disable_help_flag = true, disable_version_flag = true,
+    args_override_self = true)]
 pub(crate) struct Globals {
     /// Socket of the switch: unix:PATH [default: unix:$OVS_RUNDIR/db.sock or unix:/run/vswitch/db.sock]
     #[arg(long, value_name = "unix:PATH")]
