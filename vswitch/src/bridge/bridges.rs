@@ -100,3 +100,6 @@ impl fmt::Debug for Bridges {
         f.debug_list().entries(self.read().bridges.values()).finish()
     }
 }
+
+#[cfg(test)]
+mod tests;

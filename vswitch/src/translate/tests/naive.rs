@@ -1,11 +1,11 @@
 //! What rules and bridges mean, done at once and on whole frames: the oracle for lazy translation.
 
 use flowtable::actions::Action;
+use flowtable::actions::rewrite::is_settable;
 use flowtable::key::{Field, FlowKey, Prerequisite, VLAN_PRESENT};
 use flowtable::rules::{OFPORT_LOCAL, RuleAction};
 
 use crate::bridge::{Bridge, BridgePort, MacKey, State};
-use crate::translate::fields::is_writable;
 
 /// A frame: header fields behind the tags, and any number of tags, outermost last.
 #[derive(Clone, PartialEq, Debug)]
@@ -124,7 +124,7 @@ impl Run<'_> {
                         self.set_tag((set.value as u16) << shift, (set.mask as u16) << shift & !VLAN_PRESENT);
                     }
                 }
-                field if self.has(field) && is_writable(field) => set.apply_to_key(&mut self.key),
+                field if self.has(field) && is_settable(field) => set.apply_to_key(&mut self.key),
                 _ => {}
             },
             RuleAction::DecTtl if self.has(Field::IpTtl) => {
