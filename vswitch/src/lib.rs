@@ -5,4 +5,5 @@
 pub mod bridge;
 pub mod datapath;
 pub mod slowpath;
+pub mod switch;
 pub mod translate;
