@@ -22,7 +22,6 @@ pub(super) const BURST: usize = 32;
 /// One mask's entries. Never empty inside a table.
 pub(super) struct Subtable<V> {
     mask: SparseMask,
-    seed: u64,
     /// Length a power of two.
     buckets: Vec<Bucket>,
     /// `mask.stride()` words for each slot.
@@ -35,8 +34,7 @@ pub(super) struct Subtable<V> {
 impl<V: Copy> Subtable<V> {
     pub(super) fn new(mask: &FlowMask, seed: u64) -> Subtable<V> {
         Subtable {
-            mask: SparseMask::new(mask),
-            seed,
+            mask: SparseMask::new(mask, seed),
             buckets: vec![Bucket::default()],
             keys: Vec::new(),
             hashes: Vec::new(),
@@ -116,7 +114,7 @@ impl<V: Copy> Subtable<V> {
 
     #[inline(always)]
     fn hash(&self, key: &FlowKey) -> u32 {
-        hash_masked(key, &self.mask, self.seed)
+        hash_masked(key, &self.mask)
     }
 
     #[inline(always)]
