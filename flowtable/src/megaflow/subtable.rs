@@ -63,16 +63,22 @@ impl<V: Copy> Subtable<V> {
     }
 
     /// Looks up the packets in `wanted` and returns those it found. Hashes come first, all of them, so that the
-    /// multiplies of one packet fill the waits of another, and so do then the loads of buckets and keys.
+    /// multiplies of one packet fill the waits of another; then one load from each packet's bucket, so that the
+    /// cache misses of a burst overlap; the compares last.
     #[inline]
     pub(super) fn lookup_burst(&self, keys: &[FlowKey], wanted: u32, out: &mut [Option<V>]) -> u32 {
         let mut hashes = [0; BURST];
         for i in bits(wanted) {
             hashes[i] = self.hash(&keys[i]);
         }
+        let spilled = bits(wanted).fold(0, |spilled, i| spilled | self.first_bucket(hashes[i]).overflow) != 0;
         let mut found = 0;
         for i in bits(wanted) {
-            if let Some(slot) = self.find(&keys[i], hashes[i]) {
+            let mut slot = self.find_in(self.first_bucket(hashes[i]), &keys[i], hashes[i]);
+            if spilled && slot.is_none() {
+                slot = self.find_further(&keys[i], hashes[i]);
+            }
+            if let Some(slot) = slot {
                 out[i] = Some(self.values[slot]);
                 found |= 1 << i;
             }
@@ -126,14 +132,24 @@ impl<V: Copy> Subtable<V> {
     /// Slot of the entry that matches a packet.
     #[inline(always)]
     fn find(&self, key: &FlowKey, hash: u32) -> Option<usize> {
-        let bucket = &self.buckets[hash as usize & (self.buckets.len() - 1)];
-        let found = self.find_in(bucket, key, hash);
-        if found.is_some() || bucket.overflow == 0 { found } else { self.find_further(key, hash) }
+        let found = self.find_in(self.first_bucket(hash), key, hash);
+        if found.is_some() { found } else { self.find_further(key, hash) }
     }
 
-    /// Goes on behind the first bucket: rare, so it stays out of the loops that look up bursts.
-    #[cold]
+    #[inline(always)]
+    fn first_bucket(&self, hash: u32) -> &Bucket {
+        &self.buckets[hash as usize & (self.buckets.len() - 1)]
+    }
+
+    /// Goes on behind the first bucket, if that has passed any entry on.
+    #[inline]
     fn find_further(&self, key: &FlowKey, hash: u32) -> Option<usize> {
+        if self.first_bucket(hash).overflow == 0 { None } else { self.find_on_path(key, hash) }
+    }
+
+    /// Rare, so it stays out of the loops that look up bursts.
+    #[cold]
+    fn find_on_path(&self, key: &FlowKey, hash: u32) -> Option<usize> {
         for bucket in self.path(hash).skip(1) {
             let bucket = &self.buckets[bucket];
             let found = self.find_in(bucket, key, hash);
