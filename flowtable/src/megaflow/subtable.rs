@@ -62,23 +62,28 @@ impl<V: Copy> Subtable<V> {
         self.values.get(slot).copied()
     }
 
-    /// Looks up the packets in `wanted` and returns those it found. Hashes come first, all of them, so that the
-    /// multiplies of one packet fill the waits of another; then one load from each packet's bucket, so that the
-    /// cache misses of a burst overlap; the compares last.
+    /// Looks up the packets in `wanted` and returns those it found, in three passes over the burst.
+    ///
+    /// Hashes come first, so that the multiplies of one packet fill the waits of another. Then each packet's bucket
+    /// is asked for the tag, without a branch, so that the cache misses of the burst overlap and a packet that is
+    /// not here, as is most often so, has no more to pay. Keys are compared last.
     #[inline]
     pub(super) fn lookup_burst(&self, keys: &[FlowKey], wanted: u32, out: &mut [Option<V>]) -> u32 {
         let mut hashes = [0; BURST];
         for i in bits(wanted) {
             hashes[i] = self.hash(&keys[i]);
         }
-        let spilled = bits(wanted).fold(0, |spilled, i| spilled | self.first_bucket(hashes[i]).overflow) != 0;
-        let mut found = 0;
+        let (mut likely, mut ways) = (0, [0; BURST]);
         for i in bits(wanted) {
-            let mut slot = self.find_in(self.first_bucket(hashes[i]), &keys[i], hashes[i]);
-            if spilled && slot.is_none() {
-                slot = self.find_further(&keys[i], hashes[i]);
-            }
-            if let Some(slot) = slot {
+            let bucket = self.first_bucket(hashes[i]);
+            ways[i] = bucket.ways_with(Bucket::tag(hashes[i]));
+            likely |= u32::from((ways[i] | u64::from(bucket.overflow)) != 0) << i;
+        }
+        let mut found = 0;
+        for i in bits(likely) {
+            let bucket = self.first_bucket(hashes[i]);
+            let here = bucket.slots_of(ways[i]).find(|slot| self.mask.equals(&keys[i], self.key(*slot)));
+            if let Some(slot) = here.or_else(|| self.find_further(&keys[i], hashes[i])) {
                 out[i] = Some(self.values[slot]);
                 found |= 1 << i;
             }
