@@ -10,6 +10,7 @@
 //!
 //! Nothing of ours is imported here.
 
+pub mod drivers;
 pub mod memory;
 pub mod offload;
 pub mod packet;

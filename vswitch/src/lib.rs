@@ -2,4 +2,9 @@
 //!
 //! `docs/ARCHITECTURE.md` has the picture.
 
+pub mod bridge;
 pub mod datapath;
+pub mod management;
+pub mod slowpath;
+pub mod switch;
+pub mod translate;

@@ -4,5 +4,9 @@
 
 pub mod clock;
 pub mod cpu;
+pub mod gather;
 pub mod map;
+pub mod netif;
+pub mod netns;
 pub mod sigbus;
+pub mod tun;
