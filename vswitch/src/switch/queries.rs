@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use flowtable::key::PortNo;
 use pmd::port::{DropReason, PortInfo, QueueCounters, QueueSnapshot};
 use pmd::sys;
 
@@ -114,6 +115,11 @@ impl Switch {
         let inner = self.lock();
         let core = |id: u16| inner.worker(id).map(|w| w.handle.core());
         flows.into_iter().filter_map(|(worker, flow)| Some(DpFlow { core: core(worker)?, flow })).collect()
+    }
+
+    /// Datapath numbers and names of all ports.
+    pub fn port_numbers(&self) -> Vec<(PortNo, String)> {
+        self.lock().ports.iter().map(|(&number, entry)| (number, entry.name.clone())).collect()
     }
 
     /// Milliseconds of the clock that flow and rule times refer to.
