@@ -4,5 +4,7 @@
 
 pub mod bridge;
 pub mod datapath;
+pub mod management;
 pub mod slowpath;
+pub mod switch;
 pub mod translate;

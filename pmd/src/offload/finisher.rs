@@ -54,16 +54,20 @@ impl Finisher {
             }
             return self.complete_checksum(&frame, each);
         }
-        let headers = locate(frame.head, &frame.offload)?;
+        if frame.head.len() > self.head.len() {
+            return Err(DropReason::TxNoOffload);
+        }
+        let headers = locate(frame.head, frame.len(), &frame.offload)?;
+        let is_udp_fragmentation = frame.offload.gso == Gso::Udp;
+        if is_udp_fragmentation && headers.is_v6 {
+            return Err(DropReason::TxNoOffload);
+        }
         let cut = Cut::new(&frame, headers)?;
         if cut.largest() > max_frame {
             return Err(DropReason::TxTooLong);
         }
-        if frame.offload.gso == Gso::Udp {
-            if headers.is_v6 {
-                return Err(DropReason::TxNoOffload);
-            }
-            return self.fragment(&frame, headers, each);
+        if is_udp_fragmentation {
+            return self.fragment(&frame, &cut, each);
         }
         for index in 0..cut.count {
             each(self.segment(&frame, &cut, index));
@@ -77,7 +81,7 @@ impl Finisher {
         frame: &Frame<'_>,
         mut each: impl FnMut(Frame<'_>),
     ) -> Result<(), DropReason> {
-        let head = copy_head(&mut self.head, frame.head);
+        let head = copy_head(&mut self.head, frame.head)?;
         store_checksum(head, frame, &frame.offload)?;
         let offload = Offload { csum_valid: true, ..Offload::default() };
         each(frame.segment(head, offload, 0, usize::MAX));
@@ -113,30 +117,29 @@ impl Finisher {
     fn fragment(
         &mut self,
         frame: &Frame<'_>,
-        headers: Headers,
+        cut: &Cut,
         mut each: impl FnMut(Frame<'_>),
     ) -> Result<(), DropReason> {
+        let Headers { l3, l4, .. } = cut.headers;
         let mut whole = [0; HEADROOM + HEAD_CAPACITY];
-        let source = copy_head(&mut whole, frame.head);
+        let source = copy_head(&mut whole, frame.head)?;
         if frame.offload.needs_csum {
             store_checksum(source, frame, &frame.offload)?;
         }
-        let total = frame.len() - headers.l4;
-        let step = usize::from(frame.offload.gso_size) & !7;
-        if step == 0 || total.div_ceil(step) > MAX_SEGMENTS {
-            return Err(DropReason::RxBadOffload);
-        }
-        let tail = source[headers.l4..].len();
-        for skip in (0..total).step_by(step) {
-            let len = step.min(total - skip);
-            let more = if skip + len < total { MORE_FRAGMENTS } else { 0 };
+        let tail = source.len() - l4;
+        for index in 0..cut.count {
+            let (skip, len) = cut.range(index);
+            let more = if index + 1 < cut.count { MORE_FRAGMENTS } else { 0 };
             let from_head = (skip.min(tail), (skip + len).min(tail));
             let copied = from_head.1 - from_head.0;
-            let head = &mut self.head[..headers.l4 + copied];
-            head[..headers.l4].copy_from_slice(&source[..headers.l4]);
-            head[headers.l4..].copy_from_slice(&source[headers.l4 + from_head.0..headers.l4 + from_head.1]);
-            put16(head, headers.l3 + 6, more | (skip / 8) as u16);
-            rewrite_ip(head, headers, headers.l4 - headers.l3 + len, 0);
+            let head = &mut self.head[..l4 + copied];
+            head[..l4].copy_from_slice(&source[..l4]);
+            head[l4..].copy_from_slice(&source[l4 + from_head.0..l4 + from_head.1]);
+            put16(head, l3 + 6, more | (skip / 8) as u16);
+            if index != 0 {
+                blank_first_only_options(&mut head[l3 + 20..l4]);
+            }
+            rewrite_ip(head, cut.headers, l4 - l3 + len, 0);
             let offload = Offload { csum_valid: true, ..Offload::default() };
             each(frame.segment(head, offload, skip.saturating_sub(tail), len - copied));
         }
@@ -144,9 +147,11 @@ impl Finisher {
     }
 }
 
-/// How a frame is cut: its transport payload in steps of the segment size.
+/// How a frame is cut: what follows `from` in steps of the segment size.
 struct Cut {
     headers: Headers,
+    /// End of what every piece repeats: the transport's payload, or the IP header's end for fragments.
+    from: usize,
     total: usize,
     step: usize,
     count: usize,
@@ -154,20 +159,30 @@ struct Cut {
 
 impl Cut {
     fn new(frame: &Frame<'_>, headers: Headers) -> Result<Cut, DropReason> {
-        let total = frame.len() - headers.payload;
-        let step = usize::from(frame.offload.gso_size);
+        let size = usize::from(frame.offload.gso_size);
+        let (from, step) = match frame.offload.gso {
+            Gso::Udp => (headers.l4, size & !7),
+            _ => (headers.payload, size),
+        };
         if step == 0 {
             return Err(DropReason::RxBadOffload);
         }
-        let count = total.div_ceil(step).max(1);
-        if count > MAX_SEGMENTS {
+        let total = frame.len() - from;
+        let cut = Cut { headers, from, total, step, count: total.div_ceil(step).max(1) };
+        // What one piece's IP length must hold, or, for fragments, what the offset of the last must reach.
+        let ip_header = if headers.is_v6 { headers.l3 + 40 } else { headers.l3 };
+        let ip_len = match frame.offload.gso {
+            Gso::Udp => frame.len() - ip_header,
+            _ => cut.largest() - ip_header,
+        };
+        if cut.count > MAX_SEGMENTS || ip_len > usize::from(u16::MAX) {
             return Err(DropReason::RxBadOffload);
         }
-        Ok(Cut { headers, total, step, count })
+        Ok(cut)
     }
 
     fn largest(&self) -> usize {
-        self.headers.payload + self.step.min(self.total)
+        self.from + self.step.min(self.total)
     }
 
     fn range(&self, index: usize) -> (usize, usize) {
@@ -176,10 +191,35 @@ impl Cut {
     }
 }
 
-fn copy_head<'a>(scratch: &'a mut [u8; HEADROOM + HEAD_CAPACITY], head: &[u8]) -> &'a mut [u8] {
-    let copy = &mut scratch[..head.len()];
+/// Overwrites IPv4 options without the "copied" flag, which only the first fragment has, with no-operations.
+fn blank_first_only_options(options: &mut [u8]) {
+    const END: u8 = 0;
+    const NO_OPERATION: u8 = 1;
+    const COPIED: u8 = 0x80;
+    let mut at = 0;
+    while let Some(&kind) = options.get(at) {
+        let len = match (kind, options.get(at + 1)) {
+            (END, _) | (_, None) => return,
+            (NO_OPERATION, _) => 1,
+            // A length below its own two bytes would not end.
+            (_, Some(&len)) => usize::from(len).max(2),
+        };
+        if kind & COPIED == 0 {
+            let end = (at + len).min(options.len());
+            options[at..end].fill(NO_OPERATION);
+        }
+        at += len;
+    }
+}
+
+/// Copies a head to where it can be rewritten. Heads of batch packets always fit.
+fn copy_head<'a>(
+    scratch: &'a mut [u8; HEADROOM + HEAD_CAPACITY],
+    head: &[u8],
+) -> Result<&'a mut [u8], DropReason> {
+    let copy = scratch.get_mut(..head.len()).ok_or(DropReason::TxNoOffload)?;
     copy.copy_from_slice(head);
-    copy
+    Ok(copy)
 }
 
 /// Completes the partial checksum in `head`, a copy of the frame's head. The field holds the pseudo-header's part.
@@ -196,7 +236,7 @@ fn store_checksum(head: &mut [u8], frame: &Frame<'_>, offload: &Offload) -> Resu
     Ok(())
 }
 
-/// Zero means "no checksum" to UDP; all ones is the same number.
+/// Zero means "no checksum" to UDP; all ones is the same number, to TCP too.
 fn nonzero(checksum: u16) -> u16 {
     if checksum == 0 { 0xffff } else { checksum }
 }
@@ -245,7 +285,8 @@ fn transport_checksum(head: &mut [u8], headers: Headers, payload: &Frame<'_>, l4
     sum.add_word(l4_len as u16);
     sum.add(&head[headers.l4..]);
     payload.for_each_payload(|piece| sum.add_span(piece));
-    put16(head, field, nonzero(sum.finish()));
+    let checksum = if headers.protocol == UDP { nonzero(sum.finish()) } else { sum.finish() };
+    put16(head, field, checksum);
 }
 
 #[cfg(test)]

@@ -12,16 +12,20 @@ pub(super) struct Sum {
 
 impl Sum {
     pub(super) fn add(&mut self, bytes: &[u8]) {
-        let mut words = bytes.chunks_exact(2);
+        // In the machine's own byte order, four bytes a step: a one's-complement sum only needs its bytes swapped at the
+        // end (RFC 1071, section 2 (B)), and 32-bit words cannot overflow 64 bits in less than 16 GiB.
+        let mut words = bytes.chunks_exact(4);
         let mut sum: u64 = 0;
         for word in &mut words {
-            sum += u64::from(u16::from_be_bytes([word[0], word[1]]));
+            sum += u64::from(u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
         }
-        if let [last] = words.remainder() {
-            sum += u64::from(*last) << 8;
+        let mut last = [0; 4];
+        for (to, from) in last.iter_mut().zip(words.remainder()) {
+            *to = *from;
         }
-        let folded = fold(sum);
-        // Bytes at odd places are the other half of their words: RFC 1071 (2)(B).
+        sum += u64::from(u32::from_ne_bytes(last));
+        let folded = u16::from_be(fold(sum));
+        // Bytes at odd places are the other half of their words: the same section.
         self.total += u64::from(if self.odd { folded.swap_bytes() } else { folded });
         self.odd ^= bytes.len() % 2 == 1;
     }
@@ -57,6 +61,23 @@ fn fold(mut sum: u64) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// RFC 1071, section 4.1, to the letter.
+    fn naive(bytes: &[u8]) -> u16 {
+        let words = bytes.chunks(2).map(|w| u64::from(w[0]) << 8 | u64::from(*w.get(1).unwrap_or(&0)));
+        !fold(words.sum())
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn agrees_with_the_naive_sum(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..3000), cut: usize) {
+            let (a, b) = bytes.split_at(cut % (bytes.len() + 1));
+            let mut sum = Sum::default();
+            sum.add_span(Span::from_slice(a));
+            sum.add(b);
+            proptest::prop_assert_eq!(sum.finish(), naive(&bytes));
+        }
+    }
 
     #[test]
     fn pieces_of_any_length_add_up() {

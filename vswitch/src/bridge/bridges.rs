@@ -1,5 +1,6 @@
 //! All bridges behind one lock, and changes to them.
 
+use std::fmt;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::clock::Clock;
@@ -93,3 +94,12 @@ impl Bridges {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+impl fmt::Debug for Bridges {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.read().bridges.values()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests;

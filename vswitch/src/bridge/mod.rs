@@ -20,6 +20,7 @@ mod error;
 mod flows;
 mod learning;
 mod mac_table;
+mod port_names;
 mod ports;
 mod state;
 mod vlan;

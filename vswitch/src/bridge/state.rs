@@ -1,6 +1,7 @@
 //! One bridge, and all of them together, as plain data.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use flowtable::key::{FlowMatch, PortNo};
@@ -19,6 +20,7 @@ pub const OFPORT_MAX: u16 = 0xfeff;
 pub struct BridgeId(pub u32);
 
 /// A port of a bridge.
+#[derive(Debug)]
 pub(crate) struct BridgePort {
     pub(crate) name: String,
     pub(crate) ofport: u16,
@@ -76,6 +78,17 @@ impl Bridge {
         }
         let free = |port: &u16| (1..=OFPORT_MAX).contains(port) && !self.ports.contains_key(port);
         request.filter(free).or_else(|| (1..=OFPORT_MAX).find(free))
+    }
+}
+
+impl fmt::Debug for Bridge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bridge")
+            .field("config", &self.config)
+            .field("ports", &self.ports)
+            .field("rules", &self.rules.iter().collect::<Vec<_>>())
+            .field("macs", &self.macs().entries(0))
+            .finish_non_exhaustive()
     }
 }
 

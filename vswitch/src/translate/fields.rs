@@ -1,5 +1,6 @@
 //! Header fields of a packet while a rule's actions change them.
 
+use flowtable::actions::rewrite::is_settable;
 use flowtable::actions::{Action, SetField};
 use flowtable::key::{Field, FlowKey, FlowMask, Prerequisite, VLAN_PRESENT};
 
@@ -86,7 +87,7 @@ impl Walk<'_> {
             Field::VlanTci => self.set_vlan_tci(set),
             Field::VlanVid => self.set_outer_tag(set, 0),
             Field::VlanPcp => self.set_outer_tag(set, tags::PCP_SHIFT),
-            field if is_writable(field) => self.fields.set(field, set.value, set.mask),
+            field if is_settable(field) => self.fields.set(field, set.value, set.mask),
             _ => {}
         }
     }
@@ -146,20 +147,4 @@ impl Walk<'_> {
             self.tags.set_bits(self.key, &mut self.mask, value, bits);
         }
     }
-}
-
-/// Whether a rule may set the field by itself: not what says how to read the frame, and not what is no header field.
-pub(crate) fn is_writable(field: Field) -> bool {
-    !matches!(
-        field,
-        Field::RecircId
-            | Field::InPort
-            | Field::VlanTpid
-            | Field::Vlan2Tci
-            | Field::Vlan2Tpid
-            | Field::EthType
-            | Field::IpProto
-            | Field::IpFrag
-            | Field::TcpFlags
-    )
 }

@@ -85,3 +85,6 @@ pub(crate) fn translate_in(state: &State, key: &FlowKey) -> Translation {
     walk.run();
     walk.finish(state.epoch())
 }
+
+#[cfg(test)]
+mod tests;

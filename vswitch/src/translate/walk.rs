@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use flowtable::actions::{Action, ActionList};
-use flowtable::key::{Field, FlowKey, FlowMask};
+use flowtable::key::{Field, FlowKey, FlowMask, VLAN_PRESENT};
 use flowtable::rules::{OFPORT_LOCAL, Rule, RuleAction};
 use pmd::port::DropReason;
 
@@ -69,7 +69,13 @@ impl<'a> Walk<'a> {
         }
     }
 
-    pub(super) fn finish(self, epoch: u64) -> Translation {
+    pub(super) fn finish(mut self, epoch: u64) -> Translation {
+        // A match on bits of a tag is a match on there being one: the text form cannot say anything else.
+        for tci in [Field::VlanTci, Field::Vlan2Tci] {
+            if tci.get_mask(&self.mask) != 0 {
+                self.mask.add_bits(tci, u128::from(VLAN_PRESENT));
+            }
+        }
         Translation {
             actions: ActionList::new(self.actions),
             mask: self.mask,

@@ -197,3 +197,99 @@ fn what_the_far_side_takes_is_left_alone() {
     Finisher::new().finish(whole, caps, 1514, |f| seen += usize::from(f.offload == offload)).unwrap();
     assert_eq!(seen, 1);
 }
+
+/// Puts bytes into a frame and moves the checksum's place along if it lies behind them.
+fn insert(frame: &mut Vec<u8>, offload: &mut Offload, at: usize, bytes: &[u8]) {
+    frame.splice(at..at, bytes.iter().copied());
+    offload.csum_start += bytes.len() as u16;
+}
+
+#[test]
+fn tags_and_extension_headers_are_stepped_over() {
+    let payload: Vec<u8> = (0..6000u32).map(|i| (i * 3) as u8).collect();
+    for tags in [&[][..], &[0x81, 0, 0, 5], &[0x88, 0xa8, 0, 7, 0x81, 0, 0, 5]] {
+        for extensions in 0..3 {
+            let (mut frame, mut offload) = tcp_frame(true, &[], &payload, 1000);
+            for _ in 0..extensions {
+                // A destination options header that holds one padding option; it takes the place of what came first.
+                let next = std::mem::replace(&mut frame[20], 60);
+                insert(&mut frame, &mut offload, 54, &[next, 0, 1, 4, 0, 0, 0, 0]);
+            }
+            insert(&mut frame, &mut offload, 12, tags);
+            let segments = finish(&frame, 192, offload, OffloadCaps::default()).unwrap();
+            check_tcp(&segments, &payload, 1000);
+            let ip_at = 14 + tags.len();
+            assert!(
+                segments.iter().all(|s| usize::from(be16(s, ip_at + 4).unwrap()) == s.len() - ip_at - 40)
+            );
+            offload.csum_start += 8;
+            assert_eq!(finish(&frame, 192, offload, OffloadCaps::default()), Err(DropReason::RxBadOffload));
+        }
+    }
+}
+
+#[test]
+fn ipv4_options_stay_and_identifications_count() {
+    let payload = vec![9; 3500];
+    let (mut frame, mut offload) = tcp_frame(false, &[], &payload, 1000);
+    frame[14] = 0x46;
+    put16(&mut frame, 18, 0xffff);
+    insert(&mut frame, &mut offload, 34, &[1, 1, 1, 0]);
+    let segments = finish(&frame, 192, offload, OffloadCaps::default()).unwrap();
+    check_tcp(&segments, &payload, 1000);
+    let ids: Vec<_> = segments.iter().map(|s| be16(s, 18).unwrap()).collect();
+    assert_eq!(ids, [0xffff, 0, 1, 2]);
+}
+
+#[test]
+fn what_cannot_be_cut_right_is_not_cut() {
+    let (mut frame, offload) = tcp_frame(true, &[], &[5; 3000], 1000);
+    let plain = frame.clone();
+    for (next, reason) in
+        [(43, DropReason::TxNoOffload), (44, DropReason::TxNoOffload), (17, DropReason::RxBadOffload)]
+    {
+        frame[20] = next;
+        assert_eq!(finish(&frame, 192, offload, OffloadCaps::default()), Err(reason), "next header {next}");
+    }
+    // Headers that end behind the private head, and no headers at all.
+    assert_eq!(finish(&plain, 60, offload, OffloadCaps::default()), Err(DropReason::TxNoOffload));
+    assert_eq!(finish(&plain[..60], 60, offload, OffloadCaps::default()), Err(DropReason::RxBadOffload));
+    let tiny = Offload { gso_size: 1, ..offload };
+    assert_eq!(finish(&plain, 192, tiny, OffloadCaps::default()), Err(DropReason::RxBadOffload));
+    // One segment that no IPv4 length can say, even if the port would take it.
+    let (frame, offload) = tcp_frame(false, &[], &vec![5; 65_490], u16::MAX);
+    let mut long = frame;
+    long.resize(14 + 65_536, 5);
+    assert_eq!(finish(&long, 192, offload, OffloadCaps::default()), Err(DropReason::RxBadOffload));
+    // A head no slot could hold.
+    let offload = Offload { needs_csum: true, csum_start: 34, csum_offset: 6, ..Offload::default() };
+    let frame = Frame::new(&[0; 1000], offload, &[], 0);
+    let done = Finisher::new().finish(frame, OffloadCaps::default(), 1514, |_| {});
+    assert_eq!(done, Err(DropReason::TxNoOffload));
+}
+
+#[test]
+fn fragments_fit_the_mtu_exactly_and_repeat_only_copied_options() {
+    let mut frame = Vec::new();
+    let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64);
+    builder.udp(1, 2).write(&mut frame, &[3; 4000]).unwrap();
+    let mut offload = Offload { gso: Gso::Udp, gso_size: 1472, ..Offload::default() };
+    // Record route (not copied), then a copied option, then the end.
+    frame[14] = 0x47;
+    insert(&mut frame, &mut offload, 34, &[7, 3, 4, 0x94, 4, 0, 0, 0]);
+    offload.csum_start = 0;
+    let spans = [Span::from_slice(&frame[100..])];
+    let whole = Frame::new(&frame[..100], offload, &spans, frame.len() - 100);
+    let mut options = Vec::new();
+    let finished = Finisher::new().finish(whole, OffloadCaps::default(), 1514, |fragment| {
+        assert!(fragment.len() <= 1514);
+        options.push(fragment.head[34..42].to_vec());
+    });
+    finished.unwrap();
+    assert_eq!(
+        options,
+        [[7, 3, 4, 0x94, 4, 0, 0, 0], [1, 1, 1, 0x94, 4, 0, 0, 0], [1, 1, 1, 0x94, 4, 0, 0, 0]]
+    );
+    let finished = Finisher::new().finish(whole, OffloadCaps::default(), 1513, |_| {});
+    assert_eq!(finished, Err(DropReason::TxTooLong));
+}
