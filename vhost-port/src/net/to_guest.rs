@@ -155,7 +155,8 @@ impl Sender<'_> {
                 outcome = self.put(&piece);
             }
         });
-        outcome.and(finished.map_err(Unsent::Dropped))
+        outcome?;
+        finished.map_err(Unsent::Dropped)
     }
 
     /// Puts a frame that the guest can take as it is into its next buffers.
