@@ -14,4 +14,5 @@ pub mod cache;
 pub mod key;
 pub mod megaflow;
 pub mod rules;
+pub mod text;
 pub mod wire;

@@ -10,7 +10,9 @@
 //!
 //! Nothing of ours is imported here.
 
+pub mod drivers;
 pub mod memory;
+pub mod offload;
 pub mod packet;
 pub mod port;
 pub mod sys;

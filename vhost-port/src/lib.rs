@@ -1,1 +1,33 @@
-//! Placeholder while the crate is written.
+//! A guest as a port: vhost-user sessions and the device side of a guest's rings.
+//!
+//! ```text
+//!   session   the control thread: socket, messages, settings ──lock──▶ ring
+//!   memory    the guest's memory, mapped and checked
+//!   ring      split rings, device side: bounded walks, notifications
+//!   net       frames in and out: the Port and its queues ◀──lock── worker
+//! ```
+//!
+//! # Trust
+//!
+//! The guest writes rings and payload at any time; the front-end (QEMU) sends messages and descriptors. Both may lie.
+//! What the front-end says is checked in `session` and `memory` when it says it; what the guest says is read once and
+//! checked in `ring` and `net`. A guest's violation stops that ring, a front-end's ends that connection; each is
+//! reported once, in the log and in `PortInfo::error`. Other ports do not notice.
+//!
+//! # Rings that are started but disabled
+//!
+//! They are left alone: nothing is taken from them until they are enabled.
+//!
+//! # The vhost crate
+//!
+//! Its `postcopy` feature must stay off here: feature unification would turn it on for `vhost-user-backend` too, which
+//! then refuses every memory table.
+
+mod config;
+mod memory;
+mod net;
+mod ring;
+mod session;
+
+pub use config::{Mode, OffloadOffer, VhostConfig};
+pub use net::VhostPort;

@@ -2,4 +2,10 @@
 //!
 //! `docs/ARCHITECTURE.md` has the picture.
 
+pub mod bridge;
+pub mod config;
 pub mod datapath;
+pub mod management;
+pub mod slowpath;
+pub mod switch;
+pub mod translate;

@@ -19,7 +19,7 @@
 
 use super::{SetField, crc32c};
 use crate::{
-    key::{Field, Layers},
+    key::{Field, Layers, VLAN_PRESENT},
     wire::{
         IP_PROTO_AH, IP_PROTO_DSTOPTS, IP_PROTO_FRAGMENT, IP_PROTO_HOPOPTS, IP_PROTO_ICMP, IP_PROTO_ICMPV6,
         IP_PROTO_ROUTING, IP_PROTO_SCTP, IP_PROTO_TCP, IP_PROTO_UDP, checksum, is_vlan_type,
@@ -85,7 +85,7 @@ pub fn push_vlan<H: HeadMut + ?Sized>(
     let Some(front) = bytes.get_mut(..ETH_TYPE_AT + TAG_LEN) else { return Err(RewriteError::NoEthernet) };
     front.copy_within(TAG_LEN.., 0);
     let [t0, t1] = tpid.to_be_bytes();
-    let [c0, c1] = (tci & !crate::key::VLAN_PRESENT).to_be_bytes();
+    let [c0, c1] = (tci & !VLAN_PRESENT).to_be_bytes();
     front[ETH_TYPE_AT..].copy_from_slice(&[t0, t1, c0, c1]);
     *layers = Layers { l3: moved(layers.l3(), 4), l4: moved(layers.l4(), 4) };
     Ok(())
@@ -145,7 +145,10 @@ pub fn apply_set(
     let old_bytes = head.get(place.at..place.at + place.width).ok_or(cut_off)?;
     let old_word = old_bytes.iter().fold(0u128, |word, byte| (word << 8) | u128::from(*byte));
     let bits = if place.bits >= 128 { u128::MAX } else { (1 << place.bits) - 1 };
-    let value = set.apply_to((old_word >> place.shift) & bits) & bits;
+    // Bit 12 of a TCI means "present" in a key and "drop eligible" on the wire: it stays as it is.
+    let keep = if set.field == Field::VlanTci { u128::from(VLAN_PRESENT) } else { 0 };
+    let old_value = (old_word >> place.shift) & bits;
+    let value = (set.apply_to(old_value) & bits & !keep) | (old_value & keep);
     let new_word = (old_word & !(bits << place.shift)) | (value << place.shift);
     let (old, new) = (old_word.to_be_bytes(), new_word.to_be_bytes());
     let (Some(old), Some(new)) = (old.get(16 - place.width..), new.get(16 - place.width..)) else {
@@ -276,7 +279,6 @@ impl Frame<'_> {
             return Err(RewriteError::Absent(field));
         }
         let tci = Place::plain(ETH_TYPE_AT + 2, 2);
-        // Bit 12 means "present" in a key and is the drop-eligible bit on the wire: it stays as it is.
         match field {
             Field::VlanVid => Ok(tci.part(0, 12)),
             Field::VlanPcp => Ok(tci.part(13, 3)),

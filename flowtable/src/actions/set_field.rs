@@ -1,6 +1,6 @@
 //! A change of one header field.
 
-use crate::key::{Field, FlowKey};
+use crate::key::{Field, FlowKey, VLAN_PRESENT};
 
 /// "Make the bits `mask` of `field` those of `value`."
 ///
@@ -35,6 +35,27 @@ impl SetField {
     /// The new value of a field that is now `old`.
     pub fn apply_to(&self, old: u128) -> u128 {
         (old & !self.mask) | self.value
+    }
+
+    /// The same change in the terms of the datapath: rules have names for parts of the TOS byte and the TCI, and
+    /// one name for what IPv4 and IPv6 both have; datapath flows name whole fields of one protocol.
+    #[must_use]
+    pub fn to_datapath(&self, is_ipv6: bool) -> SetField {
+        let (tos, ttl) =
+            if is_ipv6 { (Field::Ipv6Tclass, Field::Ipv6Hlimit) } else { (Field::IpTos, Field::IpTtl) };
+        let present = u128::from(VLAN_PRESENT);
+        match self.field {
+            Field::IpDscp => SetField::masked(tos, self.value << 2, self.mask << 2),
+            Field::IpTos | Field::Ipv6Tclass | Field::IpEcn => SetField::masked(tos, self.value, self.mask),
+            Field::IpTtl | Field::Ipv6Hlimit => SetField::masked(ttl, self.value, self.mask),
+            Field::VlanTci | Field::VlanVid => {
+                SetField::masked(Field::VlanTci, self.value | present, self.mask | present)
+            }
+            Field::VlanPcp => {
+                SetField::masked(Field::VlanTci, (self.value << 13) | present, (self.mask << 13) | present)
+            }
+            _ => *self,
+        }
     }
 
     /// Makes the change in a key, as the slow path does to learn what later steps will see.

@@ -141,8 +141,13 @@ impl<V: Copy> ExactMatchCache<V> {
         let entry = &self.entries[set][way];
         let words = key.words();
         let differ = entry.front.iter().zip(words).fold(0, |differ, (have, want)| differ | (have ^ want));
-        let plain = is_plain(key);
-        differ == 0 && plain == entry.plain && (plain || self.rests[set][way] == words[PLAIN_WORDS..])
+        differ == 0 && ((entry.plain & is_plain(key)) || self.holds_rest(set, way, key))
+    }
+
+    /// Compares the words that a plain packet does not have.
+    #[inline(never)]
+    fn holds_rest(&self, set: usize, way: usize, key: &FlowKey) -> bool {
+        !self.entries[set][way].plain && self.rests[set][way] == key.words()[PLAIN_WORDS..]
     }
 }
 

@@ -16,7 +16,7 @@
 //! Cost: the key is put together in registers and stored as whole words, because a hash or compare that loads a
 //! word just written in smaller pieces must wait for the stores to reach the cache.
 
-use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned, big_endian::U16};
 
 use super::{FlowKey, KEY_WORDS, PortNo, VLAN_PRESENT};
 use crate::wire::{
@@ -90,15 +90,34 @@ pub fn extract(head: &[u8], frame_len: usize, in_port: PortNo, key: &mut FlowKey
     *words = [0; KEY_WORDS];
     words[W_PORT] = pair(in_port.0, 0);
 
-    let Some(ethernet) = view::<EthernetHeader>(head, 0) else { return Layers::NONE };
-    let eth_type = ethernet.eth_type.get();
-    let link = if eth_type >= ETH_TYPE_MIN && !is_vlan_type(eth_type) {
-        Link { eth_type, l3: size_of::<EthernetHeader>(), inner_tci: 0 }
-    } else {
-        tags_or_llc(head, eth_type, words)
-    };
-    store_ethernet(ethernet, link.eth_type, words);
+    if let Some(first) = head.first_chunk::<16>() {
+        // In an untagged frame MACs and EtherType lie as they do in the key; two bytes too many are masked off.
+        let [front, back]: [u64; 2] = zerocopy::transmute!(*first);
+        let plain = [front, back & u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0])];
+        match u16::from_be_bytes([first[12], first[13]]) {
+            ETH_TYPE_IPV4 => {
+                [words[W_ETH], words[W_ETH + 1]] = plain;
+                return ipv4(head, frame_len, Link::untagged(ETH_TYPE_IPV4), words);
+            }
+            ETH_TYPE_IPV6 => {
+                [words[W_ETH], words[W_ETH + 1]] = plain;
+                return ipv6(head, frame_len, Link::untagged(ETH_TYPE_IPV6), words);
+            }
+            _ => {}
+        }
+    }
+    other_link(head, frame_len, words)
+}
 
+/// Every frame that is not untagged IP: tags, LLC, ARP, protocols without fields.
+#[inline(never)]
+fn other_link(head: &[u8], frame_len: usize, words: &mut [u64; KEY_WORDS]) -> Layers {
+    let Some(ethernet) = view::<EthernetHeader>(head, 0) else { return Layers::NONE };
+    let link = tags_and_llc(head, ethernet.eth_type.get(), words);
+    let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (ethernet.dst, ethernet.src);
+    let [t0, t1] = link.eth_type.to_be_bytes();
+    words[W_ETH] = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
+    words[W_ETH + 1] |= u64::from_ne_bytes([i, j, k, l, t0, t1, 0, 0]);
     match link.eth_type {
         ETH_TYPE_IPV4 => ipv4(head, frame_len, link, words),
         ETH_TYPE_IPV6 => ipv6(head, frame_len, link, words),
@@ -118,6 +137,12 @@ struct Link {
     inner_tci: u16,
 }
 
+impl Link {
+    fn untagged(eth_type: u16) -> Link {
+        Link { eth_type, l3: size_of::<EthernetHeader>(), inner_tci: 0 }
+    }
+}
+
 /// The header of type `T` at an offset, if all of it is there.
 #[inline(always)]
 fn view<T: FromBytes + Immutable + KnownLayout + Unaligned>(bytes: &[u8], at: usize) -> Option<&T> {
@@ -131,18 +156,8 @@ fn pair(first: u32, second: u32) -> u64 {
     u64::from_ne_bytes([a, b, c, d, e, f, g, h])
 }
 
-/// MACs and EtherType; the TCI is there already if there is one.
-#[inline(always)]
-fn store_ethernet(ethernet: &EthernetHeader, eth_type: u16, words: &mut [u64; KEY_WORDS]) {
-    let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (ethernet.dst, ethernet.src);
-    let [t0, t1] = eth_type.to_be_bytes();
-    words[W_ETH] = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
-    words[W_ETH + 1] |= u64::from_ne_bytes([i, j, k, l, t0, t1, 0, 0]);
-}
-
 /// Up to two tags and then possibly LLC/SNAP; stores outer TCI and both tag types.
-#[cold]
-fn tags_or_llc(head: &[u8], mut eth_type: u16, words: &mut [u64; KEY_WORDS]) -> Link {
+fn tags_and_llc(head: &[u8], mut eth_type: u16, words: &mut [u64; KEY_WORDS]) -> Link {
     let mut at = size_of::<EthernetHeader>();
     let mut tags = [(0u16, 0u16); 2];
     for (tci, tpid) in &mut tags {
@@ -159,7 +174,7 @@ fn tags_or_llc(head: &[u8], mut eth_type: u16, words: &mut [u64; KEY_WORDS]) -> 
     let ([t0, t1], [o0, o1], [i0, i1]) = (outer_tci.to_be_bytes(), outer.to_be_bytes(), inner.to_be_bytes());
     words[W_ETH + 1] = u64::from_ne_bytes([0, 0, 0, 0, 0, 0, t0, t1]);
     words[W_TPID] = u64::from_ne_bytes([o0, o1, i0, i1, 0, 0, 0, 0]);
-    words[W_TP] = transport_word([0; 4], 0, inner_tci);
+    words[W_TP] = transport_word(0, 0, inner_tci);
 
     if eth_type >= ETH_TYPE_MIN {
         return Link { eth_type, l3: at, inner_tci };
@@ -174,11 +189,17 @@ fn tags_or_llc(head: &[u8], mut eth_type: u16, words: &mut [u64; KEY_WORDS]) -> 
     }
 }
 
-/// The word of ports, TCP flags and inner TCI.
+/// The word of ports, TCP flags and inner TCI; `ports` as four bytes in memory order.
 #[inline(always)]
-fn transport_word(ports: [u8; 4], tcp_flags: u16, inner_tci: u16) -> u64 {
-    let ([a, b, c, d], [f0, f1], [t0, t1]) = (ports, tcp_flags.to_be_bytes(), inner_tci.to_be_bytes());
-    u64::from_ne_bytes([a, b, c, d, f0, f1, t0, t1])
+fn transport_word(ports: u32, tcp_flags: u16, inner_tci: u16) -> u64 {
+    let ([f0, f1], [t0, t1]) = (tcp_flags.to_be_bytes(), inner_tci.to_be_bytes());
+    pair(ports, u32::from_ne_bytes([f0, f1, t0, t1]))
+}
+
+/// Two fields of a transport header in the form [`transport_word`] takes.
+#[inline(always)]
+fn ports(src: U16, dst: U16) -> u32 {
+    zerocopy::transmute!([src, dst])
 }
 
 /// The word of label, protocol, TOS, TTL and fragment bits.
@@ -243,17 +264,44 @@ fn ipv6(head: &[u8], frame_len: usize, link: Link, words: &mut [u64; KEY_WORDS])
     [words[W_NW_SRC], words[W_NW_SRC + 1]] = ipv6_words(&ip.src);
     [words[W_NW_DST], words[W_NW_DST + 1]] = ipv6_words(&ip.dst);
 
-    let mut upper = Upper { protocol: ip.next_header, l3, l4, end };
-    let mut frag = 0;
+    let upper = Upper { protocol: ip.next_header, l3, l4, end };
     if is_extension(ip.next_header) {
-        let Some(last) = extensions(head, &mut upper) else { return Layers::new(l3, None) };
-        frag = last;
+        return ipv6_chain(head, ip, upper, link.inner_tci, words);
     }
+    ipv6_upper(head, ip, upper, 0, link.inner_tci, words)
+}
+
+/// The rest of an IPv6 packet that has extension headers. Apart, so that packets without them keep everything in
+/// registers.
+#[inline(never)]
+fn ipv6_chain(
+    head: &[u8],
+    ip: &Ipv6Header,
+    upper: Upper,
+    inner_tci: u16,
+    words: &mut [u64; KEY_WORDS],
+) -> Layers {
+    let l3 = upper.l3;
+    match extensions(head, upper) {
+        Some((upper, frag)) => ipv6_upper(head, ip, upper, frag, inner_tci, words),
+        None => Layers::new(l3, None),
+    }
+}
+
+#[inline(always)]
+fn ipv6_upper(
+    head: &[u8],
+    ip: &Ipv6Header,
+    upper: Upper,
+    frag: u8,
+    inner_tci: u16,
+    words: &mut [u64; KEY_WORDS],
+) -> Layers {
     words[W_NW] = network_word(ip.flow_label(), upper.protocol, ip.traffic_class(), ip.hop_limit, frag);
     if frag == LATER_FRAGMENT {
-        return Layers::new(l3, None);
+        return Layers::new(upper.l3, None);
     }
-    transport(head, upper, link.inner_tci, words)
+    transport(head, upper, inner_tci, words)
 }
 
 /// What IP says about the header behind it.
@@ -277,10 +325,9 @@ fn is_extension(protocol: u8) -> bool {
     )
 }
 
-/// Walks the extension headers up to the upper layer or a later fragment, and returns the fragment bits.
-/// `None` if the chain is cut off or too long.
-#[cold]
-fn extensions(head: &[u8], upper: &mut Upper) -> Option<u8> {
+/// Walks the extension headers up to the upper layer or a later fragment; returns where it ended and the fragment
+/// bits, or `None` if the chain is cut off or too long.
+fn extensions(head: &[u8], mut upper: Upper) -> Option<(Upper, u8)> {
     let packet = head.get(..upper.end).unwrap_or(head);
     let mut frag = 0;
     for _ in 0..MAX_EXTENSIONS {
@@ -291,7 +338,7 @@ fn extensions(head: &[u8], upper: &mut Upper) -> Option<u8> {
                 let flags = view::<Ipv6Fragment>(packet, upper.l4)?.offset_flags.get();
                 if flags & Ipv6Fragment::OFFSET != 0 {
                     // The upper protocol is that of the first fragment's chain, which is not here.
-                    return Some(LATER_FRAGMENT);
+                    return Some((upper, LATER_FRAGMENT));
                 }
                 if flags != 0 {
                     frag = FRAGMENT;
@@ -306,7 +353,7 @@ fn extensions(head: &[u8], upper: &mut Upper) -> Option<u8> {
         }
         upper.protocol = header.next_header;
         if !is_extension(upper.protocol) {
-            return Some(frag);
+            return Some((upper, frag));
         }
     }
     None
@@ -317,46 +364,46 @@ fn extensions(head: &[u8], upper: &mut Upper) -> Option<u8> {
 fn transport(head: &[u8], upper: Upper, inner_tci: u16, words: &mut [u64; KEY_WORDS]) -> Layers {
     let packet = head.get(..upper.end).unwrap_or(head);
     let l4 = upper.l4;
-    let (ports, flags) = match upper.protocol {
+    let (tp, flags) = match upper.protocol {
         IP_PROTO_TCP => match view::<TcpHeader>(packet, l4) {
             Some(tcp) if tcp.header_len() >= size_of::<TcpHeader>() && l4 + tcp.header_len() <= upper.end => {
-                (zerocopy::transmute!([tcp.src, tcp.dst]), tcp.flags())
+                (ports(tcp.src, tcp.dst), tcp.flags())
             }
             _ => return Layers::new(upper.l3, None),
         },
         IP_PROTO_UDP => match view::<UdpHeader>(packet, l4) {
-            Some(udp) => (zerocopy::transmute!([udp.src, udp.dst]), 0),
+            Some(udp) => (ports(udp.src, udp.dst), 0),
             None => return Layers::new(upper.l3, None),
         },
         _ => match transport_rare(packet, upper, words) {
-            Some(ports) => (ports, 0),
+            Some(tp) => (tp, 0),
             None => return Layers::new(upper.l3, None),
         },
     };
-    words[W_TP] = transport_word(ports, flags, inner_tci);
+    words[W_TP] = transport_word(tp, flags, inner_tci);
     Layers::new(upper.l3, Some(l4))
 }
 
 /// The transports that are not TCP and UDP. Type and code of ICMP go where ports go.
 #[inline(never)]
-fn transport_rare(packet: &[u8], upper: Upper, words: &mut [u64; KEY_WORDS]) -> Option<[u8; 4]> {
+fn transport_rare(packet: &[u8], upper: Upper, words: &mut [u64; KEY_WORDS]) -> Option<u32> {
     // ICMP belongs to IPv4 and ICMPv6 to IPv6: a label word alone does not tell, the version nibble does.
     let version = packet.get(upper.l3).map_or(0, |first| first >> 4);
     match (upper.protocol, version) {
         (IP_PROTO_SCTP, _) => {
             let sctp = view::<SctpHeader>(packet, upper.l4)?;
-            Some(zerocopy::transmute!([sctp.src, sctp.dst]))
+            Some(ports(sctp.src, sctp.dst))
         }
         (IP_PROTO_ICMP, 4) => {
             let icmp = view::<IcmpHeader>(packet, upper.l4)?;
-            Some([0, icmp.kind, 0, icmp.code])
+            Some(ports(U16::from(u16::from(icmp.kind)), U16::from(u16::from(icmp.code))))
         }
         (IP_PROTO_ICMPV6, 6) => {
             let icmp = view::<IcmpHeader>(packet, upper.l4)?;
             if matches!(icmp.kind, ICMPV6_NEIGHBOR_SOLICIT | ICMPV6_NEIGHBOR_ADVERT) && icmp.code == 0 {
                 store_neighbor(packet, upper.l4, words);
             }
-            Some([0, icmp.kind, 0, icmp.code])
+            Some(ports(U16::from(u16::from(icmp.kind)), U16::from(u16::from(icmp.code))))
         }
         _ => None,
     }
@@ -388,7 +435,6 @@ fn store_neighbor(packet: &[u8], l4: usize, words: &mut [u64; KEY_WORDS]) {
     store_extra(link[0], link[1], &message.target, words);
 }
 
-#[cold]
 fn arp(head: &[u8], l3: usize, words: &mut [u64; KEY_WORDS]) -> Layers {
     let Some(arp) = view::<ArpEthIpv4>(head, l3) else { return Layers::NONE };
     if !arp.is_eth_ipv4() {

@@ -5,7 +5,7 @@
 
 use zerocopy::big_endian::{U16, U32};
 
-use super::{FlowKey, FlowMask};
+use super::{FlowKey, FlowMask, KEY_WORDS, hash::salt_pair};
 
 /// A key of all wildcards in `const` form.
 const WILDCARDS: FlowKey = FlowKey {
@@ -138,56 +138,69 @@ impl FlowMask {
     }
 }
 
-/// One word of a [`SparseMask`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct MaskWord {
-    /// Index into the key's words.
-    pub(crate) index: usize,
-    /// Bits of that word that count.
-    pub(crate) mask: u64,
+/// Two words of a [`SparseMask`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct MaskPair {
+    /// Indexes into the key's words.
+    index: [usize; 2],
+    /// Bits of those words that count.
+    mask: [u64; 2],
+    /// What the hash mixes them with.
+    pub(super) salt: [u64; 2],
 }
 
 /// A mask as the list of the words it touches: what a subtable hashes and compares.
+///
+/// Words come in pairs, since a hash takes two at a time; an odd last one is paired with a word of which no bit
+/// counts.
 #[derive(Clone, Debug)]
 pub struct SparseMask {
-    words: Vec<MaskWord>,
+    pub(super) pairs: Vec<MaskPair>,
 }
 
 impl SparseMask {
-    /// The words of `mask`.
-    pub fn new(mask: &FlowMask) -> SparseMask {
-        let words = mask.touched_words().map(|index| MaskWord { index, mask: mask.words()[index] });
-        SparseMask { words: words.collect() }
+    /// The words of `mask`, and the salts for [`hash_masked`](super::hash_masked) from a `seed`.
+    pub fn new(mask: &FlowMask, seed: u64) -> SparseMask {
+        let touched: Vec<usize> = mask.touched_words().collect();
+        let pairs = touched.chunks(2).enumerate().map(|(i, pair)| {
+            let (first, second) = (pair[0], pair.get(1).copied());
+            MaskPair {
+                index: [first, second.unwrap_or(first)],
+                mask: [mask.words()[first], second.map_or(0, |second| mask.words()[second])],
+                salt: salt_pair(seed, i),
+            }
+        });
+        SparseMask { pairs: pairs.collect() }
     }
 
-    /// Number of words the mask touches.
-    pub fn len(&self) -> usize {
-        self.words.len()
+    /// Number of words a masked key has in this form: those the mask touches, made even.
+    pub fn stride(&self) -> usize {
+        self.pairs.len() * 2
     }
 
-    /// Whether the mask touches nothing, that is, matches every packet.
-    pub fn is_empty(&self) -> bool {
-        self.words.is_empty()
-    }
-
-    /// The masked words of a key, in order.
-    #[inline]
-    pub fn masked<'a>(&'a self, key: &'a FlowKey) -> impl Iterator<Item = u64> + 'a {
+    /// The masked words of a key, pair by pair.
+    #[inline(always)]
+    pub fn masked<'a>(&'a self, key: &'a FlowKey) -> impl Iterator<Item = [u64; 2]> + 'a {
         let words = key.words();
-        self.words.iter().map(|w| words[w.index] & w.mask)
+        self.pairs.iter().map(|pair| pair.masked(words))
     }
 
     /// Whether a packet's key equals a masked key that is given by its words as [`SparseMask::masked`] gives them.
-    #[inline]
+    #[inline(always)]
     pub fn equals(&self, key: &FlowKey, masked: &[u64]) -> bool {
-        self.masked(key).zip(masked).fold(0, |differ, (have, want)| differ | (have ^ want)) == 0
+        let (masked, _) = masked.as_chunks::<2>();
+        let differ = self
+            .masked(key)
+            .zip(masked)
+            .fold(0, |differ, (have, want)| differ | (have[0] ^ want[0]) | (have[1] ^ want[1]));
+        differ == 0
     }
 
     /// The full form.
     pub fn to_mask(&self) -> FlowMask {
         let mut mask = FlowMask::WILDCARD;
-        for word in &self.words {
-            mask.words_mut()[word.index] = word.mask;
+        for pair in &self.pairs {
+            pair.put(pair.mask, &mut mask.fields);
         }
         mask
     }
@@ -195,10 +208,25 @@ impl SparseMask {
     /// A key from masked words as [`SparseMask::masked`] gives them.
     pub fn expand(&self, masked: &[u64]) -> FlowKey {
         let mut key = WILDCARDS;
-        for (word, value) in self.words.iter().zip(masked) {
-            key.words_mut()[word.index] = *value;
+        for (pair, values) in self.pairs.iter().zip(masked.as_chunks().0) {
+            pair.put(*values, &mut key);
         }
         key
+    }
+}
+
+impl MaskPair {
+    /// The two words of a key, under the mask.
+    #[inline(always)]
+    pub(super) fn masked(&self, words: &[u64; KEY_WORDS]) -> [u64; 2] {
+        [words[self.index[0]] & self.mask[0], words[self.index[1]] & self.mask[1]]
+    }
+
+    /// Joins two words into a key that has none of their bits.
+    fn put(&self, values: [u64; 2], key: &mut FlowKey) {
+        for (index, value) in self.index.into_iter().zip(values) {
+            key.words_mut()[index] |= value;
+        }
     }
 }
 
@@ -207,7 +235,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::key::KEY_WORDS;
 
     fn key() -> impl Strategy<Value = FlowKey> {
         // Few distinct bytes, so that keys often agree in some words.
@@ -274,10 +301,10 @@ mod tests {
         #[test]
         fn sparse_and_full_form_agree(packet in key(), other in key(), mask in key()) {
             let mask = FlowMask { fields: mask };
-            let sparse = SparseMask::new(&mask);
+            let sparse = SparseMask::new(&mask, 0);
             prop_assert_eq!(sparse.to_mask(), mask);
-            prop_assert_eq!(sparse.len(), mask.touched_words().count());
-            let words: Vec<u64> = sparse.masked(&packet).collect();
+            prop_assert_eq!(sparse.stride(), mask.touched_words().count().next_multiple_of(2));
+            let words: Vec<u64> = sparse.masked(&packet).flatten().collect();
             prop_assert_eq!(sparse.expand(&words), mask.apply(&packet));
             prop_assert!(sparse.equals(&packet, &words));
             prop_assert_eq!(sparse.equals(&other, &words), mask.apply(&packet) == mask.apply(&other));

@@ -1,14 +1,22 @@
 //! One cache line of a subtable: eight ways of tag and slot number.
+//!
+//! All eight tags are compared at once with plain 64-bit arithmetic, four to a word: the compiler does not make a
+//! loop over them one vector compare, and this crate has no intrinsics.
 
 /// Ways of a bucket.
 pub(super) const WAYS: usize = 8;
+
+/// A one in every 16-bit lane.
+const ONES: u64 = 0x0001_0001_0001_0001;
+/// All but the highest bit of every lane.
+const LOW: u64 = ONES * 0x7fff;
 
 /// Eight entries' tags and where their keys and values lie.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Default)]
 pub(super) struct Bucket {
-    /// Sixteen bits of each entry's hash; zero for an empty way.
-    tags: [u16; WAYS],
+    /// Sixteen bits of each entry's hash; zero for an empty way. Way `w` is lane `w / 2` of word `w % 2`.
+    tags: [u64; 2],
     /// Place of each entry in the subtable's dense arrays. Says nothing where the tag is zero.
     slots: [u32; WAYS],
     /// Entries that belong here and had to go on to a later bucket: zero ends a search. At its maximum it has
@@ -28,30 +36,32 @@ impl Bucket {
     /// Slots of the ways with that tag.
     #[inline(always)]
     pub(super) fn candidates(&self, tag: u16) -> impl Iterator<Item = usize> + '_ {
-        let mut ways = self.ways_with(tag);
+        self.slots_of(self.ways_with(tag))
+    }
+
+    /// Slots of some ways, given as [`Bucket::ways_with`] gives them.
+    #[inline(always)]
+    pub(super) fn slots_of(&self, mut ways: u64) -> impl Iterator<Item = usize> + '_ {
         core::iter::from_fn(move || {
-            let slot = *self.slots.get(ways.trailing_zeros() as usize)?;
+            let way = first_way(ways)?;
             ways &= ways - 1;
-            Some(slot as usize)
+            Some(self.slots[way] as usize)
         })
     }
 
     /// Puts an entry into an empty way. False if there is none.
     pub(super) fn put(&mut self, tag: u16, slot: u32) -> bool {
-        let way = self.ways_with(0).trailing_zeros() as usize;
-        match (self.tags.get_mut(way), self.slots.get_mut(way)) {
-            (Some(tag_place), Some(slot_place)) => {
-                *tag_place = tag;
-                *slot_place = slot;
-                true
-            }
-            _ => false,
-        }
+        first_way(self.ways_with(0))
+            .map(|way| {
+                self.set_tag(way, tag);
+                self.slots[way] = slot;
+            })
+            .is_some()
     }
 
     /// Empties the way of an entry. False if the entry is not here.
     pub(super) fn take(&mut self, slot: u32) -> bool {
-        self.way_of(slot).map(|way| self.tags[way] = 0).is_some()
+        self.way_of(slot).map(|way| self.set_tag(way, 0)).is_some()
     }
 
     /// Tells the way of an entry that its key and value have moved. False if the entry is not here.
@@ -60,16 +70,79 @@ impl Bucket {
     }
 
     fn way_of(&self, slot: u32) -> Option<usize> {
-        (0..WAYS).find(|way| self.tags[*way] != 0 && self.slots[*way] == slot)
+        let empty = self.ways_with(0);
+        (0..WAYS).find(|way| self.slots[*way] == slot && empty & way_bit(*way) == 0)
     }
 
-    /// Bitmap of the ways with that tag; eight compares that the compiler makes one.
+    fn set_tag(&mut self, way: usize, tag: u16) {
+        let shift = way / 2 * 16;
+        let word = &mut self.tags[way % 2];
+        *word = *word & !(0xffff << shift) | u64::from(tag) << shift;
+    }
+
+    /// Bitmap of the ways with that tag: one bit for each, at [`way_bit`].
     #[inline(always)]
-    fn ways_with(&self, tag: u16) -> u32 {
-        let mut ways = 0;
-        for (way, have) in self.tags.iter().enumerate() {
-            ways |= u32::from(*have == tag) << way;
+    pub(super) fn ways_with(&self, tag: u16) -> u64 {
+        let wanted = ONES * u64::from(tag);
+        let [even, odd] = self.tags.map(|tags| zero_lanes(tags ^ wanted));
+        even >> 1 | odd
+    }
+}
+
+/// The highest bit of every 16-bit lane that is zero. Exact: nothing carries from lane to lane.
+#[inline(always)]
+fn zero_lanes(lanes: u64) -> u64 {
+    !(((lanes & LOW) + LOW) | lanes | LOW)
+}
+
+/// Where a way's bit lies in a bitmap of ways.
+#[inline(always)]
+fn way_bit(way: usize) -> u64 {
+    1 << (way / 2 * 16 + 14 + way % 2)
+}
+
+/// The lowest way in a bitmap of ways.
+#[inline(always)]
+fn first_way(ways: u64) -> Option<usize> {
+    let bit = ways.trailing_zeros() as usize;
+    // Bit 14 + 16n is way 2n, bit 15 + 16n is way 2n + 1; 64 means none.
+    (ways != 0).then_some((bit / 16 * 2 + bit % 2) % WAYS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_exactly_the_ways_with_a_tag() {
+        // Neighbours that differ in the lowest or highest bit are where a carry would show.
+        let tags = [1, 2, 0x8001, 0xffff, 0x7fff, 0x8000, 1, 3];
+        let mut bucket = Bucket::default();
+        for (slot, tag) in tags.iter().enumerate() {
+            assert!(bucket.put(*tag, slot as u32));
         }
-        ways
+        assert!(!bucket.put(1, 99));
+        for tag in 1..=u16::MAX {
+            let found: Vec<usize> = bucket.candidates(tag).collect();
+            let expected: Vec<usize> = (0..WAYS).filter(|way| tags[*way] == tag).collect();
+            assert_eq!(found, expected, "{tag:04x}");
+        }
+    }
+
+    #[test]
+    fn ways_are_freed_renumbered_and_taken_again() {
+        let mut bucket = Bucket::default();
+        assert!(!bucket.take(0), "an empty way has no slot");
+        for slot in 0..8 {
+            assert!(bucket.put(7, slot));
+        }
+        assert!(bucket.take(3));
+        assert!(!bucket.take(3));
+        assert!(bucket.renumber(7, 3));
+        assert!(!bucket.renumber(7, 3));
+        assert!(bucket.put(9, 8));
+        assert_eq!(bucket.candidates(9).collect::<Vec<_>>(), [8]);
+        assert_eq!(bucket.candidates(7).collect::<Vec<_>>(), [0, 1, 2, 4, 5, 6, 3]);
+        assert_eq!(bucket.candidates(0).count(), 0);
     }
 }

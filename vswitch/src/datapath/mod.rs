@@ -31,3 +31,6 @@ pub use flow::{FlowSink, FlowStats, Megaflow};
 pub use idle::IdlePolicy;
 pub use upcall::{Upcall, UpcallReceiver, UpcallSender, upcall_queue};
 pub use worker::spawn;
+
+#[cfg(test)]
+mod tests;

@@ -143,7 +143,7 @@ fn fields_of(v6: bool, vlan: bool, upper: Upper4) -> Vec<Field> {
         fields.extend([IpSrc, IpDst, IpTos]);
     }
     if vlan {
-        fields.extend([VlanVid, VlanPcp]);
+        fields.extend([VlanTci, VlanVid, VlanPcp]);
     }
     fields.extend(match upper {
         Upper4::Tcp => [TcpSrc, TcpDst],
@@ -170,6 +170,7 @@ proptest! {
         let fields = fields_of(v6, vlan, upper);
         let field = fields[pick.index(fields.len())];
         let narrow = match field {
+            Field::VlanTci => 0xefff,
             Field::VlanVid => 0xfff,
             Field::IcmpType | Field::IcmpCode | Field::Icmpv6Code => 0xff,
             // Neighbour discovery has fields of its own, which would appear in the key.
@@ -371,4 +372,15 @@ fn push_and_pop_tags() {
     assert!(again == plain);
     assert_eq!(layers, extracted);
     assert_eq!(buffer.bytes, frame);
+}
+
+#[test]
+fn drop_eligible_bit_survives_a_new_tci() {
+    let mut frame = build(false, true, Upper4::Tcp, b"x");
+    let (_, layers) = key_of(&frame);
+    for dei in [0, 0x1000] {
+        store16(&mut frame, 14, 0x6005 | dei);
+        apply_set(&mut frame, &layers, &SetField::exact(Field::VlanTci, 0x3007), false).unwrap();
+        assert_eq!(be16(&frame, 14), Some(0x2007 | dei));
+    }
 }

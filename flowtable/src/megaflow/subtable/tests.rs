@@ -6,7 +6,7 @@ use super::*;
 
 /// Every structural promise of the module documentation.
 fn check<V: Copy>(subtable: &Subtable<V>) {
-    assert_eq!(subtable.keys.len(), subtable.len() * subtable.mask.len());
+    assert_eq!(subtable.keys.len(), subtable.len() * subtable.mask.stride());
     assert_eq!(subtable.hashes.len(), subtable.len());
     assert!(subtable.buckets.len().is_power_of_two());
     let mut passed = vec![0u16; subtable.buckets.len()];
@@ -31,7 +31,7 @@ fn insert_colliding(subtable: &mut Subtable<u32>, hash: u32, value: u32) {
         subtable.rebuild(subtable.buckets.len() * 2);
     }
     subtable.place(hash, subtable.len() as u32);
-    subtable.keys.push(u64::from(value));
+    subtable.keys.extend([u64::from(value), 0]);
     subtable.hashes.push(hash);
     subtable.values.push(value);
 }

@@ -1,0 +1,16 @@
+//! Offloads in software, at the edge where a frame leaves towards something that cannot do them.
+//!
+//! A frame crosses the switch as its sender made it: checksum partial, up to 64 KiB of payload. A transmit queue whose
+//! far side takes that hands it on untouched. Otherwise [`Finisher`] completes the checksum or cuts the frame into segments,
+//! whose payload is slices of the original: no payload byte is copied here.
+//!
+//! Everything in [`crate::packet::Offload`] and in the headers came from a peer: nothing is believed that the frame
+//! does not bear out, and the work per frame is bounded ([`MAX_SEGMENTS`]).
+//!
+//! Cost: one pass over the payload to sum it; headers are rebuilt per segment in a scratch buffer.
+
+mod finisher;
+mod headers;
+mod sum;
+
+pub use finisher::{Finisher, MAX_SEGMENTS};

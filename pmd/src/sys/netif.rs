@@ -1,0 +1,108 @@
+//! Network interfaces: flags, MTU and address, by the `SIOCxIFxxx` ioctls (netdevice(7)).
+#![expect(unsafe_code, reason = "ioctls and the unions they use")]
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+
+/// A name the kernel can take: 1 to 15 bytes, no slash, no space.
+#[derive(Clone, Debug)]
+pub struct InterfaceName(String);
+
+impl InterfaceName {
+    /// Checks a name. The error says what is wrong with it.
+    pub fn new(name: &str) -> Result<InterfaceName, String> {
+        let bad_byte = |b: u8| b == b'/' || b == b':' || b.is_ascii_whitespace() || b == 0;
+        if name.is_empty() || name.len() >= libc::IFNAMSIZ {
+            return Err(format!("{name:?} cannot name a network device: use 1 to 15 bytes"));
+        }
+        if name == "." || name == ".." || name.bytes().any(bad_byte) {
+            return Err(format!("{name:?} cannot name a network device: no space, slash or colon"));
+        }
+        Ok(InterfaceName(name.to_owned()))
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    pub(super) fn request(&self) -> libc::ifreq {
+        // SAFETY: ifreq is plain data; all zero is a value of it.
+        let mut request: libc::ifreq = unsafe { core::mem::zeroed() };
+        for (to, from) in request.ifr_name.iter_mut().zip(self.0.bytes()) {
+            *to = from as libc::c_char;
+        }
+        request
+    }
+}
+
+/// A socket to ask about interfaces of the network namespace it was made in.
+#[derive(Debug)]
+pub struct Control {
+    socket: OwnedFd,
+}
+
+impl Control {
+    /// Opens the socket.
+    pub fn open() -> io::Result<Control> {
+        let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+        Ok(Control { socket })
+    }
+
+    fn ioctl(&self, code: libc::Ioctl, request: &mut libc::ifreq) -> io::Result<()> {
+        // SAFETY: every code used here reads and writes one ifreq, which the reference keeps alive.
+        let result = unsafe { libc::ioctl(self.socket.as_raw_fd(), code, core::ptr::from_mut(request)) };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// Whether the interface is up, and whether it has a carrier.
+    pub fn is_up(&self, name: &InterfaceName) -> io::Result<(bool, bool)> {
+        let flags = i32::from(self.flags(name)?);
+        Ok((flags & libc::IFF_UP != 0, flags & libc::IFF_RUNNING != 0))
+    }
+
+    fn flags(&self, name: &InterfaceName) -> io::Result<i16> {
+        let mut request = name.request();
+        self.ioctl(libc::SIOCGIFFLAGS, &mut request)?;
+        // SAFETY: SIOCGIFFLAGS has written the flags member.
+        Ok(unsafe { request.ifr_ifru.ifru_flags })
+    }
+
+    /// Brings the interface up.
+    pub fn set_up(&self, name: &InterfaceName) -> io::Result<()> {
+        let flags = self.flags(name)?;
+        let mut request = name.request();
+        request.ifr_ifru.ifru_flags = flags | libc::IFF_UP as i16;
+        self.ioctl(libc::SIOCSIFFLAGS, &mut request)
+    }
+
+    /// The interface's MTU.
+    pub fn mtu(&self, name: &InterfaceName) -> io::Result<i32> {
+        let mut request = name.request();
+        self.ioctl(libc::SIOCGIFMTU, &mut request)?;
+        // SAFETY: SIOCGIFMTU has written the mtu member.
+        Ok(unsafe { request.ifr_ifru.ifru_mtu })
+    }
+
+    /// Sets the interface's MTU.
+    pub fn set_mtu(&self, name: &InterfaceName, mtu: i32) -> io::Result<()> {
+        let mut request = name.request();
+        request.ifr_ifru.ifru_mtu = mtu;
+        self.ioctl(libc::SIOCSIFMTU, &mut request)
+    }
+
+    /// The interface's MAC address.
+    pub fn mac(&self, name: &InterfaceName) -> io::Result<[u8; 6]> {
+        let mut request = name.request();
+        self.ioctl(libc::SIOCGIFHWADDR, &mut request)?;
+        // SAFETY: SIOCGIFHWADDR has written the hwaddr member.
+        let address = unsafe { request.ifr_ifru.ifru_hwaddr };
+        let mut mac = [0; 6];
+        for (to, from) in mac.iter_mut().zip(address.sa_data) {
+            *to = from as u8;
+        }
+        Ok(mac)
+    }
+}

@@ -1,0 +1,65 @@
+//! What the operator says of a port.
+
+use std::path::PathBuf;
+
+/// Who listens on the socket.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// We do; QEMU connects. Type `vhost-user`.
+    Listen(PathBuf),
+    /// QEMU does (`server=on`); we connect, again and again. Type `vhost-user-client`.
+    Connect(PathBuf),
+}
+
+/// Offloads offered to the guest. All on by default; what the guest does not take is done in software.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OffloadOffer {
+    /// Partial checksums, both ways.
+    pub csum: bool,
+    /// TCP/IPv4 segmentation, both ways (needs `csum`).
+    pub tso4: bool,
+    /// TCP/IPv6 segmentation, both ways (needs `csum`).
+    pub tso6: bool,
+    /// Segmentation of TCP with ECN, both ways (needs one of the above).
+    pub ecn: bool,
+}
+
+impl Default for OffloadOffer {
+    fn default() -> Self {
+        OffloadOffer { csum: true, tso4: true, tso6: true, ecn: true }
+    }
+}
+
+/// Settings of a vhost-user port.
+#[derive(Clone, Debug)]
+pub struct VhostConfig {
+    /// Name in logs and errors.
+    pub name: String,
+    /// Socket, and who listens on it.
+    pub mode: Mode,
+    /// Most queue pairs the guest may use, 1 to 128.
+    pub max_queue_pairs: u16,
+    /// Largest payload of a frame to the guest.
+    pub mtu: u16,
+    /// Offloads to offer.
+    pub offload: OffloadOffer,
+    /// Permission bits of the listening socket; the process's umask decides when none.
+    pub socket_mode: Option<u32>,
+    /// Owner and group of the listening socket, either may be left.
+    pub socket_owner: Option<(Option<u32>, Option<u32>)>,
+}
+
+impl VhostConfig {
+    /// Settings with defaults: 16 queue pairs, MTU 1500, all offloads.
+    pub fn new(name: impl Into<String>, mode: Mode) -> VhostConfig {
+        VhostConfig {
+            name: name.into(),
+            mode,
+            max_queue_pairs: 16,
+            mtu: 1500,
+            offload: OffloadOffer::default(),
+            socket_mode: None,
+            socket_owner: None,
+        }
+    }
+}

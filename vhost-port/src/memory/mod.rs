@@ -1,0 +1,37 @@
+//! Guest memory: mapped on the control thread, published to the rings as an immutable table.
+//!
+//! The front-end names regions (file, offset, length, guest physical address, its own virtual address). Each is
+//! checked once in [`Region::map`] and [`MemTable::with`]: no overflow, no overlap, the file really that long. What
+//! follows may rely on it. A file that shrinks later is caught by the SIGBUS guard each mapping carries.
+//!
+//! Lifetime: a ring holds an `Arc<MemTable>`, so memory is unmapped when the last ring that can reach it has been
+//! stopped or moved to a newer table, never under a worker.
+
+mod region;
+mod table;
+
+pub(crate) use region::{Region, RegionSpec};
+pub(crate) use table::{MAX_REGIONS, MemTable, RegionCache};
+
+/// Why a region was refused.
+#[derive(thiserror::Error, Debug)]
+pub(crate) enum MemoryError {
+    #[error("memory region at guest address {gpa:#x} is empty")]
+    Empty { gpa: u64 },
+    #[error("memory region at guest address {gpa:#x} (length {len:#x}, offset {offset:#x}) wraps around")]
+    Wraps { gpa: u64, len: u64, offset: u64 },
+    #[error("memory region at guest address {gpa:#x} is backed by something that is no regular file")]
+    NoFile { gpa: u64 },
+    #[error(
+        "memory region at guest address {gpa:#x} needs {needed:#x} bytes of its file, which has {len:#x}"
+    )]
+    FileTooShort { gpa: u64, needed: u64, len: u64 },
+    #[error("memory region at guest address {gpa:#x} overlaps another")]
+    Overlaps { gpa: u64 },
+    #[error("more than {MAX_REGIONS} memory regions")]
+    TooMany,
+    #[error("no memory region at guest address {gpa:#x}, front-end address {uva:#x}, length {len:#x}")]
+    Unknown { gpa: u64, uva: u64, len: u64 },
+    #[error("memory region at guest address {gpa:#x}: {what}: {source}")]
+    System { gpa: u64, what: &'static str, source: std::io::Error },
+}

@@ -1,0 +1,313 @@
+//! Receiving from a guest: its transmit ring, one burst at a time.
+//!
+//! The head of each frame (all of a small one) is copied into the batch; the rest stays in guest memory, named by
+//! spans. The ring's lock is kept from [`RxQueue::rx_burst`] to [`RxQueue::rx_done`], so that memory stays mapped while it
+//! is named, and the guest gets its buffers back only after that.
+#![expect(unsafe_code, reason = "names guest memory in spans")]
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use pmd::packet::{BURST, Batch, HEAD_CAPACITY, HEAD_SPLIT, Offload, Span};
+use pmd::port::{Armed, DropReason, QueueCounters, RxQueue, Waker};
+use pmd::virtio::NetHeader;
+
+use super::rules::NetRules;
+use super::shared::interrupt;
+use crate::ring::{Direction, RingFault, RingState, Segment, SplitRing, Vring};
+
+/// Shortest frame: an Ethernet header.
+const MIN_FRAME: usize = 14;
+/// Longest frame: the largest IP packet behind an Ethernet header with two tags.
+const MAX_FRAME: usize = 65_535 + 22;
+
+/// A receive queue: one transmit ring of the guest.
+pub(super) struct VhostRx {
+    vring: Arc<Vring>,
+    counters: Arc<QueueCounters>,
+    /// The ring's lock is kept for a burst.
+    holding: bool,
+}
+
+impl VhostRx {
+    /// A queue on `vring`, which the caller has marked taken.
+    pub(super) fn new(vring: Arc<Vring>, counters: Arc<QueueCounters>) -> VhostRx {
+        VhostRx { vring, counters, holding: false }
+    }
+}
+
+impl RxQueue for VhostRx {
+    fn rx_burst<'q>(&'q mut self, batch: &mut Batch<'q>) -> usize {
+        self.rx_done();
+        if !self.vring.usable() {
+            return 0;
+        }
+        let Some(mut guard) = self.vring.try_lock() else { return 0 };
+        if !self.vring.usable() {
+            return 0;
+        }
+        let RingState { ring: Some(ring), net } = &mut *guard else { return 0 };
+        let before = batch.len();
+        let taken = ring.next_avail();
+        let mut outcome = receive(ring, net, batch, &self.counters);
+        if self.vring.memory_gone() {
+            // Some of what was read may be the zeros that replaced the file.
+            while batch.len() > before {
+                batch.cancel_packet();
+            }
+            outcome = Err(RingFault::MemoryGone);
+        }
+        if let Err(fault) = outcome {
+            self.counters.drops.add(DropReason::RxBadDescriptor, 1);
+            self.vring.break_down(fault);
+        }
+        if ring.next_avail() != taken {
+            guard.hold();
+            self.holding = true;
+        }
+        batch.len() - before
+    }
+
+    fn rx_done(&mut self) {
+        if !self.holding {
+            return;
+        }
+        self.holding = false;
+        // SAFETY: `rx_burst` kept the lock and set `holding`, which was cleared just now.
+        let mut guard = unsafe { self.vring.resume() };
+        if let Some(ring) = &mut guard.ring
+            && let Some(wanted) = ring.publish()
+        {
+            interrupt(ring, wanted, &self.counters);
+        }
+    }
+
+    fn arm(&mut self) -> Armed {
+        self.rx_done();
+        if !self.vring.usable() {
+            return Armed::Idle;
+        }
+        let Some(mut guard) = self.vring.try_lock() else { return Armed::Work };
+        let Some(ring) = &mut guard.ring else { return Armed::Idle };
+        // Without a kick descriptor nobody would wake us.
+        if !self.vring.usable() {
+            Armed::Idle
+        } else if ring.arm() || !self.vring.has_kick() {
+            Armed::Work
+        } else {
+            Armed::Idle
+        }
+    }
+
+    fn disarm(&mut self) {
+        if self.vring.usable()
+            && let Some(mut guard) = self.vring.try_lock()
+            && let Some(ring) = &mut guard.ring
+        {
+            ring.disarm();
+        }
+    }
+
+    fn wait_fd(&self) -> Option<Arc<OwnedFd>> {
+        self.vring.kick()
+    }
+
+    fn set_waker(&mut self, waker: Waker) {
+        self.vring.set_waker(Some(waker));
+    }
+
+    fn counters(&self) -> Arc<QueueCounters> {
+        Arc::clone(&self.counters)
+    }
+}
+
+impl Drop for VhostRx {
+    fn drop(&mut self) {
+        self.rx_done();
+        self.vring.set_waker(None);
+        self.vring.taken.store(false, Ordering::Release);
+    }
+}
+
+/// What became of a chain.
+enum Taken {
+    /// A packet of so many bytes.
+    Packet(usize),
+    /// Nothing: dropped and to be counted.
+    Dropped(DropReason),
+    /// Nothing: the batch is full, the chain stays in the ring.
+    NoRoom,
+}
+
+/// Fills the batch from the ring. What was received before a fault stays received.
+fn receive<'q>(
+    ring: &mut SplitRing,
+    net: &NetRules,
+    batch: &mut Batch<'q>,
+    counters: &QueueCounters,
+) -> Result<(), RingFault> {
+    let room = BURST - batch.len().min(BURST);
+    if usize::from(ring.waiting()) < room {
+        ring.refresh()?;
+    }
+    let count = usize::from(ring.waiting()).min(room);
+    let (mut packets, mut bytes) = (0, 0);
+    let mut outcome = Ok(());
+    for _ in 0..count {
+        match receive_one(ring, net, batch) {
+            Ok((head, Taken::Packet(len))) => {
+                packets += 1;
+                bytes += len as u64;
+                ring.complete(head, 0);
+            }
+            Ok((head, Taken::Dropped(reason))) => {
+                counters.drops.add(reason, 1);
+                ring.complete(head, 0);
+            }
+            Ok((_, Taken::NoRoom)) => break,
+            Err(fault) => {
+                outcome = Err(fault);
+                break;
+            }
+        }
+    }
+    if packets > 0 {
+        counters.add_burst(packets, bytes);
+    }
+    outcome
+}
+
+#[inline]
+fn receive_one(
+    ring: &mut SplitRing,
+    net: &NetRules,
+    batch: &mut Batch<'_>,
+) -> Result<(u16, Taken), RingFault> {
+    let head = ring.head(0)?;
+    ring.prefetch_descriptor(PREFETCH);
+    if let Some(segment) = ring.single(head, Direction::Read) {
+        return Ok((head, take_single(segment, net, batch)?));
+    }
+    ring.segments.clear();
+    let bytes = ring.walk(head, Direction::Read)?;
+    Ok((head, take_chain(&ring.segments, bytes as usize, net, batch)?))
+}
+
+/// How many chains ahead a descriptor is fetched.
+const PREFETCH: u16 = 4;
+
+/// Checks a header against its frame's length and the negotiated features.
+#[inline]
+fn checked(header: &[u8; NetHeader::LEGACY_LEN], len: usize, net: &NetRules) -> Result<Offload, DropReason> {
+    if len < MIN_FRAME {
+        return Err(DropReason::RxTooShort);
+    }
+    if len > MAX_FRAME {
+        return Err(DropReason::RxTooLong);
+    }
+    // `num_buffers` means nothing in this direction.
+    let mut whole = [0; NetHeader::LEN];
+    whole[..NetHeader::LEGACY_LEN].copy_from_slice(header);
+    let offload = NetHeader::from_bytes(&whole).to_offload(len).map_err(|_| DropReason::RxBadOffload)?;
+    if net.allows(&offload) { Ok(offload) } else { Err(DropReason::RxBadOffload) }
+}
+
+/// Receives a chain of one piece.
+#[inline]
+fn take_single(segment: Segment, net: &NetRules, batch: &mut Batch<'_>) -> Result<Taken, RingFault> {
+    let Some(len) = segment.len.checked_sub(net.header_len as u32) else {
+        return Err(RingFault::NoHeader);
+    };
+    let mut header = [0; NetHeader::LEGACY_LEN];
+    // SAFETY: the piece is mapped and at least header_len >= LEGACY_LEN long.
+    let frame = unsafe {
+        segment.start.copy_out(&mut header);
+        Span::new(segment.start.add(net.header_len).as_non_null(), len)
+    };
+    let offload = match checked(&header, len as usize, net) {
+        Ok(offload) => offload,
+        Err(reason) => return Ok(Taken::Dropped(reason)),
+    };
+    let slot = batch.len() as u16;
+    if !batch.receive(frame) {
+        return Ok(Taken::NoRoom);
+    }
+    if offload != Offload::default() {
+        batch.packet_mut(slot).offload = offload;
+    }
+    Ok(Taken::Packet(len as usize))
+}
+
+/// Receives a chain of several pieces, cut anywhere: the header may be alone, split, or share a piece with data.
+fn take_chain(
+    segments: &[Segment],
+    bytes: usize,
+    net: &NetRules,
+    batch: &mut Batch<'_>,
+) -> Result<Taken, RingFault> {
+    let Some(len) = bytes.checked_sub(net.header_len) else { return Err(RingFault::NoHeader) };
+    let mut reader = Reader { segments, offset: 0 };
+    let mut header = [0; NetHeader::LEN];
+    reader.copy_out(&mut header[..net.header_len]);
+    let mut legacy = [0; NetHeader::LEGACY_LEN];
+    legacy.copy_from_slice(&header[..NetHeader::LEGACY_LEN]);
+    let offload = match checked(&legacy, len, net) {
+        Ok(offload) => offload,
+        Err(reason) => return Ok(Taken::Dropped(reason)),
+    };
+    if !batch.has_room(segments.len()) {
+        return Ok(Taken::NoRoom);
+    }
+    let Some(packet) = batch.start_packet() else { return Ok(Taken::NoRoom) };
+    packet.offload = offload;
+    let head = if len <= HEAD_CAPACITY { len } else { HEAD_SPLIT };
+    reader.copy_out(packet.receive_head(head));
+    while let Some(piece) = reader.rest() {
+        if !batch.add_span(piece) {
+            batch.cancel_packet();
+            return Ok(Taken::Dropped(DropReason::RxNoBuffer));
+        }
+    }
+    Ok(Taken::Packet(len))
+}
+
+/// Reads the pieces of a chain one after the other.
+struct Reader<'a> {
+    segments: &'a [Segment],
+    /// Bytes of the first piece already read.
+    offset: u32,
+}
+
+impl Reader<'_> {
+    fn copy_out(&mut self, mut dst: &mut [u8]) {
+        while let (Some(segment), false) = (self.segments.first(), dst.is_empty()) {
+            let n = ((segment.len - self.offset) as usize).min(dst.len());
+            let (now, later) = dst.split_at_mut(n);
+            // SAFETY: offset + n <= len, and the piece is mapped.
+            unsafe { segment.start.add(self.offset as usize).copy_out(now) };
+            dst = later;
+            self.advance(n as u32);
+        }
+    }
+
+    fn advance(&mut self, n: u32) {
+        self.offset += n;
+        if self.segments.first().is_some_and(|segment| self.offset == segment.len) {
+            self.segments = &self.segments[1..];
+            self.offset = 0;
+        }
+    }
+
+    /// The rest of the current piece, or the next whole one.
+    fn rest<'q>(&mut self) -> Option<Span<'q>> {
+        let (segment, later) = self.segments.split_first()?;
+        // SAFETY: offset < len, the piece is mapped, and the ring's lock, kept until the batch is gone, keeps it so.
+        let span = unsafe {
+            Span::new(segment.start.add(self.offset as usize).as_non_null(), segment.len - self.offset)
+        };
+        self.segments = later;
+        self.offset = 0;
+        Some(span)
+    }
+}

@@ -1,0 +1,143 @@
+//! The port: control side.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+
+use pmd::port::{PmdError, Port, PortEvents, PortInfo, RxQueue, TxQueue};
+use pmd::sys::sigbus::Alarm;
+
+use super::from_guest::VhostRx;
+use super::rules::NetRules;
+use super::shared::Shared;
+use super::to_guest::VhostTx;
+use crate::config::{Mode, VhostConfig};
+use crate::session;
+
+/// Most queue pairs of a port: ring indexes are eight bits in some messages.
+const MAX_QUEUE_PAIRS: u16 = 128;
+/// Smallest MTU that IPv4 allows.
+const MIN_MTU: u16 = 68;
+
+/// A guest attached by a vhost-user socket.
+///
+/// A control thread of its own accepts or makes connections, one at a time, and handles the front-end's messages.
+/// In listening mode a second client waits in the socket's backlog until the first has gone. Dropping the port stops the
+/// thread, closes the connection, and removes the listening socket.
+pub struct VhostPort {
+    shared: Arc<Shared>,
+    control: Option<JoinHandle<()>>,
+}
+
+impl VhostPort {
+    /// Opens a port. In listening mode the socket exists when this returns.
+    ///
+    /// Fails when the settings are out of range, when the path is in use by a live process, or cannot be created.
+    pub fn open(config: VhostConfig) -> Result<Arc<dyn Port>, PmdError> {
+        let name = &config.name;
+        if !(1..=MAX_QUEUE_PAIRS).contains(&config.max_queue_pairs) {
+            let asked = config.max_queue_pairs;
+            return Err(PmdError::Config(format!(
+                "{name}: {asked} queue pairs asked for; a vhost-user port can have 1 to {MAX_QUEUE_PAIRS}"
+            )));
+        }
+        check_mtu(name, config.mtu)?;
+        let alarm = Alarm::new()
+            .map_err(|e| PmdError::system(format!("{name}: eventfd"), "raise the limit of open files", e))?;
+        let shared = Arc::new(Shared::new(config, alarm));
+        let control = session::start(&shared)?;
+        Ok(Arc::new(VhostPort { shared, control: Some(control) }))
+    }
+}
+
+fn check_mtu(name: &str, mtu: u16) -> Result<(), PmdError> {
+    if mtu < MIN_MTU {
+        return Err(PmdError::Config(format!("{name}: MTU {mtu} is too small; use {MIN_MTU} to 65535")));
+    }
+    Ok(())
+}
+
+impl Port for VhostPort {
+    fn driver(&self) -> &'static str {
+        match self.shared.config.mode {
+            Mode::Listen(_) => "vhost-user",
+            Mode::Connect(_) => "vhost-user-client",
+        }
+    }
+
+    fn info(&self) -> PortInfo {
+        let shared = &self.shared;
+        let peer = shared.peer();
+        let mtu = shared.mtu.load(Ordering::Relaxed);
+        let mut status = Vec::new();
+        let mut say = |key: &str, value: String| status.push((key.to_owned(), value));
+        say("mode", if matches!(shared.config.mode, Mode::Listen(_)) { "server" } else { "client" }.into());
+        say("status", if peer.connected { "connected" } else { "disconnected" }.into());
+        say("socket", shared.path().display().to_string());
+        if peer.connected {
+            say("features", format!("{:#018x}", peer.features));
+            say("protocol_features", format!("{:#x}", peer.protocol_features));
+            say("mtu", peer.mtu.unwrap_or(mtu).to_string());
+            say("num_of_vrings", peer.ring_sizes.iter().flatten().count().to_string());
+            for (i, size) in peer.ring_sizes.iter().enumerate() {
+                if let Some(size) = size {
+                    say(&format!("vring_{i}_size"), size.to_string());
+                }
+            }
+            say("n_rxq", shared.rx_queues().to_string());
+            say("n_txq", shared.tx_queues().to_string());
+            let caps = NetRules::new(peer.features).to_guest;
+            say("tx_tcp_csum_offload", caps.csum.to_string());
+            say("tx_udp_csum_offload", caps.csum.to_string());
+            say("tx_tcp_seg_offload", (caps.tso4 || caps.tso6).to_string());
+        }
+        PortInfo {
+            link: peer.link,
+            link_resets: peer.link_resets,
+            mtu,
+            mac: None,
+            rx_queues: shared.rx_queues(),
+            status,
+            error: peer.error.clone(),
+        }
+    }
+
+    fn rx_queue(&self, index: u16) -> Result<Box<dyn RxQueue>, PmdError> {
+        let problem = |problem| PmdError::Queue { port: self.shared.config.name.clone(), index, problem };
+        let rings = &self.shared.rings;
+        let vring = rings.get(usize::from(index) * 2 + 1).ok_or_else(|| problem("does not exist"))?;
+        if vring.taken.swap(true, Ordering::AcqRel) {
+            return Err(problem("is in use"));
+        }
+        let counters = Arc::clone(&self.shared.rx_counters[usize::from(index)]);
+        Ok(Box::new(VhostRx::new(Arc::clone(vring), counters)))
+    }
+
+    fn tx_queue(&self, worker: u16) -> Result<Box<dyn TxQueue>, PmdError> {
+        Ok(Box::new(VhostTx::new(Arc::clone(&self.shared), worker)))
+    }
+
+    fn set_mtu(&self, mtu: u16) -> Result<(), PmdError> {
+        check_mtu(&self.shared.config.name, mtu)?;
+        self.shared.mtu.store(mtu, Ordering::Relaxed);
+        self.shared.changed();
+        Ok(())
+    }
+
+    fn subscribe(&self, events: Arc<dyn PortEvents>) {
+        self.shared.subscribe(events);
+    }
+}
+
+impl Drop for VhostPort {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        self.shared.alarm.ring();
+        session::interrupt(&self.shared);
+        if let Some(control) = self.control.take()
+            && control.join().is_err()
+        {
+            log::error!("{}: the control thread died of a bug", self.shared.config.name);
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! What a port's control thread, its queues and its callers share.
+
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use pmd::port::{LinkState, PortEvents, QueueCounters};
+use pmd::sys::sigbus::Alarm;
+
+use crate::config::{Mode, VhostConfig};
+use crate::ring::{SplitRing, Vring};
+
+/// Tells the guest of used buffers, or counts that it did not want to be told.
+#[inline]
+pub(super) fn interrupt(ring: &SplitRing, wanted: bool, counters: &QueueCounters) {
+    if let (true, Some(call)) = (wanted, ring.call()) {
+        // The descriptor is a non-blocking eventfd (checked when it came); if its counter is full, an interrupt is
+        // pending already.
+        let _ = rustix::io::write(call, &1u64.to_ne_bytes());
+        counters.add_notification(true);
+    } else {
+        counters.add_notification(false);
+    }
+}
+
+/// What is known of the guest at the other end, for the operator.
+#[derive(Default, Debug)]
+pub(crate) struct Peer {
+    pub(crate) connected: bool,
+    pub(crate) link: LinkState,
+    pub(crate) link_resets: u64,
+    pub(crate) features: u64,
+    pub(crate) protocol_features: u64,
+    /// MTU the front-end told, if it did.
+    pub(crate) mtu: Option<u16>,
+    /// Sizes of the rings the front-end has set up, by index.
+    pub(crate) ring_sizes: Vec<Option<u16>>,
+    /// What went wrong last; shown until the next connection.
+    pub(crate) error: Option<String>,
+}
+
+/// See the module.
+pub(crate) struct Shared {
+    pub(crate) config: VhostConfig,
+    pub(crate) rings: Box<[Arc<Vring>]>,
+    /// Grows whenever a ring becomes usable or stops being so.
+    pub(crate) generation: AtomicU64,
+    pub(crate) mtu: AtomicU16,
+    /// Wakes the control thread: stop asked for, a ring broken, memory gone.
+    pub(crate) alarm: Arc<Alarm>,
+    pub(crate) stop: AtomicBool,
+    peer: Mutex<Peer>,
+    /// The connection, to be shut down from outside.
+    connection: Mutex<Option<UnixStream>>,
+    events: Mutex<Option<Arc<dyn PortEvents>>>,
+    /// Counters of receive queues, which outlive the boxes.
+    pub(crate) rx_counters: Box<[Arc<QueueCounters>]>,
+}
+
+impl Shared {
+    pub(crate) fn new(config: VhostConfig, alarm: Arc<Alarm>) -> Shared {
+        let rings = config.max_queue_pairs * 2;
+        Shared {
+            rings: (0..rings).map(|_| Arc::new(Vring::new(Arc::clone(&alarm)))).collect(),
+            rx_counters: (0..config.max_queue_pairs).map(|_| Arc::default()).collect(),
+            generation: AtomicU64::new(0),
+            mtu: AtomicU16::new(config.mtu),
+            alarm,
+            stop: AtomicBool::new(false),
+            peer: Mutex::default(),
+            connection: Mutex::new(None),
+            events: Mutex::new(None),
+            config,
+        }
+    }
+
+    /// The socket's path.
+    pub(crate) fn path(&self) -> &Path {
+        match &self.config.mode {
+            Mode::Listen(path) | Mode::Connect(path) => path,
+        }
+    }
+
+    /// The facts of the guest.
+    pub(crate) fn peer(&self) -> MutexGuard<'_, Peer> {
+        self.peer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connection, if there is one.
+    pub(crate) fn connection(&self) -> MutexGuard<'_, Option<UnixStream>> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn subscribe(&self, events: Arc<dyn PortEvents>) {
+        *self.events.lock().unwrap_or_else(PoisonError::into_inner) = Some(events);
+    }
+
+    /// Tells the subscriber that something has changed. Called without any lock held.
+    pub(crate) fn changed(&self) {
+        let events = self.events.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(events) = events {
+            events.port_changed();
+        }
+    }
+
+    /// After rings became usable or stopped: queues look again, the link follows, the subscriber is told.
+    pub(crate) fn rings_changed(&self) {
+        self.generation.fetch_add(1, Ordering::Release);
+        let up = self.rings.iter().any(|ring| ring.usable());
+        let link = if up { LinkState::Up } else { LinkState::Down };
+        let mut peer = self.peer();
+        if peer.link != link {
+            peer.link = link;
+            peer.link_resets += 1;
+            log::info!("{}: link {}", self.config.name, if up { "up" } else { "down" });
+        }
+        drop(peer);
+        self.changed();
+    }
+
+    /// Receive queues worth polling: up to the last usable transmit ring of the guest.
+    pub(crate) fn rx_queues(&self) -> u16 {
+        let last = self.rings.iter().skip(1).step_by(2).rposition(|ring| ring.usable());
+        last.map_or(0, |i| i as u16 + 1)
+    }
+
+    /// Transmit queues usable now.
+    pub(crate) fn tx_queues(&self) -> u16 {
+        self.rings.iter().step_by(2).filter(|ring| ring.usable()).count() as u16
+    }
+}

@@ -1,0 +1,151 @@
+//! The walk of one descriptor chain: bounded, each descriptor read once.
+
+use pmd::virtio::split::{DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, Descriptor};
+use pmd::virtio::{NetHeader, SharedPtr};
+
+use super::fault::RingFault;
+use crate::memory::{MemTable, RegionCache};
+
+/// Most bytes a chain may name. A frame is at most about 64 KiB; the rest is slack for buffers made too large.
+pub(crate) const MAX_CHAIN_BYTES: u32 = 1 << 20;
+
+/// Most pieces of a chain, whatever the ring's size. Linux uses 19.
+pub(crate) const MAX_SEGMENTS: usize = 1024;
+
+/// A piece of a chain, in host memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Segment {
+    pub(crate) start: SharedPtr,
+    pub(crate) len: u32,
+}
+
+/// What the device does with a chain.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Direction {
+    /// The guest sent it.
+    Read,
+    /// The guest waits for it to be filled.
+    Write,
+}
+
+impl Direction {
+    /// The descriptor's WRITE bit in this direction.
+    #[inline]
+    pub(crate) fn flag(self) -> u16 {
+        match self {
+            Direction::Read => 0,
+            Direction::Write => DESC_F_WRITE,
+        }
+    }
+}
+
+/// Where descriptors of a walk come from.
+#[derive(Clone, Copy)]
+pub(super) struct Table {
+    /// First descriptor.
+    pub(super) start: SharedPtr,
+    /// Number of descriptors, all inside one mapping.
+    pub(super) len: u32,
+}
+
+impl Table {
+    /// Reads descriptor `index`.
+    #[inline]
+    #[expect(unsafe_code, reason = "index checked against the table")]
+    pub(super) fn get(&self, index: u32) -> Result<Descriptor, RingFault> {
+        if index >= self.len {
+            return Err(RingFault::DescriptorIndex);
+        }
+        // SAFETY: index < len, and all len descriptors are mapped.
+        Ok(unsafe { self.start.load_descriptor(index as usize) })
+    }
+}
+
+/// A guest's memory as a walk needs it.
+pub(super) struct Walk<'a> {
+    pub(super) memory: &'a MemTable,
+    pub(super) cache: &'a mut RegionCache,
+    pub(super) indirect: bool,
+    pub(super) direction: Direction,
+}
+
+impl Walk<'_> {
+    /// Appends the pieces of the chain that starts at `head` to `segments`, and returns its bytes.
+    pub(super) fn chain(
+        mut self,
+        table: Table,
+        head: u16,
+        segments: &mut Vec<Segment>,
+    ) -> Result<u32, RingFault> {
+        let mut total = 0u32;
+        let first = table.get(u32::from(head))?;
+        // A chain is either all in the ring, or one indirect descriptor, or ring descriptors that end in one.
+        let (mut table, mut desc, mut nested) = (table, first, false);
+        let mut left = table.len;
+        loop {
+            if desc.flags & DESC_F_INDIRECT != 0 {
+                if nested || !self.indirect || desc.flags & DESC_F_NEXT != 0 {
+                    return Err(RingFault::BadIndirect);
+                }
+                table = self.indirect_table(&desc)?;
+                (desc, nested, left) = (table.get(0)?, true, table.len);
+                continue;
+            }
+            total = self.buffer(&desc, total, segments)?;
+            if desc.flags & DESC_F_NEXT == 0 {
+                break;
+            }
+            left = left.checked_sub(1).filter(|&n| n > 0).ok_or(RingFault::ChainTooLong)?;
+            desc = table.get(u32::from(desc.next))?;
+        }
+        if (total as usize) < NetHeader::LEGACY_LEN { Err(RingFault::NoHeader) } else { Ok(total) }
+    }
+
+    fn indirect_table(&mut self, desc: &Descriptor) -> Result<Table, RingFault> {
+        let len = desc.len / size_of::<Descriptor>() as u32;
+        if desc.len == 0
+            || !(desc.len as usize).is_multiple_of(size_of::<Descriptor>())
+            || len as usize > MAX_SEGMENTS
+        {
+            return Err(RingFault::BadIndirect);
+        }
+        let start = match self.cache.get(desc.addr, desc.len) {
+            Some(start) => start,
+            None => match self.memory.lookup(desc.addr, desc.len, self.cache) {
+                Some((start, here)) if here == desc.len => start,
+                _ => return Err(RingFault::OutsideMemory),
+            },
+        };
+        Ok(Table { start, len })
+    }
+
+    fn buffer(
+        &mut self,
+        desc: &Descriptor,
+        total: u32,
+        segments: &mut Vec<Segment>,
+    ) -> Result<u32, RingFault> {
+        if desc.flags & DESC_F_WRITE != self.direction.flag() {
+            return Err(RingFault::WrongDirection);
+        }
+        let total = total.checked_add(desc.len).filter(|&n| n <= MAX_CHAIN_BYTES);
+        let total = total.ok_or(RingFault::ChainTooLarge)?;
+        let (mut gpa, mut left) = (desc.addr, desc.len);
+        while left > 0 {
+            if segments.len() >= MAX_SEGMENTS {
+                return Err(RingFault::ChainTooLong);
+            }
+            // A buffer may run over the border of two regions that lie side by side in the guest.
+            let (start, here) = match self.cache.get(gpa, left) {
+                Some(start) => (start, left),
+                None => self.memory.lookup(gpa, left, self.cache).ok_or(RingFault::OutsideMemory)?,
+            };
+            segments.push(Segment { start, len: here });
+            left -= here;
+            if left > 0 {
+                gpa = gpa.checked_add(u64::from(here)).ok_or(RingFault::OutsideMemory)?;
+            }
+        }
+        Ok(total)
+    }
+}

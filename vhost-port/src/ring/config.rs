@@ -1,0 +1,81 @@
+//! What the front-end said of a ring, and the checks before it may run.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use pmd::virtio::split::{ALIGN, avail_len, descriptors_len, used_len, valid_size};
+
+use super::split::{RingParts, RingRules, SplitRing};
+use crate::memory::MemTable;
+
+/// Addresses of a ring's parts in the front-end's address space.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct RingAddresses {
+    pub(crate) descriptors: u64,
+    pub(crate) avail: u64,
+    pub(crate) used: u64,
+}
+
+/// A ring's settings, collected message by message.
+#[derive(Default, Debug)]
+pub(crate) struct RingConfig {
+    pub(crate) size: Option<u16>,
+    pub(crate) addresses: Option<RingAddresses>,
+    /// Next avail index when the ring starts.
+    pub(crate) base: u16,
+    /// Eventfd the guest kicks; none when the front-end wants the ring polled.
+    pub(crate) kick: Option<Arc<OwnedFd>>,
+    /// Eventfd that interrupts the guest.
+    pub(crate) call: Option<Arc<OwnedFd>>,
+    /// Eventfd that tells the front-end of a broken ring.
+    pub(crate) err: Option<Arc<OwnedFd>>,
+    /// Started by a kick descriptor, until its base is asked for.
+    pub(crate) started: bool,
+    pub(crate) enabled: bool,
+}
+
+/// Why a ring cannot start.
+#[derive(thiserror::Error, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum RingConfigError {
+    #[error("ring size {0} is not a power of two up to 32768")]
+    Size(u32),
+    #[error("the {part} at front-end address {addr:#x}, {len:#x} bytes, is not inside one memory region")]
+    Outside { part: &'static str, addr: u64, len: usize },
+    #[error("the {part} at front-end address {addr:#x} is not aligned")]
+    Unaligned { part: &'static str, addr: u64 },
+}
+
+/// Checks a ring size as the front-end sends it.
+pub(crate) fn checked_size(size: u32) -> Result<u16, RingConfigError> {
+    u16::try_from(size).ok().filter(|&n| valid_size(n)).ok_or(RingConfigError::Size(size))
+}
+
+impl RingConfig {
+    /// Makes the ring, if all that it needs has been said. It resumes where `base` says.
+    pub(crate) fn activate(
+        &self,
+        memory: &Arc<MemTable>,
+        rules: RingRules,
+    ) -> Result<Option<SplitRing>, RingConfigError> {
+        let (Some(size), Some(addresses), true) = (self.size, self.addresses, self.started) else {
+            return Ok(None);
+        };
+        if memory.len() == 0 {
+            return Ok(None);
+        }
+        let place = |part, addr: u64, len: usize, align: usize| {
+            let host = memory.by_uva(addr, len as u64).ok_or(RingConfigError::Outside { part, addr, len })?;
+            if host.addr().is_multiple_of(align) {
+                Ok(host)
+            } else {
+                Err(RingConfigError::Unaligned { part, addr })
+            }
+        };
+        let parts = RingParts {
+            descriptors: place("descriptor table", addresses.descriptors, descriptors_len(size), ALIGN.0)?,
+            avail: place("avail ring", addresses.avail, avail_len(size), ALIGN.1)?,
+            used: place("used ring", addresses.used, used_len(size), ALIGN.2)?,
+        };
+        Ok(Some(SplitRing::new(Arc::clone(memory), parts, size, self.base, rules, self.call.clone())))
+    }
+}

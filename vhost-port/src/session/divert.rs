@@ -1,0 +1,151 @@
+//! The messages that the `vhost` crate does not dispatch, or not when front-ends send them.
+//!
+//! Before the crate reads a message, its 12-byte header is peeked at. Ours is what the crate would refuse:
+//! NET_SET_MTU, SEND_RARP, GET/SET_STATUS (not dispatched at all) and SET_VRING_ENABLE, which QEMU sends
+//! before the SET_FEATURES that the crate insists on. Peeking leaves passed descriptors queued.
+//!
+//! The crate reads a body with a single call and takes a short one for an error, so a message is handed on only
+//! when all of it has arrived. A sender that never completes one is waited for with the thread's stop signal in view.
+
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use pmd::sys::sigbus::Alarm;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
+
+/// Bytes of a message's header.
+const HEADER: usize = 12;
+/// Longest body the protocol knows; the crate's limit too.
+const MAX_BODY: usize = 4096;
+const VERSION: u32 = 1;
+const FLAG_REPLY: u32 = 4;
+const FLAG_NEED_REPLY: u32 = 8;
+
+/// Requests we answer ourselves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Diverted {
+    /// Enable or disable a ring.
+    VringEnable { index: u32, enable: bool },
+    /// The MTU the guest was told.
+    SetMtu(u64),
+    /// The guest driver's status.
+    SetStatus(u64),
+    /// Asks it back.
+    GetStatus,
+}
+
+/// What came.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// A whole message for the crate.
+    ForCrate,
+    /// A message for us; `need_reply` asks for an acknowledgement.
+    Ours { code: u32, request: Diverted, need_reply: bool },
+    /// The alarm rang.
+    Attention,
+    /// The connection has ended.
+    Closed,
+    /// A message that is none, with the reason.
+    Bad(String),
+}
+
+/// Waits for a whole message, or for the alarm.
+pub(super) fn next_event(socket: &mut UnixStream, alarm: &Alarm) -> Event {
+    let mut pause = None;
+    loop {
+        match wait(socket, alarm, pause) {
+            Ok(true) => return Event::Attention,
+            Ok(false) => {}
+            Err(e) => return Event::Bad(format!("poll: {e}")),
+        }
+        let mut header = [0u8; HEADER];
+        let got = match recv(&*socket, &mut header[..], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+            Ok((0, _)) | Err(Errno::CONNRESET) => return Event::Closed,
+            Ok((got, _)) => got,
+            Err(Errno::AGAIN | Errno::INTR) => 0,
+            Err(e) => return Event::Bad(format!("receive: {e}")),
+        };
+        let word =
+            |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        let (code, flags, size) = (word(0), word(4), word(8) as usize);
+        if got == HEADER && size > MAX_BODY {
+            return Event::Bad(format!("message {code} with a body of {size} bytes"));
+        }
+        let arrived = rustix::io::ioctl_fionread(&*socket).unwrap_or(0);
+        if got == HEADER && arrived >= (HEADER + size) as u64 {
+            return match code {
+                18..=20 | 39 | 40 => ours(socket, code, flags, size),
+                _ => Event::ForCrate,
+            };
+        }
+        // Part of a message is there, so the socket polls readable: look again after a pause.
+        let longer = pause.map_or(Duration::from_millis(1), |p: Duration| p * 2);
+        pause = Some(longer.min(Duration::from_millis(100)));
+        if hung_up(socket) {
+            return Event::Bad("the connection ended inside a message".to_owned());
+        }
+    }
+}
+
+/// True when the alarm rang. With a pause, waits that long for the alarm alone.
+fn wait(socket: &UnixStream, alarm: &Alarm, pause: Option<Duration>) -> Result<bool, Errno> {
+    let mut fds = [
+        PollFd::from_borrowed_fd(alarm.as_fd(), PollFlags::IN),
+        PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN),
+    ];
+    let timeout = pause.map(|p| Timespec { tv_sec: 0, tv_nsec: i64::from(p.subsec_nanos()) });
+    let watched = if pause.is_some() { &mut fds[..1] } else { &mut fds[..] };
+    match poll(watched, timeout.as_ref()) {
+        Ok(_) | Err(Errno::INTR) => {}
+        Err(e) => return Err(e),
+    }
+    Ok(!fds[0].revents().is_empty())
+}
+
+fn hung_up(socket: &UnixStream) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::RDHUP)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut fds, Some(&now)).is_ok_and(|n| n > 0)
+}
+
+/// Reads a message that is ours. Descriptors sent along are dropped by the kernel: none of these may carry any.
+fn ours(socket: &mut UnixStream, code: u32, flags: u32, size: usize) -> Event {
+    let mut bytes = [0; HEADER + MAX_BODY];
+    let Some(message) = bytes.get_mut(..HEADER + size) else {
+        return Event::Bad(format!("message {code} with a body of {size} bytes"));
+    };
+    if let Err(e) = socket.read_exact(message) {
+        return Event::Bad(format!("receive: {e}"));
+    }
+    if flags & 3 != VERSION || flags & FLAG_REPLY != 0 || flags & !0xf != 0 {
+        return Event::Bad(format!("message {code} with flags {flags:#x}"));
+    }
+    let body = &message[HEADER..];
+    let value = <[u8; 8]>::try_from(body).map(u64::from_le_bytes);
+    let request = match (code, value) {
+        (18, Ok(state)) => match state >> 32 {
+            enable @ (0 | 1) => Diverted::VringEnable { index: state as u32, enable: enable == 1 },
+            other => return Event::Bad(format!("SET_VRING_ENABLE with state {other}")),
+        },
+        (20, Ok(mtu)) => Diverted::SetMtu(mtu),
+        (39, Ok(status)) => Diverted::SetStatus(status),
+        (40, _) if size == 0 => Diverted::GetStatus,
+        (19, _) => return Event::Bad("SEND_RARP, which was not offered".to_owned()),
+        _ => return Event::Bad(format!("message {code} with a body of {size} bytes")),
+    };
+    Event::Ours { code, request, need_reply: flags & FLAG_NEED_REPLY != 0 }
+}
+
+/// Sends a reply with one number.
+pub(super) fn reply(socket: &mut UnixStream, code: u32, value: u64) -> std::io::Result<()> {
+    let mut message = [0; HEADER + 8];
+    message[..4].copy_from_slice(&code.to_le_bytes());
+    message[4..8].copy_from_slice(&(VERSION | FLAG_REPLY).to_le_bytes());
+    message[8..12].copy_from_slice(&8u32.to_le_bytes());
+    message[HEADER..].copy_from_slice(&value.to_le_bytes());
+    socket.write_all(&message)
+}

@@ -1,0 +1,349 @@
+//! One front-end's session: its state, and a method for each message.
+//!
+//! An error from a method is refused with a nack where the front-end asked for one, and ends the connection: a
+//! front-end that sent what it must not, or that we could not follow, is not to be guessed at.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+use pmd::port::LinkState;
+use pmd::virtio::features::VHOST_USER_F_PROTOCOL_FEATURES;
+use vhost::vhost_user::message::{
+    VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight,
+    VhostUserLog, VhostUserMemoryRegion, VhostUserProtocolFeatures, VhostUserShMemConfig, VhostUserSharedMsg,
+    VhostUserSingleMemoryRegion, VhostUserVringAddrFlags, VhostUserVringState,
+};
+use vhost::vhost_user::{
+    Error as VhostError, GpuBackend, Result as VhostResult, VhostUserBackendReqHandlerMut,
+};
+
+use super::divert::{Diverted, reply};
+use super::features;
+use crate::memory::{MAX_REGIONS, MemTable, MemoryError, Region, RegionSpec};
+use crate::net::{Peer, Shared};
+use crate::ring::{RingAddresses, RingConfig};
+
+/// State of one connection.
+pub(super) struct Session {
+    pub(super) shared: Arc<Shared>,
+    pub(super) memory: Arc<MemTable>,
+    /// Acknowledged virtio features.
+    pub(super) features: u64,
+    protocol_features: u64,
+    /// The driver's device status, kept for GET_STATUS.
+    device_status: u64,
+    pub(super) rings: Vec<RingConfig>,
+    /// Ring faults already reported.
+    pub(super) reported: Vec<bool>,
+    /// Something that [`Session::tell`] has to tell.
+    pub(super) changed: bool,
+}
+
+/// A refusal with its reason.
+#[expect(clippy::needless_pass_by_value, reason = "takes errors as `map_err` hands them over")]
+pub(super) fn refuse(reason: impl ToString) -> VhostError {
+    VhostError::ReqHandlerError(io::Error::other(reason.to_string()))
+}
+
+impl Session {
+    /// Starts a session on a new connection.
+    pub(super) fn open(shared: Arc<Shared>) -> Session {
+        shared.alarm.reset();
+        let count = shared.rings.len();
+        {
+            let mut peer = shared.peer();
+            let link_resets = peer.link_resets;
+            *peer = Peer { connected: true, link_resets, ring_sizes: vec![None; count], ..Peer::default() };
+        }
+        shared.changed();
+        Session {
+            memory: Arc::default(),
+            features: 0,
+            protocol_features: 0,
+            device_status: 0,
+            rings: (0..count).map(|_| RingConfig::default()).collect(),
+            reported: vec![false; count],
+            changed: false,
+            shared,
+        }
+    }
+
+    /// Ends the session: rings stop, memory goes.
+    pub(super) fn close(&mut self, error: Option<String>) {
+        self.reset();
+        {
+            let mut peer = self.shared.peer();
+            let link_resets = peer.link_resets + u64::from(peer.link == LinkState::Up);
+            // A ring's fault stays visible if nothing newer went wrong.
+            let error = error.or_else(|| peer.error.take());
+            *peer = Peer { link_resets, error, ..Peer::default() };
+        }
+        self.changed = false;
+        self.shared.rings_changed();
+    }
+
+    /// Stops everything and forgets what the front-end said.
+    fn reset(&mut self) {
+        for index in 0..self.rings.len() {
+            self.stop_ring(index);
+            self.rings[index] = RingConfig::default();
+        }
+        self.memory = Arc::default();
+        self.features = 0;
+        self.changed = true;
+    }
+
+    /// Tells queues and subscriber what the last message changed.
+    pub(super) fn tell(&mut self) {
+        if std::mem::take(&mut self.changed) {
+            self.shared.rings_changed();
+        }
+    }
+
+    /// The words for an error of the vhost crate.
+    pub(super) fn explain(&self, error: &VhostError) -> String {
+        match error {
+            VhostError::ReqHandlerError(reason) => reason.to_string(),
+            VhostError::InactiveOperation(bits) => format!("message of a feature not negotiated ({bits:?})"),
+            other => other.to_string(),
+        }
+    }
+
+    /// Answers a message that the vhost crate does not know.
+    pub(super) fn divert(
+        &mut self,
+        socket: &mut UnixStream,
+        code: u32,
+        request: Diverted,
+        need_reply: bool,
+    ) -> Result<(), String> {
+        let has = |s: &Session, bit: VhostUserProtocolFeatures| s.protocol_features & bit.bits() != 0;
+        let ack = need_reply && has(self, VhostUserProtocolFeatures::REPLY_ACK);
+        let status = has(self, VhostUserProtocolFeatures::STATUS);
+        let result = match request {
+            Diverted::VringEnable { index, enable } => self.enable_ring(index, enable),
+            Diverted::SetMtu(mtu) if has(self, VhostUserProtocolFeatures::MTU) => self.set_guest_mtu(mtu),
+            Diverted::SetStatus(value) if status => {
+                self.device_status = value;
+                Ok(())
+            }
+            Diverted::GetStatus if status => {
+                return reply(socket, code, self.device_status).map_err(|e| format!("send: {e}"));
+            }
+            other => Err(format!("{other:?}, whose feature was not negotiated")),
+        };
+        if ack {
+            reply(socket, code, u64::from(result.is_err())).map_err(|e| format!("send: {e}"))?;
+        }
+        result
+    }
+
+    fn set_guest_mtu(&mut self, mtu: u64) -> Result<(), String> {
+        let mtu = u16::try_from(mtu).ok().filter(|&mtu| mtu >= 68);
+        let mtu = mtu.ok_or("NET_SET_MTU with an MTU out of range")?;
+        self.shared.peer().mtu = Some(mtu);
+        self.shared.changed();
+        Ok(())
+    }
+
+    /// Moves all rings to another table.
+    fn use_memory(&mut self, memory: MemTable) -> VhostResult<()> {
+        self.memory = Arc::new(memory);
+        self.refresh_rings()
+    }
+
+    fn map(&self, region: &VhostUserMemoryRegion, file: &File) -> Result<Region, MemoryError> {
+        let spec = RegionSpec {
+            gpa: region.guest_phys_addr,
+            len: region.memory_size,
+            uva: region.user_addr,
+            offset: region.mmap_offset,
+        };
+        Region::map(spec, file, &self.shared.alarm)
+    }
+}
+
+impl VhostUserBackendReqHandlerMut for Session {
+    fn set_owner(&mut self) -> VhostResult<()> {
+        Ok(())
+    }
+
+    fn reset_owner(&mut self) -> VhostResult<()> {
+        self.reset();
+        Ok(())
+    }
+
+    fn reset_device(&mut self) -> VhostResult<()> {
+        Err(VhostError::InvalidOperation("RESET_DEVICE was not offered"))
+    }
+
+    fn get_features(&mut self) -> VhostResult<u64> {
+        Ok(features::offered(self.shared.config.offload, self.shared.config.max_queue_pairs))
+    }
+
+    fn set_features(&mut self, acked: u64) -> VhostResult<()> {
+        let unknown = acked & !self.get_features()?;
+        if unknown != 0 {
+            return Err(refuse(format!("SET_FEATURES with bits that were not offered: {unknown:#x}")));
+        }
+        if acked != self.features {
+            self.features = acked;
+            self.shared.peer().features = acked;
+            self.refresh_rings()?;
+            self.changed = true;
+        }
+        Ok(())
+    }
+
+    fn get_protocol_features(&mut self) -> VhostResult<VhostUserProtocolFeatures> {
+        Ok(features::protocol())
+    }
+
+    fn set_protocol_features(&mut self, acked: u64) -> VhostResult<()> {
+        let unknown = acked & !features::protocol().bits();
+        if unknown != 0 {
+            return Err(refuse(format!(
+                "SET_PROTOCOL_FEATURES with bits that were not offered: {unknown:#x}"
+            )));
+        }
+        self.protocol_features = acked;
+        self.shared.peer().protocol_features = acked;
+        Ok(())
+    }
+
+    fn get_queue_num(&mut self) -> VhostResult<u64> {
+        Ok(u64::from(self.shared.config.max_queue_pairs))
+    }
+
+    fn set_mem_table(
+        &mut self,
+        regions: &[VhostUserMemoryRegion],
+        files: Vec<File>,
+        _postcopy: Option<bool>,
+    ) -> VhostResult<Option<Vec<u64>>> {
+        let mut table = MemTable::default();
+        for (region, file) in regions.iter().zip(&files) {
+            let mapped = self.map(region, file).map_err(refuse)?;
+            table = table.with(mapped).map_err(refuse)?;
+        }
+        self.use_memory(table)?;
+        Ok(None)
+    }
+
+    fn get_max_mem_slots(&mut self) -> VhostResult<u64> {
+        Ok(MAX_REGIONS as u64)
+    }
+
+    fn add_mem_region(
+        &mut self,
+        region: &VhostUserSingleMemoryRegion,
+        file: File,
+        _postcopy: Option<bool>,
+    ) -> VhostResult<Option<u64>> {
+        let mapped = self.map(region, &file).map_err(refuse)?;
+        let table = self.memory.with(mapped).map_err(refuse)?;
+        self.use_memory(table)?;
+        Ok(None)
+    }
+
+    fn remove_mem_region(&mut self, region: &VhostUserSingleMemoryRegion) -> VhostResult<()> {
+        let (gpa, uva, len) = (region.guest_phys_addr, region.user_addr, region.memory_size);
+        let table = self.memory.without(gpa, uva, len).map_err(refuse)?;
+        self.use_memory(table)
+    }
+
+    fn set_vring_num(&mut self, index: u32, num: u32) -> VhostResult<()> {
+        self.size_ring(index, num)
+    }
+
+    fn set_vring_addr(
+        &mut self,
+        index: u32,
+        _flags: VhostUserVringAddrFlags,
+        descriptor: u64,
+        used: u64,
+        available: u64,
+        _log: u64,
+    ) -> VhostResult<()> {
+        self.place_ring(index, RingAddresses { descriptors: descriptor, avail: available, used })
+    }
+
+    fn set_vring_base(&mut self, index: u32, base: u32) -> VhostResult<()> {
+        self.base_ring(index, base)
+    }
+
+    fn get_vring_base(&mut self, index: u32) -> VhostResult<VhostUserVringState> {
+        let at = self.ring_index(index)?;
+        let base = self.stop_ring(at);
+        self.changed = true;
+        Ok(VhostUserVringState::new(index, u32::from(base)))
+    }
+
+    fn set_vring_kick(&mut self, index: u8, fd: Option<File>) -> VhostResult<()> {
+        self.start_ring(u32::from(index), fd)
+    }
+
+    fn set_vring_call(&mut self, index: u8, fd: Option<File>) -> VhostResult<()> {
+        self.call_ring(u32::from(index), fd)
+    }
+
+    fn set_vring_err(&mut self, index: u8, fd: Option<File>) -> VhostResult<()> {
+        self.err_ring(u32::from(index), fd)
+    }
+
+    fn set_vring_enable(&mut self, index: u32, enable: bool) -> VhostResult<()> {
+        self.enable_ring(index, enable).map_err(refuse)
+    }
+
+    fn get_config(&mut self, _: u32, _: u32, _: VhostUserConfigFlags) -> VhostResult<Vec<u8>> {
+        Err(VhostError::InvalidOperation("CONFIG was not offered"))
+    }
+
+    fn set_config(&mut self, _: u32, _: &[u8], _: VhostUserConfigFlags) -> VhostResult<()> {
+        Err(VhostError::InvalidOperation("CONFIG was not offered"))
+    }
+
+    fn set_gpu_socket(&mut self, _: GpuBackend) -> VhostResult<()> {
+        Err(VhostError::InvalidOperation("this is no GPU"))
+    }
+
+    fn get_shared_object(&mut self, _: VhostUserSharedMsg) -> VhostResult<File> {
+        Err(VhostError::InvalidOperation("SHARED_OBJECT was not offered"))
+    }
+
+    fn get_inflight_fd(&mut self, _: &VhostUserInflight) -> VhostResult<(VhostUserInflight, File)> {
+        Err(VhostError::InvalidOperation("INFLIGHT_SHMFD was not offered"))
+    }
+
+    fn set_inflight_fd(&mut self, _: &VhostUserInflight, _: File) -> VhostResult<()> {
+        Err(VhostError::InvalidOperation("INFLIGHT_SHMFD was not offered"))
+    }
+
+    fn set_device_state_fd(
+        &mut self,
+        _: VhostTransferStateDirection,
+        _: VhostTransferStatePhase,
+        _: File,
+    ) -> VhostResult<Option<File>> {
+        Err(VhostError::InvalidOperation("DEVICE_STATE was not offered"))
+    }
+
+    fn check_device_state(&mut self) -> VhostResult<()> {
+        Err(VhostError::InvalidOperation("DEVICE_STATE was not offered"))
+    }
+
+    fn get_shmem_config(&mut self) -> VhostResult<VhostUserShMemConfig> {
+        Err(VhostError::InvalidOperation("SHMEM was not offered"))
+    }
+
+    fn set_log_base(&mut self, _: &VhostUserLog, _: File) -> VhostResult<()> {
+        Err(VhostError::InvalidOperation("LOG_SHMFD was not offered"))
+    }
+}
+
+/// Whether a ring is enabled by itself: without protocol features there is no message to enable it.
+pub(super) fn starts_enabled(features: u64) -> bool {
+    features & VHOST_USER_F_PROTOCOL_FEATURES == 0
+}

@@ -1,0 +1,19 @@
+//! The control side of a port: its thread, its connection, and the front-end's messages.
+//!
+//! ```text
+//!   endpoint   listen, or connect and retry     divert    messages the vhost crate does not dispatch
+//!   control    the thread: connection after connection   machine   one session's state, a method per message
+//!   features   what we offer                    rings     messages about rings
+//! ```
+//!
+//! One thread per port, so a front-end that sends half a message and stops holds up nobody else. The thread waits on
+//! the socket and on the port's alarm together and hands a message on only once all its bytes have arrived.
+
+mod control;
+mod divert;
+mod endpoint;
+mod features;
+mod machine;
+mod rings;
+
+pub(crate) use control::{interrupt, start};

@@ -1,0 +1,211 @@
+//! Messages about rings: collect settings, and keep the shared ring in step with them.
+//!
+//! Whatever changes, [`Session::refresh_ring`] rebuilds the ring from its settings under its lock and resumes at the index
+//! where it was. So the order in which a front-end says things does not matter, and memory, features or descriptors
+//! can change while the ring runs.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use pmd::virtio::features::{VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::{FdFlags, fcntl_setfd};
+use vhost::vhost_user::Result as VhostResult;
+
+use super::machine::{Session, refuse, starts_enabled};
+use crate::net::NetRules;
+use crate::ring::{RingAddresses, RingFault, RingRules, checked_size};
+
+/// Checks that a descriptor is an eventfd, so that writing it can do nothing but notify, and sets it up so that writing
+/// never blocks a worker.
+fn eventfd(file: File, what: &str, index: u32) -> VhostResult<Arc<OwnedFd>> {
+    let fd = OwnedFd::from(file);
+    let link = rustix::fs::readlink(proc_path(&fd), Vec::new())
+        .map_err(|e| refuse(format!("ring {index}: cannot look at its {what} descriptor: {e}")))?;
+    if link.as_bytes() != b"anon_inode:[eventfd]" {
+        return Err(refuse(format!("ring {index}: its {what} descriptor is {link:?}, not an eventfd")));
+    }
+    let set = fcntl_setfd(&fd, FdFlags::CLOEXEC)
+        .and_then(|()| fcntl_getfl(&fd))
+        .and_then(|flags| fcntl_setfl(&fd, flags | OFlags::NONBLOCK));
+    set.map_err(|e| refuse(format!("ring {index}: cannot set up its {what} descriptor: {e}")))?;
+    Ok(Arc::new(fd))
+}
+
+fn proc_path(fd: &OwnedFd) -> String {
+    use std::os::fd::AsRawFd;
+    format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
+}
+
+impl Session {
+    /// Checks a ring index.
+    pub(super) fn ring_index(&self, index: u32) -> VhostResult<usize> {
+        let count = self.rings.len();
+        let at = usize::try_from(index).ok().filter(|&at| at < count);
+        at.ok_or_else(|| {
+            refuse(format!(
+                "ring {index} does not exist: the port has {count} rings; raise its number of queues"
+            ))
+        })
+    }
+
+    pub(super) fn size_ring(&mut self, index: u32, size: u32) -> VhostResult<()> {
+        let at = self.ring_index(index)?;
+        let size = checked_size(size).map_err(|e| refuse(format!("ring {index}: {e}")))?;
+        self.rings[at].size = Some(size);
+        if let Some(known) = self.shared.peer().ring_sizes.get_mut(at) {
+            *known = Some(size);
+        }
+        self.refresh_ring(at)
+    }
+
+    pub(super) fn place_ring(&mut self, index: u32, addresses: RingAddresses) -> VhostResult<()> {
+        let at = self.ring_index(index)?;
+        self.rings[at].addresses = Some(addresses);
+        self.refresh_ring(at)
+    }
+
+    pub(super) fn base_ring(&mut self, index: u32, base: u32) -> VhostResult<()> {
+        let at = self.ring_index(index)?;
+        let base = u16::try_from(base)
+            .map_err(|_| refuse(format!("ring {index}: base {base:#x} is no split-ring index")))?;
+        if self.rings[at].started {
+            return Err(refuse(format!("ring {index}: SET_VRING_BASE while it runs")));
+        }
+        self.rings[at].base = base;
+        Ok(())
+    }
+
+    pub(super) fn start_ring(&mut self, index: u32, fd: Option<File>) -> VhostResult<()> {
+        let at = self.ring_index(index)?;
+        let kick = fd.map(|fd| eventfd(fd, "kick", index)).transpose()?;
+        self.rings[at].kick = kick;
+        self.rings[at].started = true;
+        self.refresh_ring(at)
+    }
+
+    pub(super) fn call_ring(&mut self, index: u32, fd: Option<File>) -> VhostResult<()> {
+        let at = self.ring_index(index)?;
+        let call = fd.map(|fd| eventfd(fd, "call", index)).transpose()?;
+        self.rings[at].call.clone_from(&call);
+        let mut guard = self.shared.rings[at].lock();
+        if let Some(ring) = &mut guard.ring {
+            ring.set_call(call.clone());
+            // What was used between the old descriptor and the new may not have been seen.
+            if let Some(call) = call {
+                let _ = rustix::io::write(&call, &1u64.to_ne_bytes());
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn err_ring(&mut self, index: u32, fd: Option<File>) -> VhostResult<()> {
+        let at = self.ring_index(index)?;
+        self.rings[at].err = fd.map(|fd| eventfd(fd, "error", index)).transpose()?;
+        Ok(())
+    }
+
+    pub(super) fn enable_ring(&mut self, index: u32, enable: bool) -> Result<(), String> {
+        let at = self.ring_index(index).map_err(|e| self.explain(&e))?;
+        if self.rings[at].enabled != enable {
+            self.rings[at].enabled = enable;
+            self.refresh_ring(at).map_err(|e| self.explain(&e))?;
+        }
+        Ok(())
+    }
+
+    /// Stops a ring and returns the index it would take next. No burst is under way when this returns.
+    pub(super) fn stop_ring(&mut self, at: usize) -> u16 {
+        let vring = &self.shared.rings[at];
+        let config = &mut self.rings[at];
+        let mut guard = vring.lock();
+        vring.set_usable(false);
+        vring.clear_fault();
+        if let Some(ring) = guard.ring.take() {
+            config.base = ring.next_avail();
+        }
+        drop(guard);
+        config.started = false;
+        config.kick = None;
+        vring.set_kick(None);
+        self.reported[at] = false;
+        vring.wake();
+        config.base
+    }
+
+    /// Rebuilds all rings that run.
+    pub(super) fn refresh_rings(&mut self) -> VhostResult<()> {
+        (0..self.rings.len())
+            .filter(|&at| self.rings[at].started)
+            .collect::<Vec<_>>()
+            .into_iter()
+            .try_for_each(|at| self.refresh_ring(at))
+    }
+
+    /// Makes the shared ring what the settings say.
+    pub(super) fn refresh_ring(&mut self, at: usize) -> VhostResult<()> {
+        let rules = RingRules {
+            event_idx: self.features & VIRTIO_F_EVENT_IDX != 0,
+            indirect: self.features & VIRTIO_F_INDIRECT_DESC != 0,
+        };
+        let vring = &self.shared.rings[at];
+        let config = &mut self.rings[at];
+        if !config.started {
+            return Ok(());
+        }
+        let mut guard = vring.lock();
+        vring.set_usable(false);
+        let resumed = guard.ring.take().map(|old| config.base = old.next_avail()).is_some();
+        let mut ring = config.activate(&self.memory, rules).map_err(|e| refuse(format!("ring {at}: {e}")))?;
+        if let Some(ring) = &mut ring
+            && !resumed
+            && ring.next_used() != config.base
+        {
+            // Completion is in order, so the two are equal unless the last back-end died in a burst or counted
+            // otherwise. What the guest has not got back is done (again).
+            let name = &self.shared.config.name;
+            let (used, base) = (ring.next_used(), config.base);
+            log::warn!(
+                "{name}: ring {at}: front-end says index {base}, used index is {used}; going on from there"
+            );
+            ring.rewind_to_used();
+        }
+        let enabled = config.enabled || starts_enabled(self.features);
+        let usable = ring.is_some() && enabled && vring.fault().is_none() && !self.shared.alarm.tripped();
+        guard.ring = ring;
+        guard.net = NetRules::new(self.features);
+        vring.set_kick(config.kick.clone());
+        vring.set_usable(usable);
+        drop(guard);
+        vring.wake();
+        self.changed = true;
+        Ok(())
+    }
+
+    /// Looks after what rang the alarm: broken rings, and memory that went away.
+    pub(super) fn attend(&mut self) {
+        if self.shared.alarm.tripped() {
+            for vring in &self.shared.rings {
+                let guard = vring.lock();
+                if guard.ring.is_some() && vring.fault().is_none() {
+                    vring.break_down(RingFault::MemoryGone);
+                }
+            }
+        }
+        for (at, vring) in self.shared.rings.iter().enumerate() {
+            let Some(fault) = vring.fault() else { continue };
+            if std::mem::replace(&mut self.reported[at], true) {
+                continue;
+            }
+            let what = format!("ring {at} stopped: {fault}; restart the guest's driver");
+            log::error!("{}: {what}", self.shared.config.name);
+            self.shared.peer().error = Some(what);
+            if let Some(err) = &self.rings[at].err {
+                // Non-blocking; full means told already.
+                let _ = rustix::io::write(err, &1u64.to_ne_bytes());
+            }
+            self.changed = true;
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! The `vs.*` methods: what the management socket offers beside the database.
+//!
+//! | method | parameters | answers |
+//! |---|---|---|
+//! | `vs.fdb.show` | `[bridge?]` | learned addresses |
+//! | `vs.fdb.flush` | `[bridge?]` | number forgotten |
+//! | `vs.flow.add` | `[bridge, [text…]]` | nothing; all or none are added |
+//! | `vs.flow.del` | `[bridge, match, strict]` | number deleted |
+//! | `vs.flow.dump` | `[bridge, match]` | rules with counters |
+//! | `vs.dp.flows` | `[]` | megaflows per worker |
+//! | `vs.stats` | `[port?]` | ports, queues, drops |
+//! | `vs.pmd` | `[]` | workers, load per queue |
+//!
+//! One file per group. Each method is a function from parameters to a JSON object or an error text; none
+//! keeps state, none can stall a worker.
+
+mod fdb;
+mod flows;
+mod params;
+mod stats;
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use vswitch_ovsdb::Methods;
+
+use crate::switch::Switch;
+
+/// The methods over a running switch.
+pub struct SwitchMethods {
+    switch: Arc<Switch>,
+}
+
+impl SwitchMethods {
+    /// Serves `switch`.
+    pub fn new(switch: Arc<Switch>) -> SwitchMethods {
+        SwitchMethods { switch }
+    }
+}
+
+impl Methods for SwitchMethods {
+    fn call(&self, method: &str, params: &Value) -> Option<Result<Value, String>> {
+        let switch = &*self.switch;
+        Some(match method {
+            "vs.fdb.show" => fdb::show(switch, params),
+            "vs.fdb.flush" => fdb::flush(switch, params),
+            "vs.flow.add" => flows::add(switch, params),
+            "vs.flow.del" => flows::delete(switch, params),
+            "vs.flow.dump" => flows::dump(switch, params),
+            "vs.dp.flows" => flows::megaflows(switch),
+            "vs.stats" => stats::ports(switch, params),
+            "vs.pmd" => stats::workers(switch),
+            _ => return None,
+        })
+    }
+}

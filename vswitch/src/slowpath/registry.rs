@@ -1,0 +1,224 @@
+//! Which megaflows are installed where, and what each depends on.
+//!
+//! A slab of flows with three ways in: by worker, key and mask; by an address the flow looked up; by an address it
+//! was learned from. All O(1) per flow. About 1 KiB per flow with its megaflow.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use flowtable::rules::Rule;
+
+use crate::bridge::{BridgeId, Learn, MacKey};
+use crate::datapath::Megaflow;
+use crate::translate::Translation;
+
+/// Place of a flow in the registry. Given again after the flow has gone.
+pub(super) type FlowId = u32;
+
+/// An installed megaflow.
+pub(super) struct Installed {
+    pub(super) worker: u16,
+    pub(super) flow: Arc<Megaflow>,
+    pub(super) bridge: Option<BridgeId>,
+    /// State of the bridges the actions agree with.
+    pub(super) epoch: u64,
+    pub(super) rules: Vec<Arc<Rule>>,
+    pub(super) learns: Vec<Learn>,
+    pub(super) lookups: Vec<MacKey>,
+    pub(super) installed_ms: u64,
+    /// Hits already credited.
+    pub(super) packets: u64,
+    pub(super) bytes: u64,
+    /// In the queue of flows to translate again.
+    pub(super) dirty: bool,
+}
+
+impl Installed {
+    pub(super) fn new(worker: u16, flow: Arc<Megaflow>, made_of: Translation, now_ms: u64) -> Installed {
+        Installed {
+            worker,
+            flow,
+            bridge: made_of.bridge,
+            epoch: made_of.epoch,
+            rules: made_of.rules,
+            learns: made_of.learns,
+            lookups: made_of.lookups,
+            installed_ms: now_ms,
+            packets: 0,
+            bytes: 0,
+            dirty: false,
+        }
+    }
+
+    /// When the flow was last of use.
+    pub(super) fn used_ms(&self) -> u64 {
+        self.flow.stats.used_ms().max(self.installed_ms)
+    }
+
+    /// Credits hits since the last time to the rules; true if there were any.
+    pub(super) fn credit_rules(&mut self) -> bool {
+        let stats = &self.flow.stats;
+        let (packets, bytes) = (stats.packets(), stats.bytes());
+        if packets == self.packets {
+            return false;
+        }
+        let (new_packets, new_bytes) = (packets.wrapping_sub(self.packets), bytes.wrapping_sub(self.bytes));
+        for rule in &self.rules {
+            rule.stats.credit(new_packets, new_bytes, stats.used_ms());
+        }
+        (self.packets, self.bytes) = (packets, bytes);
+        true
+    }
+}
+
+/// What a flow is found by: worker, key and mask.
+struct FlowName {
+    worker: u16,
+    flow: Arc<Megaflow>,
+}
+
+impl Hash for FlowName {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.worker.hash(state);
+        self.flow.key.words().hash(state);
+    }
+}
+
+impl PartialEq for FlowName {
+    fn eq(&self, other: &FlowName) -> bool {
+        self.worker == other.worker && self.flow.key == other.flow.key && self.flow.mask == other.flow.mask
+    }
+}
+
+impl Eq for FlowName {}
+
+/// An address on a bridge.
+type Address = (BridgeId, MacKey);
+
+/// All installed megaflows.
+#[derive(Default)]
+pub(super) struct Registry {
+    slots: Vec<Option<Installed>>,
+    free: Vec<FlowId>,
+    names: HashMap<FlowName, FlowId>,
+    lookers: HashMap<Address, HashSet<FlowId>>,
+    senders: HashMap<Address, HashSet<FlowId>>,
+}
+
+impl Registry {
+    /// Flows installed.
+    pub(super) fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Upper bound of the ids in use.
+    pub(super) fn slots(&self) -> FlowId {
+        self.slots.len() as FlowId
+    }
+
+    pub(super) fn get(&self, id: FlowId) -> Option<&Installed> {
+        self.slots.get(id as usize)?.as_ref()
+    }
+
+    pub(super) fn get_mut(&mut self, id: FlowId) -> Option<&mut Installed> {
+        self.slots.get_mut(id as usize)?.as_mut()
+    }
+
+    /// The flow with the key and mask of `flow` on a worker.
+    pub(super) fn find(&self, worker: u16, flow: &Arc<Megaflow>) -> Option<FlowId> {
+        self.names.get(&FlowName { worker, flow: flow.clone() }).copied()
+    }
+
+    /// Adds a flow whose name no other flow has.
+    pub(super) fn insert(&mut self, installed: Installed) -> FlowId {
+        let id = self.free.pop().unwrap_or_else(|| self.slots());
+        self.names.insert(FlowName { worker: installed.worker, flow: installed.flow.clone() }, id);
+        self.link(id, &installed);
+        match self.slots.get_mut(id as usize) {
+            Some(slot) => *slot = Some(installed),
+            None => self.slots.push(Some(installed)),
+        }
+        id
+    }
+
+    /// Takes a flow out.
+    pub(super) fn remove(&mut self, id: FlowId) -> Option<Installed> {
+        let installed = self.slots.get_mut(id as usize)?.take()?;
+        self.names.remove(&FlowName { worker: installed.worker, flow: installed.flow.clone() });
+        self.unlink(id, &installed);
+        self.free.push(id);
+        Some(installed)
+    }
+
+    /// Puts another flow in the place of one.
+    pub(super) fn replace(&mut self, id: FlowId, installed: Installed) -> Option<Installed> {
+        let old = self.remove(id);
+        self.insert(installed);
+        old
+    }
+
+    /// Notes what a flow depends on now.
+    pub(super) fn relink(&mut self, id: FlowId, made_of: Translation) {
+        let Some(mut installed) = self.slots.get_mut(id as usize).and_then(Option::take) else { return };
+        if installed.lookups != made_of.lookups || installed.learns != made_of.learns {
+            self.unlink(id, &installed);
+            installed.lookups = made_of.lookups;
+            installed.learns = made_of.learns;
+            installed.bridge = made_of.bridge;
+            self.link(id, &installed);
+        }
+        installed.bridge = made_of.bridge;
+        installed.epoch = made_of.epoch;
+        installed.rules = made_of.rules;
+        if let Some(slot) = self.slots.get_mut(id as usize) {
+            *slot = Some(installed);
+        }
+    }
+
+    /// Flows that looked an address up.
+    pub(super) fn lookers(&self, bridge: BridgeId, key: MacKey) -> impl Iterator<Item = FlowId> + '_ {
+        self.lookers.get(&(bridge, key)).into_iter().flatten().copied()
+    }
+
+    /// Flows whose packets come from an address.
+    pub(super) fn senders(&self, bridge: BridgeId, key: MacKey) -> impl Iterator<Item = FlowId> + '_ {
+        self.senders.get(&(bridge, key)).into_iter().flatten().copied()
+    }
+
+    /// All flows.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (FlowId, &Installed)> {
+        (0..).zip(&self.slots).filter_map(|(id, slot)| Some((id, slot.as_ref()?)))
+    }
+
+    fn link(&mut self, id: FlowId, installed: &Installed) {
+        for address in looked_up(installed) {
+            self.lookers.entry(address).or_default().insert(id);
+        }
+        for learn in &installed.learns {
+            self.senders.entry((learn.bridge, learn.key)).or_default().insert(id);
+        }
+    }
+
+    fn unlink(&mut self, id: FlowId, installed: &Installed) {
+        for address in looked_up(installed) {
+            unlink_one(&mut self.lookers, &address, id);
+        }
+        for learn in &installed.learns {
+            unlink_one(&mut self.senders, &(learn.bridge, learn.key), id);
+        }
+    }
+}
+
+fn looked_up(installed: &Installed) -> impl Iterator<Item = Address> + '_ {
+    installed.bridge.into_iter().flat_map(|bridge| installed.lookups.iter().map(move |&key| (bridge, key)))
+}
+
+fn unlink_one(index: &mut HashMap<Address, HashSet<FlowId>>, address: &Address, id: FlowId) {
+    if let Some(flows) = index.get_mut(address) {
+        flows.remove(&id);
+        if flows.is_empty() {
+            index.remove(address);
+        }
+    }
+}

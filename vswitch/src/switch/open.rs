@@ -1,0 +1,91 @@
+//! From a port request to a running driver.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use pmd::drivers::{null, pcap, tap};
+use pmd::packet::Pool;
+use pmd::port::{PmdError, Port};
+use vhost_port::{Mode, OffloadOffer, VhostConfig, VhostPort};
+
+use super::port::PortRequest;
+
+/// Kinds of ports and their options.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum PortKind {
+    /// A kernel TAP device of the port's name. Also what a bridge's own port is.
+    Tap {
+        /// Queue pairs.
+        queues: u16,
+    },
+    /// A guest; we listen.
+    VhostUser {
+        /// Socket; `RUNDIR/NAME` if absent.
+        path: Option<PathBuf>,
+        /// Options of the guest side.
+        guest: GuestOptions,
+    },
+    /// A guest; its QEMU listens and we connect for as long as it takes.
+    VhostUserClient {
+        /// Socket.
+        path: PathBuf,
+        /// Options of the guest side.
+        guest: GuestOptions,
+    },
+    /// Drops what it is sent.
+    Null,
+    /// Replays and records capture files.
+    Pcap {
+        /// File to replay once.
+        replay: Option<PathBuf>,
+        /// File to record to.
+        record: Option<PathBuf>,
+    },
+}
+
+/// What a vhost-user port offers to its guest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GuestOptions {
+    /// Most queue pairs the guest can use.
+    pub max_queue_pairs: u16,
+    /// Offer checksum offload.
+    pub csum: bool,
+    /// Offer TCP segmentation offload (needs checksum offload).
+    pub tso: bool,
+}
+
+impl Default for GuestOptions {
+    fn default() -> Self {
+        GuestOptions { max_queue_pairs: 16, csum: true, tso: true }
+    }
+}
+
+/// Opens the driver of a request.
+pub(super) fn open(
+    request: &PortRequest,
+    rundir: &Path,
+    pool: &'static Pool,
+) -> Result<Arc<dyn Port>, PmdError> {
+    let name = request.name.clone();
+    match &request.kind {
+        PortKind::Tap { queues } => tap::open(&tap::TapConfig { name, queues: *queues }),
+        PortKind::VhostUser { path, guest } => {
+            let path = path.clone().unwrap_or_else(|| rundir.join(&name));
+            VhostPort::open(vhost_config(name, Mode::Listen(path), *guest))
+        }
+        PortKind::VhostUserClient { path, guest } => {
+            VhostPort::open(vhost_config(name, Mode::Connect(path.clone()), *guest))
+        }
+        PortKind::Null => null::open(null::NullConfig { name, ..null::NullConfig::default() }),
+        PortKind::Pcap { replay, record } => pcap::open(pcap::PcapConfig {
+            replay: replay.clone(),
+            record: record.clone(),
+            ..pcap::PcapConfig::new(name, pool)
+        }),
+    }
+}
+
+fn vhost_config(name: String, mode: Mode, guest: GuestOptions) -> VhostConfig {
+    let offload = OffloadOffer { csum: guest.csum, tso4: guest.tso, tso6: guest.tso, ecn: guest.tso };
+    VhostConfig { max_queue_pairs: guest.max_queue_pairs, offload, ..VhostConfig::new(name, mode) }
+}

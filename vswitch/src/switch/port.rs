@@ -1,0 +1,199 @@
+//! Adding, changing and removing ports.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use flowtable::key::PortNo;
+use pmd::port::{DropCounters, Port, QueueCounters};
+
+use super::events::Changed;
+use super::open::PortKind;
+use super::{Inner, Switch, SwitchError};
+use crate::bridge::{BridgePortConfig, VlanConfig};
+use crate::datapath::{Command, RxqCounters};
+
+/// A port to add.
+#[derive(Clone, Debug)]
+pub struct PortRequest {
+    /// Name, unique in the switch.
+    pub name: String,
+    /// Bridge it joins.
+    pub bridge: String,
+    /// Driver and its options.
+    pub kind: PortKind,
+    /// OpenFlow port number wanted.
+    pub ofport_request: Option<u16>,
+    /// Whether it is the bridge's own port (OpenFlow `LOCAL`).
+    pub local: bool,
+    /// VLAN mode.
+    pub vlan: VlanConfig,
+    /// Largest payload of a frame; the driver's default if absent.
+    pub mtu: Option<u16>,
+    /// CPUs that shall poll receive queues, by queue (`other_config:pmd-rxq-affinity`).
+    pub affinity: BTreeMap<u16, u32>,
+}
+
+/// What can change about a port while it runs.
+#[derive(Clone, Debug)]
+pub struct PortChange {
+    /// VLAN mode.
+    pub vlan: VlanConfig,
+    /// Largest payload of a frame, if it shall change.
+    pub mtu: Option<u16>,
+    /// CPUs that shall poll receive queues.
+    pub affinity: BTreeMap<u16, u32>,
+}
+
+/// A receive queue that a worker polls.
+pub(super) struct RxqEntry {
+    /// Worker that has it.
+    pub(super) worker: u16,
+    pub(super) counters: Arc<QueueCounters>,
+    pub(super) load: Arc<RxqCounters>,
+}
+
+/// A transmit queue of one worker, and its drops of packets from this port.
+pub(super) struct TxqEntry {
+    pub(super) worker: u16,
+    pub(super) counters: Arc<QueueCounters>,
+    pub(super) drops: Arc<DropCounters>,
+}
+
+/// A port as the switch keeps it.
+pub(super) struct PortEntry {
+    pub(super) name: String,
+    pub(super) bridge: String,
+    pub(super) ofport: u16,
+    pub(super) port: Arc<dyn Port>,
+    pub(super) rxqs: BTreeMap<u16, RxqEntry>,
+    /// Counters of receive queues that are polled no more, so that totals never go back.
+    pub(super) retired_rx: Vec<Arc<QueueCounters>>,
+    /// One per worker there is or was.
+    pub(super) txqs: Vec<TxqEntry>,
+    pub(super) affinity: BTreeMap<u16, u32>,
+}
+
+impl Switch {
+    /// Opens a port and joins it to its bridge. Returns its OpenFlow number.
+    pub fn add_port(&self, request: PortRequest) -> Result<u16, SwitchError> {
+        let mut inner = self.lock();
+        if let Some(taken) = inner.names.get(&request.name).and_then(|no| inner.ports.get(no)) {
+            return Err(SwitchError::Request(format!(
+                "port {} is already on bridge {}: choose another name, or remove that port first",
+                request.name, taken.bridge
+            )));
+        }
+        let number = free_number(&inner);
+        let port = super::open::open(&request, &self.rundir, self.pool)?;
+        if let Some(mtu) = request.mtu {
+            port.set_mtu(mtu)?;
+        }
+        let ofport = self.bridges.add_port(
+            &request.bridge,
+            BridgePortConfig {
+                name: request.name.clone(),
+                dp: number,
+                ofport_request: request.ofport_request,
+                local: request.local,
+                vlan: request.vlan,
+            },
+        )?;
+        let mut entry = PortEntry {
+            name: request.name.clone(),
+            bridge: request.bridge,
+            ofport,
+            port,
+            rxqs: BTreeMap::new(),
+            retired_rx: Vec::new(),
+            txqs: Vec::new(),
+            affinity: request.affinity,
+        };
+        if let Err(error) = inner.connect_tx(number, &mut entry) {
+            self.bridges.remove_port(&entry.name)?;
+            return Err(error);
+        }
+        entry.port.subscribe(Changed::new(self.maintenance.sender(), number));
+        inner.names.insert(request.name, number);
+        inner.ports.insert(number, entry);
+        inner.place_queues(number);
+        Ok(ofport)
+    }
+
+    /// Changes VLAN mode, MTU or affinity of a port.
+    pub fn set_port(&self, name: &str, change: PortChange) -> Result<(), SwitchError> {
+        let mut inner = self.lock();
+        let number = inner.number(name)?;
+        if let Some(entry) = inner.ports.get_mut(&number) {
+            if let Some(mtu) = change.mtu {
+                entry.port.set_mtu(mtu)?;
+            }
+            let moved = entry.affinity != change.affinity;
+            entry.affinity = change.affinity;
+            self.bridges.set_port_vlan(name, change.vlan)?;
+            if moved {
+                inner.place_all_queues();
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a port off its bridge and closes it.
+    pub fn remove_port(&self, name: &str) -> Result<(), SwitchError> {
+        let mut inner = self.lock();
+        let number = inner.number(name)?;
+        self.bridges.remove_port(name)?;
+        inner.names.remove(name);
+        let Some(entry) = inner.ports.remove(&number) else { return Ok(()) };
+        for (&index, rxq) in &entry.rxqs {
+            if let Some(worker) = inner.worker(rxq.worker) {
+                drop(worker.handle.take_rxq(number, index));
+            }
+        }
+        // No flow may name the number when it is given to another port.
+        self.slow.revalidate_now();
+        for worker in &inner.workers {
+            worker.handle.send(Command::RemovePort(number));
+        }
+        for worker in &inner.workers {
+            worker.handle.barrier();
+        }
+        drop(entry);
+        Ok(())
+    }
+}
+
+/// Lowest number no port has. Zero is nobody's.
+fn free_number(inner: &Inner) -> PortNo {
+    let mut number = 1;
+    for taken in inner.ports.keys() {
+        if taken.0 != number {
+            break;
+        }
+        number += 1;
+    }
+    PortNo(number)
+}
+
+impl Inner {
+    pub(super) fn number(&self, name: &str) -> Result<PortNo, SwitchError> {
+        self.names
+            .get(name)
+            .copied()
+            .ok_or_else(|| SwitchError::Request(format!("there is no port named {name}")))
+    }
+
+    /// Gives every worker a transmit queue of the port that does not have one yet.
+    pub(super) fn connect_tx(&self, number: PortNo, entry: &mut PortEntry) -> Result<(), SwitchError> {
+        for worker in &self.workers {
+            let id = worker.handle.id();
+            if entry.txqs.iter().any(|txq| txq.worker == id) {
+                continue;
+            }
+            let queue = entry.port.tx_queue(id)?;
+            let drops = Arc::new(DropCounters::default());
+            entry.txqs.push(TxqEntry { worker: id, counters: queue.counters(), drops: drops.clone() });
+            worker.handle.send(Command::AddPort { port: number, queue, drops });
+        }
+        Ok(())
+    }
+}

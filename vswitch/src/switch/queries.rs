@@ -1,0 +1,185 @@
+//! What the switch tells about itself: plain data, gathered on the caller's thread.
+
+use std::collections::BTreeMap;
+
+use flowtable::key::PortNo;
+use pmd::port::{DropReason, PortInfo, QueueCounters, QueueSnapshot};
+use pmd::sys;
+
+use super::Switch;
+use super::port::PortEntry;
+use crate::datapath::{Megaflow, WorkerSnapshot};
+
+/// A queue and what it has done.
+#[derive(Clone, Debug)]
+pub struct QueueReport {
+    /// Receive queue, or transmit queue of one worker.
+    pub is_rx: bool,
+    /// Index at the port; for a transmit queue the number of its worker.
+    pub index: u16,
+    /// CPU of the worker that has it; `None` for one that is gone.
+    pub core: Option<u32>,
+    /// What it has done.
+    pub counters: QueueSnapshot,
+}
+
+/// A port and what it has done.
+#[derive(Clone, Debug)]
+pub struct PortReport {
+    /// Name.
+    pub name: String,
+    /// Bridge it is on.
+    pub bridge: String,
+    /// OpenFlow number.
+    pub ofport: u16,
+    /// Driver, as in `Interface.type`.
+    pub driver: &'static str,
+    /// What the driver says.
+    pub info: PortInfo,
+    /// Received, all queues together.
+    pub rx: QueueSnapshot,
+    /// Sent, all workers together.
+    pub tx: QueueSnapshot,
+    /// Packets lost while receiving or after they came in by this port, by reason.
+    pub rx_drops: BTreeMap<&'static str, u64>,
+    /// Packets lost while sending to this port, by reason.
+    pub tx_drops: BTreeMap<&'static str, u64>,
+    /// Every queue.
+    pub queues: Vec<QueueReport>,
+}
+
+/// A receive queue in the report of its worker.
+#[derive(Clone, Debug)]
+pub struct RxqReport {
+    /// Port.
+    pub port: String,
+    /// Queue at the port.
+    pub queue: u16,
+    /// Packets carried.
+    pub packets: u64,
+    /// Time-stamp counter ticks spent on them.
+    pub cycles: u64,
+}
+
+/// A worker and its load.
+#[derive(Clone, Debug)]
+pub struct WorkerReport {
+    /// CPU.
+    pub core: u32,
+    /// NUMA node of the CPU.
+    pub numa: u32,
+    /// Its counters.
+    pub counters: WorkerSnapshot,
+    /// Its receive queues.
+    pub rxqs: Vec<RxqReport>,
+}
+
+/// A megaflow on the worker that has it.
+#[derive(Clone, Debug)]
+pub struct DpFlow {
+    /// CPU of the worker.
+    pub core: u32,
+    /// The flow.
+    pub flow: std::sync::Arc<Megaflow>,
+}
+
+impl Switch {
+    /// Reports of all ports, or of the one named, ordered by number.
+    pub fn port_reports(&self, name: Option<&str>) -> Vec<PortReport> {
+        let inner = self.lock();
+        let core = |id: u16| inner.worker(id).map(|w| w.handle.core());
+        let wanted = inner.ports.values().filter(|p| name.is_none_or(|n| n == p.name));
+        wanted.map(|entry| report(entry, core)).collect()
+    }
+
+    /// Reports of all workers, ordered by CPU.
+    pub fn worker_reports(&self) -> Vec<WorkerReport> {
+        let inner = self.lock();
+        let mut reports: Vec<_> = inner
+            .workers
+            .iter()
+            .map(|worker| WorkerReport {
+                core: worker.handle.core(),
+                numa: sys::cpu::numa_node(worker.handle.core()).unwrap_or(0),
+                counters: worker.handle.counters().snapshot(),
+                rxqs: inner.ports.values().flat_map(|port| rxqs_of(port, worker.handle.id())).collect(),
+            })
+            .collect();
+        reports.sort_by_key(|report| report.core);
+        reports
+    }
+
+    /// Every installed megaflow.
+    pub fn dp_flows(&self) -> Vec<DpFlow> {
+        let flows = self.slow.dump();
+        let inner = self.lock();
+        let core = |id: u16| inner.worker(id).map(|w| w.handle.core());
+        flows.into_iter().filter_map(|(worker, flow)| Some(DpFlow { core: core(worker)?, flow })).collect()
+    }
+
+    /// Datapath numbers and names of all ports.
+    pub fn port_numbers(&self) -> Vec<(PortNo, String)> {
+        self.lock().ports.iter().map(|(&number, entry)| (number, entry.name.clone())).collect()
+    }
+
+    /// Milliseconds of the clock that flow and rule times refer to.
+    pub fn now_ms(&self) -> u64 {
+        sys::clock::coarse_ms()
+    }
+}
+
+fn rxqs_of(port: &PortEntry, worker: u16) -> impl Iterator<Item = RxqReport> + '_ {
+    port.rxqs.iter().filter(move |(_, rxq)| rxq.worker == worker).map(|(&queue, rxq)| RxqReport {
+        port: port.name.clone(),
+        queue,
+        packets: rxq.load.packets(),
+        cycles: rxq.load.cycles(),
+    })
+}
+
+fn report(entry: &PortEntry, core: impl Fn(u16) -> Option<u32>) -> PortReport {
+    let mut report = PortReport {
+        name: entry.name.clone(),
+        bridge: entry.bridge.clone(),
+        ofport: entry.ofport,
+        driver: entry.port.driver(),
+        info: entry.port.info(),
+        rx: QueueSnapshot::default(),
+        tx: QueueSnapshot::default(),
+        rx_drops: BTreeMap::new(),
+        tx_drops: BTreeMap::new(),
+        queues: Vec::new(),
+    };
+    for (&index, rxq) in &entry.rxqs {
+        let counters = rxq.counters.snapshot();
+        report.queues.push(QueueReport { is_rx: true, index, core: core(rxq.worker), counters });
+        add(&mut report.rx, &mut report.rx_drops, &rxq.counters);
+    }
+    for counters in &entry.retired_rx {
+        add(&mut report.rx, &mut report.rx_drops, counters);
+    }
+    for txq in &entry.txqs {
+        let counters = txq.counters.snapshot();
+        let core = core(txq.worker);
+        report.queues.push(QueueReport { is_rx: false, index: txq.worker, core, counters });
+        add(&mut report.tx, &mut report.tx_drops, &txq.counters);
+        add_drops(&mut report.rx_drops, txq.drops.nonzero());
+    }
+    report
+}
+
+fn add(total: &mut QueueSnapshot, drops: &mut BTreeMap<&'static str, u64>, counters: &QueueCounters) {
+    let one = counters.snapshot();
+    total.packets += one.packets;
+    total.bytes += one.bytes;
+    total.bursts += one.bursts;
+    total.notified += one.notified;
+    total.suppressed += one.suppressed;
+    add_drops(drops, counters.drops.nonzero());
+}
+
+fn add_drops(drops: &mut BTreeMap<&'static str, u64>, more: impl Iterator<Item = (DropReason, u64)>) {
+    for (reason, n) in more {
+        *drops.entry(reason.name()).or_default() += n;
+    }
+}
