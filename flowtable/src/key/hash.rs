@@ -1,16 +1,14 @@
 //! Hashes over flow keys: for the exact-match cache, for subtables, for spreading flows.
 //!
-//! All are built from one step, the folded 64×64→128-bit product of two words: one multiply and one exclusive-or,
-//! every input bit reaching every output bit. Each pair of words gets constants of its own, so the products do not
-//! wait for each other and the result is their sum.
+//! All are built from one step, the folded 64×64→128-bit product of two words: one multiply and one exclusive-or.
+//! Each pair of words gets salts of its own, so the products do not wait for each other and the result is their sum.
 //!
-//! None is cryptographic. Tables whose entries a peer can choose take a seed and stay correct (only slower) under
-//! collisions; see [`crate::megaflow`].
+//! None is cryptographic. A table whose entries a peer can choose takes its salts from a secret seed, and stays
+//! correct (only slower) under collisions; see [`crate::megaflow`].
 
 use super::{FlowKey, KEY_WORDS, SparseMask};
 
-/// Odd constants with no pattern: the binary digits of the fractional part of the golden ratio, run through
-/// [`splitmix`].
+/// The salts of the hashes that need no seed: odd, and without a pattern.
 static SALT: [u64; KEY_WORDS] = {
     let mut salt = [0; KEY_WORDS];
     let mut i = 0;
@@ -36,11 +34,11 @@ fn mix(a: u64, b: u64) -> u64 {
     (product as u64) ^ ((product >> 64) as u64)
 }
 
-/// The last step: all of the sum into 32 bits.
+/// The last step: the sum in 32 bits, by the high half of one more product. The sum's own halves folded together
+/// leave some fields half as much again of their share in a box (`any_two_bytes_of_the_key_spread` shows it).
 #[inline(always)]
 fn finish(sum: u64) -> u32 {
-    let h = mix(sum ^ SALT[0], SALT[1]);
-    (h ^ (h >> 32)) as u32
+    (sum.wrapping_mul(0x9fb2_1c65_1e98_df25) >> 32) as u32
 }
 
 /// Index of the first key word that is zero for a plain packet: one that is neither ARP nor ND and comes from no
@@ -80,14 +78,22 @@ fn sum_pairs(key: &FlowKey, from: usize, to: usize) -> u64 {
     sum
 }
 
-/// Hash of the words a mask touches, under that mask.
+/// Hash of the words a mask touches, under that mask. Its salts come from the seed the [`SparseMask`] was made with:
+/// who does not know that cannot make keys that collide.
 #[inline(always)]
-pub fn hash_masked(key: &FlowKey, mask: &SparseMask, seed: u64) -> u32 {
-    let mut sum = seed;
-    for ([a, b], [salt_a, salt_b]) in mask.masked(key).zip(SALT.as_chunks().0) {
+pub fn hash_masked(key: &FlowKey, mask: &SparseMask) -> u32 {
+    let mut sum = 0u64;
+    for pair in &mask.pairs {
+        let ([a, b], [salt_a, salt_b]) = (pair.masked(key.words()), pair.salt);
         sum = sum.wrapping_add(mix(a ^ salt_a, b ^ salt_b));
     }
     finish(sum)
+}
+
+/// The salts of the i-th pair of words in a table with that seed.
+pub(super) fn salt_pair(seed: u64, i: usize) -> [u64; 2] {
+    let at = |i: usize| splitmix(seed.wrapping_add(splitmix(i as u64 + 1))) | 1;
+    [at(2 * i), at(2 * i + 1)]
 }
 
 /// Hash of addresses, protocol and ports: the same for all packets of a connection in one direction, whatever
@@ -111,6 +117,7 @@ mod tests {
     use std::collections::HashSet;
 
     use proptest::prelude::*;
+    use zerocopy::FromBytes;
 
     use super::*;
     use crate::key::FlowMask;
@@ -134,11 +141,33 @@ mod tests {
 
     #[test]
     fn neighbouring_flows_spread() {
-        let sparse = SparseMask::new(&FlowMask::EXACT_FIVE_TUPLE);
+        let sparse = SparseMask::new(&FlowMask::EXACT_FIVE_TUPLE, 0);
         for shift in [0, 11, 22] {
             assert!(fullest(hash_key, shift) < 110);
             assert!(fullest(flow_hash, shift) < 110);
-            assert!(fullest(|key| hash_masked(key, &sparse, 0), shift) < 110);
+            assert!(fullest(|key| hash_masked(key, &sparse), shift) < 110);
+        }
+    }
+
+    #[test]
+    fn any_two_bytes_of_the_key_spread() {
+        let sparse = SparseMask::new(
+            &FlowMask { fields: FlowKey::read_from_bytes(&[0xff; KEY_WORDS * 8]).unwrap() },
+            5,
+        );
+        let hashes: [&dyn Fn(&FlowKey) -> u32; 2] = [&hash_key, &|key| hash_masked(key, &sparse)];
+        for (hash, at) in hashes.into_iter().flat_map(|hash| (0..KEY_WORDS * 8).map(move |at| (hash, at))) {
+            let (mut low, mut high) = ([0usize; 64], [0usize; 64]);
+            for i in 0..4096u32 {
+                let mut bytes = [0; KEY_WORDS * 8];
+                bytes[at] = (i % 64) as u8;
+                bytes[(at + 13) % bytes.len()] = (i / 64) as u8;
+                let hash = hash(&FlowKey::read_from_bytes(&bytes).unwrap());
+                low[hash as usize % 64] += 1;
+                high[(hash >> 16) as usize % 64] += 1;
+            }
+            let fullest = low.into_iter().chain(high).max().unwrap_or(0);
+            assert!(fullest < 110, "bytes {at} and {}: {fullest} of 4096 in one of 64 boxes", at + 13);
         }
     }
 
@@ -166,21 +195,21 @@ mod tests {
 
     #[test]
     fn seeds_give_different_hashes() {
-        let sparse = SparseMask::new(&FlowMask::EXACT);
-        let hashes: HashSet<u32> = (0..100).map(|seed| hash_masked(&flow(1), &sparse, seed)).collect();
+        let hash = |seed| hash_masked(&flow(1), &SparseMask::new(&FlowMask::EXACT, seed));
+        let hashes: HashSet<u32> = (0..100).map(hash).collect();
         assert_eq!(hashes.len(), 100);
     }
 
     proptest! {
         #[test]
         fn wildcarded_bits_do_not_count(a: u32, b: u32, seed: u64) {
-            let sparse = SparseMask::new(&FlowMask::EXACT_FIVE_TUPLE);
+            let sparse = SparseMask::new(&FlowMask::EXACT_FIVE_TUPLE, seed);
             let (mut a, b) = (flow(a), flow(b));
             a.nw_src = b.nw_src;
             a.nw_dst = b.nw_dst;
             a.tp_src = b.tp_src;
             a.nw_ttl = 9;
-            prop_assert_eq!(hash_masked(&a, &sparse, seed), hash_masked(&b, &sparse, seed));
+            prop_assert_eq!(hash_masked(&a, &sparse), hash_masked(&b, &sparse));
             prop_assert_eq!(flow_hash(&a), flow_hash(&b));
         }
     }

@@ -5,7 +5,7 @@
 
 use zerocopy::big_endian::{U16, U32};
 
-use super::{FlowKey, FlowMask};
+use super::{FlowKey, FlowMask, KEY_WORDS, hash::salt_pair};
 
 /// A key of all wildcards in `const` form.
 const WILDCARDS: FlowKey = FlowKey {
@@ -138,13 +138,15 @@ impl FlowMask {
     }
 }
 
-/// One word of a [`SparseMask`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-struct MaskWord {
-    /// Index into the key's words.
-    index: usize,
-    /// Bits of that word that count.
-    mask: u64,
+/// Two words of a [`SparseMask`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct MaskPair {
+    /// Indexes into the key's words.
+    index: [usize; 2],
+    /// Bits of those words that count.
+    mask: [u64; 2],
+    /// What the hash mixes them with.
+    pub(super) salt: [u64; 2],
 }
 
 /// A mask as the list of the words it touches: what a subtable hashes and compares.
@@ -153,15 +155,21 @@ struct MaskWord {
 /// counts.
 #[derive(Clone, Debug)]
 pub struct SparseMask {
-    pairs: Vec<[MaskWord; 2]>,
+    pub(super) pairs: Vec<MaskPair>,
 }
 
 impl SparseMask {
-    /// The words of `mask`.
-    pub fn new(mask: &FlowMask) -> SparseMask {
-        let words = mask.touched_words().map(|index| MaskWord { index, mask: mask.words()[index] });
-        let words: Vec<MaskWord> = words.collect();
-        let pairs = words.chunks(2).map(|pair| [pair[0], pair.get(1).copied().unwrap_or_default()]);
+    /// The words of `mask`, and the salts for [`hash_masked`](super::hash_masked) from a `seed`.
+    pub fn new(mask: &FlowMask, seed: u64) -> SparseMask {
+        let touched: Vec<usize> = mask.touched_words().collect();
+        let pairs = touched.chunks(2).enumerate().map(|(i, pair)| {
+            let (first, second) = (pair[0], pair.get(1).copied());
+            MaskPair {
+                index: [first, second.unwrap_or(first)],
+                mask: [mask.words()[first], second.map_or(0, |second| mask.words()[second])],
+                salt: salt_pair(seed, i),
+            }
+        });
         SparseMask { pairs: pairs.collect() }
     }
 
@@ -174,7 +182,7 @@ impl SparseMask {
     #[inline(always)]
     pub fn masked<'a>(&'a self, key: &'a FlowKey) -> impl Iterator<Item = [u64; 2]> + 'a {
         let words = key.words();
-        self.pairs.iter().map(|[a, b]| [words[a.index] & a.mask, words[b.index] & b.mask])
+        self.pairs.iter().map(|pair| pair.masked(words))
     }
 
     /// Whether a packet's key equals a masked key that is given by its words as [`SparseMask::masked`] gives them.
@@ -191,8 +199,8 @@ impl SparseMask {
     /// The full form.
     pub fn to_mask(&self) -> FlowMask {
         let mut mask = FlowMask::WILDCARD;
-        for word in self.pairs.as_flattened() {
-            mask.words_mut()[word.index] |= word.mask;
+        for pair in &self.pairs {
+            pair.put(pair.mask, &mut mask.fields);
         }
         mask
     }
@@ -200,10 +208,25 @@ impl SparseMask {
     /// A key from masked words as [`SparseMask::masked`] gives them.
     pub fn expand(&self, masked: &[u64]) -> FlowKey {
         let mut key = WILDCARDS;
-        for (word, value) in self.pairs.as_flattened().iter().zip(masked) {
-            key.words_mut()[word.index] |= *value;
+        for (pair, values) in self.pairs.iter().zip(masked.as_chunks().0) {
+            pair.put(*values, &mut key);
         }
         key
+    }
+}
+
+impl MaskPair {
+    /// The two words of a key, under the mask.
+    #[inline(always)]
+    pub(super) fn masked(&self, words: &[u64; KEY_WORDS]) -> [u64; 2] {
+        [words[self.index[0]] & self.mask[0], words[self.index[1]] & self.mask[1]]
+    }
+
+    /// Joins two words into a key that has none of their bits.
+    fn put(&self, values: [u64; 2], key: &mut FlowKey) {
+        for (index, value) in self.index.into_iter().zip(values) {
+            key.words_mut()[index] |= value;
+        }
     }
 }
 
@@ -212,7 +235,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::key::KEY_WORDS;
 
     fn key() -> impl Strategy<Value = FlowKey> {
         // Few distinct bytes, so that keys often agree in some words.
@@ -279,7 +301,7 @@ mod tests {
         #[test]
         fn sparse_and_full_form_agree(packet in key(), other in key(), mask in key()) {
             let mask = FlowMask { fields: mask };
-            let sparse = SparseMask::new(&mask);
+            let sparse = SparseMask::new(&mask, 0);
             prop_assert_eq!(sparse.to_mask(), mask);
             prop_assert_eq!(sparse.stride(), mask.touched_words().count().next_multiple_of(2));
             let words: Vec<u64> = sparse.masked(&packet).flatten().collect();

@@ -36,7 +36,12 @@ impl Bucket {
     /// Slots of the ways with that tag.
     #[inline(always)]
     pub(super) fn candidates(&self, tag: u16) -> impl Iterator<Item = usize> + '_ {
-        let mut ways = self.ways_with(tag);
+        self.slots_of(self.ways_with(tag))
+    }
+
+    /// Slots of some ways, given as [`Bucket::ways_with`] gives them.
+    #[inline(always)]
+    pub(super) fn slots_of(&self, mut ways: u64) -> impl Iterator<Item = usize> + '_ {
         core::iter::from_fn(move || {
             let way = first_way(ways)?;
             ways &= ways - 1;
@@ -77,7 +82,7 @@ impl Bucket {
 
     /// Bitmap of the ways with that tag: one bit for each, at [`way_bit`].
     #[inline(always)]
-    fn ways_with(&self, tag: u16) -> u64 {
+    pub(super) fn ways_with(&self, tag: u16) -> u64 {
         let wanted = ONES * u64::from(tag);
         let [even, odd] = self.tags.map(|tags| zero_lanes(tags ^ wanted));
         even >> 1 | odd

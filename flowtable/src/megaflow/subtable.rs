@@ -22,7 +22,6 @@ pub(super) const BURST: usize = 32;
 /// One mask's entries. Never empty inside a table.
 pub(super) struct Subtable<V> {
     mask: SparseMask,
-    seed: u64,
     /// Length a power of two.
     buckets: Vec<Bucket>,
     /// `mask.stride()` words for each slot.
@@ -35,8 +34,7 @@ pub(super) struct Subtable<V> {
 impl<V: Copy> Subtable<V> {
     pub(super) fn new(mask: &FlowMask, seed: u64) -> Subtable<V> {
         Subtable {
-            mask: SparseMask::new(mask),
-            seed,
+            mask: SparseMask::new(mask, seed),
             buckets: vec![Bucket::default()],
             keys: Vec::new(),
             hashes: Vec::new(),
@@ -64,17 +62,28 @@ impl<V: Copy> Subtable<V> {
         self.values.get(slot).copied()
     }
 
-    /// Looks up the packets in `wanted` and returns those it found. Hashes come first, all of them, so that the
-    /// multiplies of one packet fill the waits of another, and so do then the loads of buckets and keys.
+    /// Looks up the packets in `wanted` and returns those it found, in three passes over the burst.
+    ///
+    /// Hashes come first, so that the multiplies of one packet fill the waits of another. Then each packet's bucket
+    /// is asked for the tag, without a branch, so that the cache misses of the burst overlap and a packet that is
+    /// not here, as is most often so, has no more to pay. Keys are compared last.
     #[inline]
     pub(super) fn lookup_burst(&self, keys: &[FlowKey], wanted: u32, out: &mut [Option<V>]) -> u32 {
         let mut hashes = [0; BURST];
         for i in bits(wanted) {
             hashes[i] = self.hash(&keys[i]);
         }
-        let mut found = 0;
+        let (mut likely, mut ways) = (0, [0; BURST]);
         for i in bits(wanted) {
-            if let Some(slot) = self.find(&keys[i], hashes[i]) {
+            let bucket = self.first_bucket(hashes[i]);
+            ways[i] = bucket.ways_with(Bucket::tag(hashes[i]));
+            likely |= u32::from((ways[i] | u64::from(bucket.overflow)) != 0) << i;
+        }
+        let mut found = 0;
+        for i in bits(likely) {
+            let bucket = self.first_bucket(hashes[i]);
+            let here = bucket.slots_of(ways[i]).find(|slot| self.mask.equals(&keys[i], self.key(*slot)));
+            if let Some(slot) = here.or_else(|| self.find_further(&keys[i], hashes[i])) {
                 out[i] = Some(self.values[slot]);
                 found |= 1 << i;
             }
@@ -116,7 +125,7 @@ impl<V: Copy> Subtable<V> {
 
     #[inline(always)]
     fn hash(&self, key: &FlowKey) -> u32 {
-        hash_masked(key, &self.mask, self.seed)
+        hash_masked(key, &self.mask)
     }
 
     #[inline(always)]
@@ -128,14 +137,24 @@ impl<V: Copy> Subtable<V> {
     /// Slot of the entry that matches a packet.
     #[inline(always)]
     fn find(&self, key: &FlowKey, hash: u32) -> Option<usize> {
-        let bucket = &self.buckets[hash as usize & (self.buckets.len() - 1)];
-        let found = self.find_in(bucket, key, hash);
-        if found.is_some() || bucket.overflow == 0 { found } else { self.find_further(key, hash) }
+        let found = self.find_in(self.first_bucket(hash), key, hash);
+        if found.is_some() { found } else { self.find_further(key, hash) }
     }
 
-    /// Goes on behind the first bucket: rare, so it stays out of the loops that look up bursts.
-    #[cold]
+    #[inline(always)]
+    fn first_bucket(&self, hash: u32) -> &Bucket {
+        &self.buckets[hash as usize & (self.buckets.len() - 1)]
+    }
+
+    /// Goes on behind the first bucket, if that has passed any entry on.
+    #[inline]
     fn find_further(&self, key: &FlowKey, hash: u32) -> Option<usize> {
+        if self.first_bucket(hash).overflow == 0 { None } else { self.find_on_path(key, hash) }
+    }
+
+    /// Rare, so it stays out of the loops that look up bursts.
+    #[cold]
+    fn find_on_path(&self, key: &FlowKey, hash: u32) -> Option<usize> {
         for bucket in self.path(hash).skip(1) {
             let bucket = &self.buckets[bucket];
             let found = self.find_in(bucket, key, hash);

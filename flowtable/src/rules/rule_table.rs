@@ -1,48 +1,31 @@
-//! One numbered table of rules.
+//! One numbered table of rules: a tuple-space classifier that keeps megaflows wide.
+//!
+//! Rules of one mask share a subtable, and a lookup asks the subtables, most important first, until no rule left
+//! could beat the best one found. (Rules that overlap at one priority are undefined in OpenFlow; here one of them is
+//! picked, always the same one until the table changes.)
+//!
+//! What the lookup looked at becomes the mask of the megaflow, so it looks at as little as it can: it does not ask
+//! subtables that no longer matter, it stops within a subtable at the stage that excludes all its rules (metadata,
+//! L2, L3, L4), and of an address or port it uses only the leading bits that exclude all values wanted.
+//!
+//! Invariant: two keys that agree in the bits a lookup of one of them added to the mask find the same rule, and add
+//! the same bits. (The second half lets revalidation translate any key of a megaflow and compare masks.)
+//!
+//! Cost: a few hash look-ups per mask among the rules, once per upcall; nothing here is on the per-packet path. Adding
+//! and removing a rule cost the same, and a pass over the masks. Not for use by several threads at once; counters in
+//! a [`Rule`] are.
 
-use std::sync::Arc;
+use std::{cmp::Reverse, sync::Arc};
 
-use super::Rule;
-use crate::key::{FlowKey, FlowMask, FlowMatch};
-
-/// Which rules a request is about. The default is every rule.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct RuleFilter {
-    /// Rules that match only packets of this match; with `strict`, exactly this match.
-    pub flow_match: FlowMatch,
-    /// Compared only by a strict request.
-    pub priority: Option<u16>,
-    /// Wanted cookie bits.
-    pub cookie: u64,
-    /// Which cookie bits count.
-    pub cookie_mask: u64,
-    /// Only rules with an output to this OpenFlow port.
-    pub out_port: Option<u16>,
-    /// Only this table.
-    pub table_id: Option<u8>,
-}
-
-impl RuleFilter {
-    /// Whether `rule` is meant.
-    pub fn selects(&self, rule: &Rule, strict: bool) -> bool {
-        let same_match = if strict {
-            rule.flow_match == self.flow_match
-                && rule.priority == self.priority.unwrap_or(super::DEFAULT_PRIORITY)
-        } else {
-            rule.flow_match.is_within(&self.flow_match)
-        };
-        same_match
-            && (rule.cookie ^ self.cookie) & self.cookie_mask == 0
-            && self.table_id.is_none_or(|table| table == rule.table_id)
-            && self.out_port.is_none_or(|port| rule.actions.iter().any(|action| action.outputs_to(port)))
-    }
-}
+use super::{Rule, RuleFilter, subtable::Subtable};
+use crate::key::{FlowKey, FlowMask};
 
 /// The rules of one table.
-#[derive(Default)]
+#[derive(Default, Debug)]
 pub struct RuleTable {
-    /// Highest priority first; among equals, the older first.
-    rules: Vec<Arc<Rule>>,
+    /// Highest [`Subtable::max_priority`] first. None is empty.
+    subtables: Vec<Subtable>,
+    len: usize,
 }
 
 impl RuleTable {
@@ -53,49 +36,100 @@ impl RuleTable {
 
     /// Number of rules.
     pub fn len(&self) -> usize {
-        self.rules.len()
+        self.len
     }
 
     /// Whether there are no rules.
     pub fn is_empty(&self) -> bool {
-        self.rules.is_empty()
+        self.len == 0
     }
 
-    /// All rules, highest priority first.
+    /// Number of different masks, which is what a lookup costs.
+    pub fn masks(&self) -> usize {
+        self.subtables.len()
+    }
+
+    /// All rules, highest priority first, older before younger.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Rule>> {
-        self.rules.iter()
+        let mut rules: Vec<&Arc<Rule>> = self.subtables.iter().flat_map(Subtable::iter).collect();
+        rules.sort_by_key(|rule| {
+            (
+                Reverse(rule.priority),
+                rule.created_ms,
+                *rule.flow_match.mask().words(),
+                *rule.flow_match.key().words(),
+            )
+        });
+        rules.into_iter()
     }
 
     /// Adds a rule and returns the one of the same priority and match that it replaces.
     pub fn add(&mut self, rule: Rule) -> Option<Arc<Rule>> {
         let rule = Arc::new(rule);
-        let same = |old: &Arc<Rule>| old.priority == rule.priority && old.flow_match == rule.flow_match;
-        if let Some(slot) = self.rules.iter_mut().find(|old| same(old)) {
-            return Some(std::mem::replace(slot, rule));
-        }
-        let at = self.rules.partition_point(|old| old.priority >= rule.priority);
-        self.rules.insert(at, rule);
-        None
-    }
-
-    /// Removes the rules `filter` selects and returns them.
-    pub fn delete(&mut self, filter: &RuleFilter, strict: bool) -> Vec<Arc<Rule>> {
-        self.rules.extract_if(.., |rule| filter.selects(rule, strict)).collect()
-    }
-
-    /// Removes the rules whose timeout has passed and returns them.
-    pub fn expire(&mut self, now_ms: u64) -> Vec<Arc<Rule>> {
-        self.rules.extract_if(.., |rule| rule.is_expired(now_ms)).collect()
-    }
-
-    /// The rule of highest priority that `key` matches. Adds to `wildcards` the bits that were looked at: any
-    /// key that agrees in those bits finds the same rule.
-    pub fn lookup(&self, key: &FlowKey, wildcards: &mut FlowMask) -> Option<&Arc<Rule>> {
-        self.rules.iter().find(|rule| {
-            for (mask, bits) in wildcards.words_mut().iter_mut().zip(rule.flow_match.mask().words()) {
-                *mask |= bits;
+        let mask = *rule.flow_match.mask();
+        let at = match self.subtables.iter().position(|subtable| *subtable.mask() == mask) {
+            Some(at) => at,
+            None => {
+                self.subtables.push(Subtable::new(&mask));
+                self.subtables.len() - 1
             }
-            rule.flow_match.matches(key)
-        })
+        };
+        let replaced = self.subtables.get_mut(at).and_then(|subtable| subtable.add(rule));
+        if replaced.is_none() {
+            self.len += 1;
+            self.order();
+        }
+        replaced
+    }
+
+    /// Removes the rules `filter` selects and returns them, highest priority first. A strict request is for one match
+    /// and priority, a loose one for every rule within the match.
+    pub fn delete(&mut self, filter: &RuleFilter, strict: bool) -> Vec<Arc<Rule>> {
+        self.remove_where(|rule| filter.selects(rule, strict))
+    }
+
+    /// Removes the rules whose timeout has passed at `now_ms` and returns them, highest priority first.
+    pub fn expire(&mut self, now_ms: u64) -> Vec<Arc<Rule>> {
+        self.remove_where(|rule| rule.is_expired(now_ms))
+    }
+
+    /// The rule of highest priority that `key` matches. Adds to `wildcards` the bits that were looked at.
+    pub fn lookup(&self, key: &FlowKey, wildcards: &mut FlowMask) -> Option<&Arc<Rule>> {
+        let mut best: Option<&Arc<Rule>> = None;
+        for subtable in &self.subtables {
+            if best.is_some_and(|best| best.priority >= subtable.max_priority()) {
+                break;
+            }
+            let found = subtable.lookup(key, wildcards);
+            if let Some(rule) = found
+                && best.is_none_or(|best| rule.priority > best.priority)
+            {
+                best = found;
+            }
+        }
+        best
+    }
+
+    fn remove_where(&mut self, unwanted: impl Fn(&Rule) -> bool) -> Vec<Arc<Rule>> {
+        let chosen: Vec<Arc<Rule>> = self.iter().filter(|rule| unwanted(rule)).cloned().collect();
+        for rule in &chosen {
+            let subtable =
+                self.subtables.iter_mut().find(|subtable| subtable.mask() == rule.flow_match.mask());
+            if subtable.and_then(|subtable| subtable.remove(&rule.flow_match, rule.priority)).is_some() {
+                self.len -= 1;
+            }
+        }
+        if !chosen.is_empty() {
+            self.subtables.retain(|subtable| !subtable.is_empty());
+            self.order();
+        }
+        chosen
+    }
+
+    fn order(&mut self) {
+        self.subtables.sort_by_key(|subtable| Reverse(subtable.max_priority()));
     }
 }
+
+#[cfg(test)]
+mod tests;
