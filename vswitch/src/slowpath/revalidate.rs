@@ -29,7 +29,7 @@ impl Engine {
         }
         // At least something, or endless address changes would keep a pass from ever ending.
         self.continue_pass(budget.max(SLICE / 4));
-        !self.dirty.is_empty() || self.pass.is_some()
+        !self.dirty.is_empty() || self.pass.is_some() || self.is_pass_due(now_ms)
     }
 
     /// Asks for a pass that begins after now. [`Engine::has_passed`] knows the ticket when it has ended: then every
@@ -94,7 +94,6 @@ impl Engine {
     }
 
     fn begin_pass(&mut self, now_ms: u64) {
-        self.bridges.expire_rules(now_ms);
         let idle_ms = self.limits.idle_ms_at(self.registry.len());
         self.begun += 1;
         self.checked_epoch = self.bridges.epoch();
@@ -122,7 +121,8 @@ impl Engine {
         for mut gone in self.leaving.drain(..) {
             gone.credit_rules();
         }
-        // After the credits, which tell who is still there.
+        // After the credits, which tell who is still there. A rule that goes takes an epoch, and so causes a pass.
+        self.bridges.expire_rules(now_ms);
         self.bridges.expire_macs(now_ms);
         self.follow_mac_changes();
         self.ended = self.begun;
