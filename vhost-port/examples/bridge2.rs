@@ -83,6 +83,7 @@ fn sleep(links: &mut [Link], waker: &Waker) {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
+    env_logger::Builder::new().filter_level(log::LevelFilter::Info).init();
     let args = args()?;
     let (a, b) = (open("a", &args, &args.sockets[0])?, open("b", &args, &args.sockets[1])?);
     let waker = Waker::new()?;

@@ -3,6 +3,7 @@
 //! `docs/ARCHITECTURE.md` has the picture.
 
 pub mod bridge;
+pub mod config;
 pub mod datapath;
 pub mod management;
 pub mod slowpath;

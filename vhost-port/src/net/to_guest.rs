@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use pmd::offload::Finisher;
 use pmd::packet::{Batch, Frame, Gso, Offload, SlotId};
 use pmd::port::{DropReason, QueueCounters, TxQueue};
 use pmd::virtio::{NetHeader, SharedPtr};
@@ -32,13 +33,23 @@ pub(super) struct VhostTx {
     counters: Arc<QueueCounters>,
     /// Chains a frame fills: head and bytes.
     merged: Vec<(u16, u32)>,
+    /// Does what the guest cannot.
+    finisher: Finisher,
 }
 
 impl VhostTx {
     pub(super) fn new(shared: Arc<Shared>, worker: u16) -> VhostTx {
         let generation = u64::MAX;
         let merged = Vec::with_capacity(MAX_MERGED);
-        VhostTx { shared, worker, generation, ring: None, counters: Arc::default(), merged }
+        VhostTx {
+            shared,
+            worker,
+            generation,
+            ring: None,
+            counters: Arc::default(),
+            merged,
+            finisher: Finisher::new(),
+        }
     }
 
     /// Picks one of the usable rings by the worker's number.
@@ -91,7 +102,7 @@ impl TxQueue for VhostTx {
         let mut sender = Sender { ring, net, max_frame, merged: &mut self.merged, bytes: 0 };
         let mut sent = 0;
         for (i, &slot) in slots.iter().enumerate() {
-            match sender.send(&batch.frame(slot)) {
+            match sender.send(&batch.frame(slot), &mut self.finisher) {
                 Ok(()) => sent += 1,
                 Err(Unsent::Dropped(DropReason::TxRingFull)) => {
                     // Nothing after it fits either, or would overtake it.
@@ -133,11 +144,19 @@ struct Sender<'a> {
 }
 
 impl Sender<'_> {
-    fn send(&mut self, frame: &Frame<'_>) -> Result<(), Unsent> {
-        if !self.net.to_guest.takes(&frame.offload) {
-            return Err(Unsent::Dropped(DropReason::TxNoOffload));
+    #[inline]
+    fn send(&mut self, frame: &Frame<'_>, finisher: &mut Finisher) -> Result<(), Unsent> {
+        if self.net.to_guest.takes(&frame.offload) {
+            return self.put(frame);
         }
-        self.put(frame)
+        let mut outcome = Ok(());
+        let finished = finisher.finish(*frame, self.net.to_guest, self.max_frame, |piece| {
+            if outcome.is_ok() {
+                outcome = self.put(&piece);
+            }
+        });
+        outcome?;
+        finished.map_err(Unsent::Dropped)
     }
 
     /// Puts a frame that the guest can take as it is into its next buffers.
