@@ -33,13 +33,13 @@ pub(super) fn check(file: &str, text: &str) -> Vec<Finding> {
 
 /// Reports exceptions for files that are gone. `exists` tells which are there.
 pub(super) fn check_exceptions(exists: impl Fn(&str) -> bool) -> Vec<Finding> {
-    let files =
-        LONG_FILES.iter().map(|(file, _)| file).chain(ALLOWANCES.iter().map(|allowance| &allowance.file));
-    let gone = files.filter(|file| !exists(file));
-    gone.map(|file| {
-        Finding::new("tools/xtask/src/tidy/rules.rs", 1, format!("an exception names {file}, which is gone"))
-    })
-    .collect()
+    let allowed = ALLOWANCES.iter().map(|allowance| (allowance.file, allowance.reason));
+    let gone = LONG_FILES.iter().copied().chain(allowed).filter(|(file, _)| !exists(file));
+    let finding = |(file, reason)| {
+        let text = format!("the exception for {file} (\"{reason}\") has no file any more: remove it");
+        Finding::new("tools/xtask/src/tidy/rules.rs", 1, text)
+    };
+    gone.map(finding).collect()
 }
 
 #[cfg(test)]
