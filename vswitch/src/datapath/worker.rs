@@ -117,7 +117,7 @@ struct Engine {
 impl Worker {
     fn run(mut self) {
         if let Err(error) = sys::cpu::pin_current_thread(self.core) {
-            log::warn!("worker on CPU {}: not pinned: {error}", self.core);
+            log::warn!("worker on CPU {}: not pinned: {error}", self.core); // tidy: once per worker
         }
         let second = sys::clock::cycles_per_second();
         let started = sys::clock::cycles();
