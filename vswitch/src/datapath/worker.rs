@@ -73,8 +73,8 @@ pub fn spawn(config: WorkerConfig) -> io::Result<(WorkerHandle, JoinHandle<()>)>
             now_ms: sys::clock::coarse_ms(),
         },
     };
-    let thread =
-        thread::Builder::new().name(format!("pmd-c{:02}", config.core)).spawn(move || worker.run())?;
+    let name = format!("pmd-c{:02}", config.core); // tidy: once per worker
+    let thread = thread::Builder::new().name(name).spawn(move || worker.run())?;
     Ok((handle, thread))
 }
 
