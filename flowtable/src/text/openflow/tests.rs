@@ -1,3 +1,5 @@
+//! `ovs-ofctl` flow text, both ways.
+
 use proptest::prelude::*;
 
 use super::*;
