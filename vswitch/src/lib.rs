@@ -3,6 +3,8 @@
 //! `docs/ARCHITECTURE.md` has the picture.
 
 pub mod bridge;
+pub mod config;
+pub mod daemon;
 pub mod datapath;
 pub mod management;
 pub mod slowpath;

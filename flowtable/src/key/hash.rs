@@ -1,15 +1,14 @@
 //! Hashes over flow keys: for the exact-match cache, for subtables, for spreading flows.
 //!
-//! All are built from one step, the folded 64×64→128-bit product of two words: one multiply and one exclusive-or. Each pair of words gets constants of its own, so the products do not
-//! wait for each other and the result is their sum.
+//! All are built from one step, the folded 64×64→128-bit product of two words: one multiply and one exclusive-or.
+//! Each pair of words gets salts of its own, so the products do not wait for each other and the result is their sum.
 //!
-//! None is cryptographic. Tables whose entries a peer can choose take a seed and stay correct (only slower) under
-//! collisions; see [`crate::megaflow`].
+//! None is cryptographic. A table whose entries a peer can choose takes its salts from a secret seed, and stays
+//! correct (only slower) under collisions; see [`crate::megaflow`].
 
 use super::{FlowKey, KEY_WORDS, SparseMask};
 
-/// Odd constants with no pattern: the binary digits of the fractional part of the golden ratio, run through
-/// [`splitmix`].
+/// The salts of the hashes that need no seed: odd, and without a pattern.
 static SALT: [u64; KEY_WORDS] = {
     let mut salt = [0; KEY_WORDS];
     let mut i = 0;

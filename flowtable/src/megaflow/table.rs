@@ -55,6 +55,12 @@ impl<V: Copy> MegaflowTable<V> {
         old
     }
 
+    /// The value of the entry with exactly this mask and masked key, whether or not another one would be found
+    /// first by a packet. Counts no hit.
+    pub fn get(&self, key: &FlowKey, mask: &FlowMask) -> Option<V> {
+        self.subtables[self.position(mask)?].lookup(key)
+    }
+
     /// The value of the first entry found that matches a packet.
     #[inline]
     pub fn lookup(&mut self, key: &FlowKey) -> Option<V> {

@@ -84,7 +84,9 @@ fn apply(table: &mut MegaflowTable<u32>, model: &mut Model, op: Op) -> Result<()
         }
         Op::Remove(key, mask) => {
             let old = model.position(&key, &masks[mask]).map(|at| model.0.swap_remove(at).2);
+            prop_assert_eq!(table.get(&key, &masks[mask]), old);
             prop_assert_eq!(table.remove(&key, &masks[mask]), old);
+            prop_assert_eq!(table.get(&key, &masks[mask]), None);
         }
         Op::Lookup(key) => prop_assert!(model.allows(&key, table.lookup(&key))),
         Op::Burst(keys, wanted) => {

@@ -1,1 +1,1 @@
-
+//! Clients on a real socket.

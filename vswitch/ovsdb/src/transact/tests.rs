@@ -1,1 +1,1 @@
-
+//! Operations by example and against a naive model.

@@ -1,0 +1,80 @@
+//! What to do so that what runs becomes what is wanted.
+//!
+//! Order matters: names and numbers are freed before they are taken, bridges exist before their ports, and
+//! workers before the queues they poll.
+
+use super::apply::{LivePort, Running};
+use super::model::{Desired, PortSpec};
+use crate::bridge::BridgeConfig;
+use crate::datapath::IdlePolicy;
+
+/// One change of the running switch.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Step {
+    /// Close a port: it is not wanted, or only a new one can be as wanted.
+    RemovePort(String),
+    /// Remove a bridge.
+    RemoveBridge(String),
+    /// Run workers on these CPUs.
+    SetWorkers(Option<Vec<u32>>),
+    /// Change when they sleep.
+    SetIdle(IdlePolicy),
+    /// Add or change a bridge.
+    SetBridge(BridgeConfig),
+    /// Open a port.
+    AddPort(PortSpec),
+    /// Change a port while it runs.
+    ChangePort(PortSpec),
+}
+
+/// The steps from one to the other, in the order to take them. Empty when they agree.
+pub fn diff(running: &Running, desired: &Desired) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for (name, live) in &running.ports {
+        if desired.ports.get(name).is_none_or(|wanted| must_reopen(live, wanted)) {
+            steps.push(Step::RemovePort(name.clone()));
+        }
+    }
+    for name in running.bridges.keys().filter(|name| !desired.bridges.contains_key(*name)) {
+        steps.push(Step::RemoveBridge(name.clone()));
+    }
+    // A mask that could not be read leaves the workers as they are.
+    match &desired.workers {
+        None if running.workers != Some(None) => steps.push(Step::SetWorkers(None)),
+        Some(Ok(cpus)) if running.workers != Some(Some(cpus.clone())) => {
+            steps.push(Step::SetWorkers(Some(cpus.clone())));
+        }
+        _ => {}
+    }
+    if running.idle != Some(desired.idle) {
+        steps.push(Step::SetIdle(desired.idle));
+    }
+    for (name, config) in &desired.bridges {
+        if running.bridges.get(name) != Some(config) {
+            steps.push(Step::SetBridge(config.clone()));
+        }
+    }
+    // Bridges' own ports first, then those that ask for a number, before others can be given it.
+    let mut opened = Vec::new();
+    for (name, wanted) in &desired.ports {
+        match running.ports.get(name) {
+            Some(live) if !must_reopen(live, wanted) => {
+                if live.spec != *wanted {
+                    steps.push(Step::ChangePort(wanted.clone()));
+                }
+            }
+            _ => opened.push(wanted.clone()),
+        }
+    }
+    opened.sort_by_key(|spec| (!spec.local, spec.ofport_request.is_none()));
+    steps.extend(opened.into_iter().map(Step::AddPort));
+    steps
+}
+
+/// Whether the difference cannot be made while the port runs.
+fn must_reopen(live: &LivePort, wanted: &PortSpec) -> bool {
+    let spec = &live.spec;
+    let renumber = wanted.ofport_request != spec.ofport_request
+        && wanted.ofport_request.is_some_and(|number| number != live.ofport);
+    spec.kind != wanted.kind || spec.bridge != wanted.bridge || spec.local != wanted.local || renumber
+}

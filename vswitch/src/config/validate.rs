@@ -1,0 +1,249 @@
+//! Rows to settings, each checked by itself. A fault names the value and what to write instead.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use vswitch_ovsdb::RowView;
+
+use super::model::PortSpec;
+use crate::bridge::{BridgeConfig, FailMode, VlanConfig, VlanMode};
+use crate::datapath::IdlePolicy;
+use crate::switch::{GuestOptions, PortKind};
+
+type Options<'a> = BTreeMap<&'a str, &'a str>;
+
+/// Types of interfaces there are, as published in `Open_vSwitch.iface_types`. Both names of each vhost-user
+/// type, because orchestrators look for the DPDK ones.
+pub(super) const TYPES: &[&str] = &[
+    "dpdkvhostuser",
+    "dpdkvhostuserclient",
+    "internal",
+    "null",
+    "pcap",
+    "tap",
+    "vhost-user",
+    "vhost-user-client",
+];
+
+/// `Open_vSwitch.other_config:pmd-cpu-mask`: hexadecimal, bit n is CPU n.
+pub(super) fn cpu_mask(text: &str) -> Result<Vec<u32>, String> {
+    let digits = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")).unwrap_or(text);
+    let mut cpus = Vec::new();
+    let mut base = 0u32;
+    for digit in digits.chars().rev() {
+        let bits = digit.to_digit(16).ok_or_else(|| {
+            format!("other_config:pmd-cpu-mask={text} is not a hexadecimal mask: bit n set means CPU n, 0x6 is CPUs 1 and 2")
+        })?;
+        cpus.extend((0..4).filter(|bit| bits & (1 << bit) != 0).map(|bit| base + bit));
+        base += 4;
+    }
+    Ok(cpus)
+}
+
+/// When workers sleep: `pmd-always-poll`, and `pmd-spin-us` microseconds of polling after the last packet.
+pub(super) fn idle(config: &Options<'_>) -> IdlePolicy {
+    let mut idle = IdlePolicy::default();
+    if let Some(us) = config.get("pmd-spin-us").and_then(|text| text.parse().ok()) {
+        idle.spin = Duration::from_micros(us);
+    }
+    idle.always_poll = config.get("pmd-always-poll") == Some(&"true");
+    idle
+}
+
+/// A name becomes part of paths and of a kernel interface.
+fn name_is_usable(name: &str) -> Result<(), String> {
+    let odd = |c: char| c == '/' || c.is_whitespace() || c.is_control();
+    if name.is_empty() || name == "." || name == ".." || name.contains(odd) {
+        return Err(format!("{name:?} cannot be a name: use no slashes and no blanks"));
+    }
+    Ok(())
+}
+
+/// A row of `Bridge`.
+pub(super) fn bridge(row: &RowView<'_>) -> Result<BridgeConfig, String> {
+    let name = row.str("name");
+    name_is_usable(name)?;
+    let other = row.map("other_config");
+    let mut config = BridgeConfig::new(name);
+    if let Some(text) = other.get("datapath-id") {
+        let digits = text.strip_prefix("0x").unwrap_or(text);
+        let id = u64::from_str_radix(digits, 16).ok().filter(|id| *id != 0);
+        config.datapath_id = Some(id.ok_or_else(|| {
+            format!("other_config:datapath-id={text}: use 16 hexadecimal digits, not all zero")
+        })?);
+    }
+    if let Some(seconds) = number(&other, "mac-aging-time", 1, u64::from(u32::MAX))? {
+        config.mac_ageing_s = u32::try_from(seconds).unwrap_or(u32::MAX);
+    }
+    if let Some(size) = number(&other, "mac-table-size", 1, 1 << 24)? {
+        config.mac_table_size = usize::try_from(size).unwrap_or(usize::MAX);
+    }
+    config.flood_vlans =
+        row.ints("flood_vlans").into_iter().filter_map(|vlan| u16::try_from(vlan).ok()).collect();
+    if row.opt_str("fail_mode") == Some("secure") {
+        config.fail_mode = FailMode::Secure;
+    }
+    config.forward_bpdu = other.get("forward-bpdu") == Some(&"true");
+    Ok(config)
+}
+
+fn number(options: &Options<'_>, key: &str, min: u64, max: u64) -> Result<Option<u64>, String> {
+    let Some(text) = options.get(key) else { return Ok(None) };
+    let value = text.parse().ok().filter(|value| (min..=max).contains(value));
+    value.map(Some).ok_or_else(|| format!("{key}={text}: use a number from {min} to {max}"))
+}
+
+fn flag(options: &Options<'_>, key: &str, default: bool) -> Result<bool, String> {
+    match options.get(key) {
+        None => Ok(default),
+        Some(&"true") => Ok(true),
+        Some(&"false") => Ok(false),
+        Some(text) => Err(format!("options:{key}={text}: use true or false")),
+    }
+}
+
+/// A row of `Interface` under one of `Port`. The second part lists settings passed over.
+pub(super) fn interface(
+    bridge: &str,
+    port: &RowView<'_>,
+    row: &RowView<'_>,
+) -> Result<(PortSpec, Vec<String>), String> {
+    let name = row.str("name");
+    name_is_usable(name)?;
+    let local = name == bridge;
+    let kind = kind(name, row.str("type"), local, &row.map("options"))?;
+    let mut notes = Vec::new();
+    let mtu = row.opt_int("mtu_request").and_then(|mtu| {
+        let fits = u16::try_from(mtu).ok().filter(|mtu| *mtu >= 68);
+        if fits.is_none() {
+            notes.push(format!("mtu_request {mtu} was passed over: use 68 to 65535"));
+        }
+        fits
+    });
+    let affinity = match row.map_get("other_config", "pmd-rxq-affinity").map(affinity).transpose() {
+        Ok(affinity) => affinity.unwrap_or_default(),
+        Err(fault) => {
+            notes.push(fault);
+            BTreeMap::new()
+        }
+    };
+    let spec = PortSpec {
+        name: name.to_owned(),
+        bridge: bridge.to_owned(),
+        kind,
+        ofport_request: row.opt_int("ofport_request").and_then(|port| u16::try_from(port).ok()),
+        local,
+        vlan: vlan(port)?,
+        mtu,
+        affinity,
+    };
+    Ok((spec, notes))
+}
+
+fn vlan(port: &RowView<'_>) -> Result<VlanConfig, String> {
+    let mode = match port.opt_str("vlan_mode") {
+        None => None,
+        Some(name) => Some(VlanMode::from_name(name).ok_or_else(|| {
+            format!("vlan_mode {name} is not built yet: use access, trunk, native-tagged or native-untagged")
+        })?),
+    };
+    let vlan = |n: i64| u16::try_from(n).ok();
+    Ok(VlanConfig {
+        mode,
+        tag: port.opt_int("tag").and_then(vlan),
+        trunks: port.ints("trunks").into_iter().filter_map(vlan).collect(),
+    })
+}
+
+fn kind(name: &str, kind: &str, local: bool, options: &Options<'_>) -> Result<PortKind, String> {
+    let path = |keys: [&str; 2]| keys.iter().find_map(|key| options.get(key)).map(PathBuf::from);
+    if local {
+        return tap(options);
+    }
+    match kind {
+        "internal" | "tap" => tap(options),
+        "vhost-user" | "dpdkvhostuser" => {
+            Ok(PortKind::VhostUser { path: path(["path", "vhost-server-path"]), guest: guest(options)? })
+        }
+        "vhost-user-client" | "dpdkvhostuserclient" => {
+            let path = path(["path", "vhost-server-path"]).ok_or_else(|| {
+                format!("type {kind} needs the socket QEMU listens on: set Interface {name} options:vhost-server-path=PATH")
+            })?;
+            Ok(PortKind::VhostUserClient { path, guest: guest(options)? })
+        }
+        "null" => Ok(PortKind::Null),
+        "pcap" => {
+            let file = |key: &str| options.get(key).map(PathBuf::from);
+            let (replay, record) = (file("rx_pcap"), file("tx_pcap"));
+            if replay.is_none() && record.is_none() {
+                return Err(
+                    "type pcap needs options:rx_pcap=FILE to replay, options:tx_pcap=FILE to record, or both"
+                        .into(),
+                );
+            }
+            Ok(PortKind::Pcap { replay, record })
+        }
+        "" | "system" => Err(format!(
+            "{name} would be a network device of the host (type system), which is not built yet: \
+             use type=tap, or type=internal for a new device"
+        )),
+        "patch" => Err("type patch is not built yet: put the ports on one bridge".into()),
+        other => Err(format!("type {other} is unknown: use one of {}", TYPES.join(", "))),
+    }
+}
+
+fn tap(options: &Options<'_>) -> Result<PortKind, String> {
+    let queues = number(options, "n_rxq", 1, 256)?.unwrap_or(1);
+    Ok(PortKind::Tap { queues: u16::try_from(queues).unwrap_or(1) })
+}
+
+fn guest(options: &Options<'_>) -> Result<GuestOptions, String> {
+    let defaults = GuestOptions::default();
+    let pairs = number(options, "vhost-max-queue-pairs", 1, 128)?;
+    Ok(GuestOptions {
+        max_queue_pairs: pairs
+            .and_then(|pairs| u16::try_from(pairs).ok())
+            .unwrap_or(defaults.max_queue_pairs),
+        csum: flag(options, "csum", defaults.csum)?,
+        tso: flag(options, "tso", defaults.tso)?,
+    })
+}
+
+/// `pmd-rxq-affinity`: `queue:cpu,queue:cpu`.
+fn affinity(text: &str) -> Result<BTreeMap<u16, u32>, String> {
+    let entries = text.split([',', ' ']).filter(|entry| !entry.is_empty()).map(|entry| {
+        let (queue, cpu) = entry.split_once(':')?;
+        Some((queue.trim().parse().ok()?, cpu.trim().parse().ok()?))
+    });
+    entries.collect::<Option<_>>().ok_or_else(|| {
+        format!("other_config:pmd-rxq-affinity={text} was passed over: use QUEUE:CPU,QUEUE:CPU")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpu_masks() {
+        assert_eq!(cpu_mask("0x6"), Ok(vec![1, 2]));
+        assert_eq!(cpu_mask("1"), Ok(vec![0]));
+        assert_eq!(cpu_mask("100000000000000001"), Ok(vec![0, 68]));
+        assert!(cpu_mask("1,2").unwrap_err().contains("pmd-cpu-mask=1,2"));
+    }
+
+    #[test]
+    fn affinities() {
+        assert_eq!(affinity("0:3,1:5"), Ok(BTreeMap::from([(0, 3), (1, 5)])));
+        assert!(affinity("0-3").is_err());
+    }
+
+    #[test]
+    fn unusable_names() {
+        for name in ["", "..", "a/b", "a b", "a\n"] {
+            assert!(name_is_usable(name).is_err(), "{name:?}");
+        }
+        assert!(name_is_usable("vnet-12.3").is_ok());
+    }
+}
