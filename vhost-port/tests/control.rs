@@ -1,4 +1,9 @@
 //! Sockets, sessions and messages of a vhost-user port, good and bad.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "tests; the lint only exempts functions marked as such"
+)]
 
 mod guest;
 

@@ -1,5 +1,10 @@
 //! Guests that break the rules of their rings. Each time that ring stops and says why; everything else goes on.
 #![expect(unsafe_code, reason = "the guest writes its memory")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "tests; the lint only exempts functions marked as such"
+)]
 
 mod guest;
 

@@ -1,4 +1,10 @@
 //! Frames through a vhost-user port, with the driver side of the rings as guest.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "tests; the lint only exempts functions marked as such"
+)]
+
 mod guest;
 
 use std::sync::Arc;
