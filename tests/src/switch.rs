@@ -153,22 +153,23 @@ impl Vswitchd {
         Ok((out.status.success(), text(&out.stdout), text(&out.stderr)))
     }
 
-    /// Repeats `vsctl line` until its output satisfies `good`.
+    /// Repeats `vsctl line` until it succeeds with an output that satisfies `good`.
     ///
     /// # Errors
     /// It does not within `patience`; the message holds the last output.
     pub fn vsctl_until(&self, line: &str, patience: Duration, good: impl Fn(&str) -> bool) -> Result<String> {
         let deadline = Instant::now() + patience;
         loop {
-            let output = self.vsctl(line)?;
-            if good(&output) {
-                return Ok(output);
-            }
+            // A key that is not there yet is an error to vsctl and a reason to wait to us.
+            let output = match self.vsctl(line) {
+                Ok(output) if good(&output) => return Ok(output),
+                Ok(output) => output,
+                Err(e) => e.to_string(),
+            };
             if Instant::now() > deadline {
                 return Err(Failure::new(format!(
-                    "`vsctl {line}` did not become what it should within {} s; last: {output}\nvswitchd's last words:\n{}",
-                    patience.as_secs(),
-                    last_lines(&self.log(), 15)
+                    "`vsctl {line}` did not become what it should within {} s; last: {output}",
+                    patience.as_secs()
                 )));
             }
             std::thread::sleep(Duration::from_millis(100));
@@ -220,6 +221,10 @@ impl Vswitchd {
 
 impl Drop for Vswitchd {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            // The scratch folder goes away with the test; its most telling part should not.
+            eprintln!("vswitchd's last words:\n{}", last_lines(&self.log(), 40));
+        }
         if !self.keep {
             // SIGTERM first, so that it removes what it created (TAP devices go with the process anyway).
             self.stop();

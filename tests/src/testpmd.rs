@@ -2,6 +2,7 @@
 //!
 //! Runs without hugepages and without PCI. It polls, so it costs a full core while it lives.
 
+use std::path::Path;
 use std::time::Duration;
 
 use crate::failure::{Failure, Result};
@@ -53,7 +54,10 @@ impl Testpmd {
         arguments.extend(["--", "-i", "--total-num-mbufs=16384"].map(str::to_owned));
         arguments.extend(application.iter().map(|s| (*s).to_owned()));
         let log = lab.path(&format!("{name}.log"));
-        let mut process = Process::start(name, &lab.program("dpdk-testpmd"), &arguments, &log, false)?;
+        // Its runtime folder would otherwise be left behind in /var/run/dpdk.
+        let runtime = format!("RUNTIME_DIRECTORY={}", lab.scratch().display());
+        arguments.splice(0..0, [runtime, lab.program("dpdk-testpmd").display().to_string()]);
+        let mut process = Process::start(name, Path::new("env"), &arguments, &log, false)?;
         process.until("prompt", START, |p| p.log().contains("testpmd> ").then_some(()))?;
         Ok(Self { process })
     }

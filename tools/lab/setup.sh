@@ -159,7 +159,14 @@ for p in $programs; do
   qemu-system-x86_64)
     before="export QEMU_MODULE_DIR=$root/usr/lib/x86_64-linux-gnu/qemu"
     extra="-L $root/usr/share/qemu -L $root/usr/share/seabios" ;;
-  dpdk-testpmd) extra="-d $root/$pmds" ;;
+  dpdk-testpmd | ovs-vswitchd-dpdk)
+    # DPDK always loads its compiled-in plugin folder and panics when it meets a plugin twice; should the machine have
+    # a DPDK of its own, ours covers it in a mount namespace that only this program sees.
+    before="if [ -d /$pmds ] && [ -z \"\${LAB_PMDS-}\" ]; then
+  export LAB_PMDS=covered
+  exec unshare -m sh -c 'mount --bind \$1 \$2 && shift 2 && exec \"\$@\"' - $root/$pmds /$pmds \"\$0\" \"\$@\"
+fi"
+    [ $name = ovs-vswitchd-dpdk ] || extra="-d $root/$pmds" ;;
   esac
   cat >"$cache/bin.new/$name" <<WRAP
 #!/bin/sh

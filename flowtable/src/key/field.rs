@@ -348,3 +348,73 @@ impl FieldSpec {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::key::VLAN_PRESENT;
+
+    #[test]
+    fn the_fields_are_the_key() {
+        let mut all = FlowMask::WILDCARD;
+        for spec in &FIELDS {
+            all.set_exact(spec.field);
+        }
+        assert!(all == FlowMask::EXACT);
+    }
+
+    #[test]
+    fn a_name_is_shared_only_where_the_packet_tells_which_is_meant() {
+        let mut seen: HashMap<&str, Vec<Prerequisite>> = HashMap::new();
+        for spec in &FIELDS {
+            for name in spec.names {
+                let others = seen.entry(name).or_default();
+                assert!(!others.contains(&spec.prerequisite), "{name}");
+                others.push(spec.prerequisite);
+            }
+        }
+    }
+
+    #[test]
+    fn values_are_numbers() {
+        let mut key = FlowKey::default();
+        Field::EthDst.set(&mut key, 0x0200_0000_0005);
+        Field::IpSrc.set(&mut key, 0x0a00_0001);
+        Field::InPort.set(&mut key, 7);
+        Field::VlanVid.set(&mut key, u128::from(VLAN_PRESENT) | 5);
+        Field::VlanPcp.set(&mut key, 3);
+        Field::IpDscp.set(&mut key, 8);
+        assert_eq!(key.eth_dst, [2, 0, 0, 0, 0, 5]);
+        assert_eq!(key.nw_src[..5], [10, 0, 0, 1, 0]);
+        assert_eq!((key.in_port, key.vlan_tci.get(), key.nw_tos), (7, 0x7005, 0x20));
+    }
+
+    proptest! {
+        #[test]
+        fn set_changes_its_own_bits_only(index in 0..FIELDS.len(), words: [u64; 24], value: u128) {
+            let field = FIELDS[index].field;
+            let mut key = FlowKey::default();
+            key.words_mut().copy_from_slice(&words);
+            field.set(&mut key, value);
+            prop_assert_eq!(field.get(&key), value & field.ones());
+            let mut mask = FlowMask::WILDCARD;
+            mask.set_exact(field);
+            for ((now, before), bits) in key.words().iter().zip(&words).zip(mask.words()) {
+                prop_assert_eq!(now & !bits, before & !bits);
+            }
+        }
+
+        #[test]
+        fn bits_add_up(index in 0..FIELDS.len(), a: u128, b: u128) {
+            let field = FIELDS[index].field;
+            let mut mask = FlowMask::WILDCARD;
+            field.set_mask(&mut mask, a);
+            mask.add_bits(field, b);
+            prop_assert_eq!(field.get_mask(&mask), (a | b) & field.ones());
+        }
+    }
+}

@@ -15,7 +15,10 @@
 //! and removing a rule cost the same, and a pass over the masks. Not for use by several threads at once; counters in
 //! a [`Rule`] are.
 
-use std::{cmp::Reverse, sync::Arc};
+use std::{
+    cmp::{Ordering, Reverse},
+    sync::Arc,
+};
 
 use super::{Rule, RuleFilter, subtable::Subtable};
 use crate::key::{FlowKey, FlowMask};
@@ -52,14 +55,7 @@ impl RuleTable {
     /// All rules, highest priority first, older before younger.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Rule>> {
         let mut rules: Vec<&Arc<Rule>> = self.subtables.iter().flat_map(Subtable::iter).collect();
-        rules.sort_by_key(|rule| {
-            (
-                Reverse(rule.priority),
-                rule.created_ms,
-                *rule.flow_match.mask().words(),
-                *rule.flow_match.key().words(),
-            )
-        });
+        rules.sort_by(|a, b| in_order(a, b));
         rules.into_iter()
     }
 
@@ -111,7 +107,9 @@ impl RuleTable {
     }
 
     fn remove_where(&mut self, unwanted: impl Fn(&Rule) -> bool) -> Vec<Arc<Rule>> {
-        let chosen: Vec<Arc<Rule>> = self.iter().filter(|rule| unwanted(rule)).cloned().collect();
+        let rules = self.subtables.iter().flat_map(Subtable::iter);
+        let mut chosen: Vec<Arc<Rule>> = rules.filter(|rule| unwanted(rule)).cloned().collect();
+        chosen.sort_by(|a, b| in_order(a, b));
         for rule in &chosen {
             let subtable =
                 self.subtables.iter_mut().find(|subtable| subtable.mask() == rule.flow_match.mask());
@@ -129,6 +127,16 @@ impl RuleTable {
     fn order(&mut self) {
         self.subtables.sort_by_key(|subtable| Reverse(subtable.max_priority()));
     }
+}
+
+/// The order of listings. The match comes last, so that the order is the same each time.
+fn in_order(a: &Rule, b: &Rule) -> Ordering {
+    let (a_match, b_match) = (&a.flow_match, &b.flow_match);
+    b.priority
+        .cmp(&a.priority)
+        .then_with(|| a.created_ms.cmp(&b.created_ms))
+        .then_with(|| a_match.mask().words().cmp(b_match.mask().words()))
+        .then_with(|| a_match.key().words().cmp(b_match.key().words()))
 }
 
 #[cfg(test)]

@@ -14,12 +14,12 @@ const TCP_FLAGS: [&str; 12] =
 const FRAGMENTS: [(&str, u128, u128); 5] =
     [("no", 0, 3), ("yes", 1, 1), ("first", 1, 3), ("later", 3, 3), ("not_later", 0, 2)];
 
-/// How address masks are printed.
+/// How masked values are printed.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum MaskStyle {
-    /// `/8` where the mask is a prefix: rules.
+    /// `10.0.0.0/8` where the mask is a prefix, `0x50/0xf0`: rules.
     Prefix,
-    /// `/255.0.0.0`: datapath flows.
+    /// `10.0.0.0/255.0.0.0`, `80/0xf0`: datapath flows.
     Address,
 }
 
@@ -45,7 +45,11 @@ pub(super) fn format(
         }
         _ => {}
     }
-    let mut text = format_plain(kind, value);
+    let mut text = match style {
+        MaskStyle::Prefix if field == Field::Ipv6Label => format!("0x{value:05x}"),
+        MaskStyle::Prefix if kind == ValueKind::Decimal && mask != field.ones() => format!("{value:#x}"),
+        _ => format_plain(kind, value),
+    };
     if mask != field.ones() {
         let is_address = matches!(kind, ValueKind::Ipv4 | ValueKind::Ipv6);
         match prefix_len(mask, field.spec().bits) {
@@ -54,6 +58,9 @@ pub(super) fn format(
             }
             _ if is_address || kind == ValueKind::Mac => {
                 let _ = write!(text, "/{}", format_plain(kind, mask));
+            }
+            _ if field == Field::Ipv6Label && style == MaskStyle::Prefix => {
+                let _ = write!(text, "/0x{mask:05x}");
             }
             _ => {
                 let _ = write!(text, "/{}", hex(mask));
@@ -89,13 +96,15 @@ fn prefix_len(mask: u128, bits: u32) -> Option<u32> {
 }
 
 fn format_tcp_flags(value: u128, mask: u128) -> String {
-    let named = |bits: u128| (0..12).filter(move |i| bits >> i & 1 != 0).map(|i: usize| TCP_FLAGS[i]);
-    if mask == Field::TcpFlags.ones() {
-        return if value == 0 { "0".to_owned() } else { named(value).collect::<Vec<_>>().join("|") };
+    let names = |bits: u128| TCP_FLAGS.iter().enumerate().filter(move |(i, _)| bits >> i & 1 != 0);
+    if mask != Field::TcpFlags.ones() {
+        let sign = |i: usize| if value >> i & 1 != 0 { '+' } else { '-' };
+        return names(mask).map(|(i, name)| format!("{}{name}", sign(i))).collect();
     }
-    let set = named(value & mask).map(|name| format!("+{name}"));
-    let clear = named(!value & mask).map(|name| format!("-{name}"));
-    set.chain(clear).collect()
+    if value == 0 {
+        return "0".to_owned();
+    }
+    names(value).map(|(_, name)| *name).collect::<Vec<_>>().join("|")
 }
 
 /// Reads `value` or `value/mask`; `token` is what an error quotes. Returns value and mask.

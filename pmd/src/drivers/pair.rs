@@ -3,6 +3,9 @@
 //! Packets are made whole in pool memory on the way, so sender and receiver need not meet in time. Each receive queue is a bounded
 //! queue that any number of senders may fill; the sender with number `w` uses queue `w` modulo their count. A
 //! sleeping receiver is woken by its waker.
+//!
+//! When a port and the receive queues taken from it are gone, the other's link goes down and what it sends is dropped with a
+//! reason: nobody would take it out of the queue again.
 
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crossbeam_queue::ArrayQueue;
 
 use super::queue_slots::{QueueSlots, Subscriber, Taken};
-use crate::packet::{BURST, Batch, OwnedPacket, Pool, PoolCache, SlotId};
+use crate::packet::{BURST, Batch, BatchStorage, Offload, OwnedPacket, Pool, PoolCache, SlotId};
 use crate::port::{
     Armed, DropReason, LinkState, PmdError, Port, PortEvents, PortInfo, QueueCounters, RxQueue, TxQueue,
     Waker,
@@ -38,14 +41,35 @@ struct Lane {
     waker: Mutex<Option<Waker>>,
 }
 
+/// What the two ports know of each other.
+#[derive(Default)]
+struct Link {
+    /// One side is gone, for good.
+    cut: AtomicBool,
+    subscribers: [Subscriber; 2],
+}
+
+/// One side of the link: a port and the receive queues taken from it hold it together.
+struct Side {
+    link: Arc<Link>,
+    index: usize,
+}
+
+impl Drop for Side {
+    fn drop(&mut self) {
+        self.link.cut.store(true, Ordering::Release);
+        self.link.subscribers[1 - self.index].notify();
+    }
+}
+
 struct PairPort {
     name: String,
+    side: Arc<Side>,
     pool: &'static Pool,
     incoming: Arc<[Lane]>,
     outgoing: Arc<[Lane]>,
     slots: QueueSlots,
     mtu: AtomicU16,
-    subscriber: Subscriber,
 }
 
 /// The two ends.
@@ -66,16 +90,17 @@ pub fn open(config: PairConfig) -> Result<Ends, PmdError> {
     };
     let (there, back) = (lanes(), lanes());
     let [a, b] = config.names;
-    let port = |name, incoming: &Arc<[Lane]>, outgoing: &Arc<[Lane]>| PairPort {
+    let link = Arc::new(Link::default());
+    let port = |name, index, incoming: &Arc<[Lane]>, outgoing: &Arc<[Lane]>| PairPort {
         name,
+        side: Arc::new(Side { link: link.clone(), index }),
         pool: config.pool,
         incoming: incoming.clone(),
         outgoing: outgoing.clone(),
         slots: QueueSlots::new(config.queues),
         mtu: AtomicU16::new(1500),
-        subscriber: Subscriber::default(),
     };
-    Ok((Arc::new(port(a, &there, &back)), Arc::new(port(b, &back, &there))))
+    Ok((Arc::new(port(a, 0, &there, &back)), Arc::new(port(b, 1, &back, &there))))
 }
 
 impl Port for PairPort {
@@ -85,7 +110,7 @@ impl Port for PairPort {
 
     fn info(&self) -> PortInfo {
         PortInfo {
-            link: LinkState::Up,
+            link: if self.side.link.cut.load(Ordering::Acquire) { LinkState::Down } else { LinkState::Up },
             mtu: self.mtu.load(Ordering::Relaxed),
             rx_queues: self.incoming.len() as u16,
             ..PortInfo::default()
@@ -98,6 +123,7 @@ impl Port for PairPort {
             lanes: self.incoming.clone(),
             index: usize::from(index),
             held: Vec::with_capacity(BURST),
+            _side: self.side.clone(),
             cache: self.pool.cache(),
             counters: Arc::default(),
             _taken: taken,
@@ -108,6 +134,7 @@ impl Port for PairPort {
         Ok(Box::new(PairTx {
             index: usize::from(worker) % self.outgoing.len(),
             lanes: self.outgoing.clone(),
+            link: self.side.link.clone(),
             cache: self.pool.cache(),
             counters: Arc::default(),
         }))
@@ -115,12 +142,12 @@ impl Port for PairPort {
 
     fn set_mtu(&self, mtu: u16) -> Result<(), PmdError> {
         self.mtu.store(mtu, Ordering::Relaxed);
-        self.subscriber.notify();
+        self.side.link.subscribers[self.side.index].notify();
         Ok(())
     }
 
     fn subscribe(&self, events: Arc<dyn PortEvents>) {
-        self.subscriber.set(events);
+        self.side.link.subscribers[self.side.index].set(events);
     }
 }
 
@@ -129,6 +156,8 @@ struct PairRx {
     index: usize,
     /// Packets of the burst under way.
     held: Vec<OwnedPacket>,
+    /// The far side may send as long as somebody can receive.
+    _side: Arc<Side>,
     cache: PoolCache,
     counters: Arc<QueueCounters>,
     _taken: Taken,
@@ -183,6 +212,7 @@ impl RxQueue for PairRx {
 
 struct PairTx {
     lanes: Arc<[Lane]>,
+    link: Arc<Link>,
     index: usize,
     cache: PoolCache,
     counters: Arc<QueueCounters>,
@@ -190,6 +220,10 @@ struct PairTx {
 
 impl TxQueue for PairTx {
     fn tx_burst(&mut self, batch: &Batch<'_>, slots: &[SlotId]) -> usize {
+        if self.link.cut.load(Ordering::Relaxed) {
+            self.counters.drops.add(DropReason::TxLinkDown, slots.len() as u64);
+            return 0;
+        }
         let lane = &self.lanes[self.index];
         let (mut sent, mut bytes) = (0, 0);
         for &slot in slots {
@@ -232,7 +266,7 @@ impl TxQueue for PairTx {
 pub struct Tester {
     rx: Box<dyn RxQueue>,
     tx: Box<dyn TxQueue>,
-    storage: crate::packet::BatchStorage,
+    storage: BatchStorage,
     waker: Waker,
     cache: PoolCache,
     received: std::collections::VecDeque<Vec<u8>>,
@@ -245,12 +279,12 @@ impl Tester {
         let mut rx = port.rx_queue(0)?;
         rx.set_waker(waker.clone());
         let tx = port.tx_queue(0)?;
-        let storage = crate::packet::BatchStorage::new();
+        let storage = BatchStorage::new();
         Ok(Tester { rx, tx, storage, waker, cache: pool.cache(), received: Default::default() })
     }
 
     /// Sends a frame. False when it was dropped.
-    pub fn send(&mut self, frame: &[u8], offload: crate::packet::Offload) -> bool {
+    pub fn send(&mut self, frame: &[u8], offload: Offload) -> bool {
         let Some(mut packet) = OwnedPacket::from_bytes(frame, &mut self.cache) else { return false };
         packet.set_offload(offload);
         let mut batch = self.storage.begin();
@@ -297,7 +331,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::packet::Offload;
 
     fn testers() -> (Tester, Tester) {
         let pool = Pool::create(4096).unwrap();
@@ -321,6 +354,34 @@ mod tests {
         let receiver = std::thread::spawn(move || b.receive(Duration::from_secs(30)));
         assert!(a.send(&[5; 64], Offload::default()));
         assert_eq!(receiver.join().unwrap().unwrap(), [5; 64]);
+    }
+
+    #[test]
+    fn a_side_that_is_gone_takes_the_link_down() {
+        struct Told(std::sync::mpsc::Sender<()>);
+        impl PortEvents for Told {
+            fn port_changed(&self) {
+                let _ = self.0.send(());
+            }
+        }
+        let pool = Pool::create(64).unwrap();
+        let names = ["a".into(), "b".into()];
+        let (a, b) = open(PairConfig { names, queues: 2, pool }).unwrap();
+        let (sender, told) = std::sync::mpsc::channel();
+        a.subscribe(Arc::new(Told(sender)));
+        let rx = b.rx_queue(1).unwrap();
+        let mut tester = Tester::new(&*a, pool).unwrap();
+        drop(b);
+        assert_eq!(a.info().link, LinkState::Up);
+        assert!(tester.send(&[1; 60], Offload::default()));
+        drop(rx);
+        told.recv().unwrap();
+        assert_eq!(a.info().link, LinkState::Down);
+        assert!(!tester.send(&[1; 60], Offload::default()));
+        assert_eq!(tester.tx.counters().drops.get(DropReason::TxLinkDown), 1);
+        // The frame that nobody fetched went with the far side's queues, and its chunk came back.
+        drop((a, tester));
+        assert_eq!(pool.free_chunks(), 64);
     }
 
     #[test]

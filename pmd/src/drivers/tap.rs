@@ -12,16 +12,20 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::queue_slots::{QueueSlots, Subscriber, Taken};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::queue_slots::{QueueSlots, Taken};
 use crate::offload::Finisher;
 use crate::packet::{BURST, Batch, Frame, OffloadCaps, SlotId, Span};
 use crate::port::{
-    Armed, DropReason, LinkState, PmdError, Port, PortEvents, PortInfo, QueueCounters, RxQueue, TxQueue,
-    Waker,
+    Armed, DropReason, PmdError, Port, PortEvents, PortInfo, QueueCounters, RxQueue, TxQueue, Waker,
 };
 use crate::sys::netif::{Control, InterfaceName};
 use crate::sys::{gather, tun};
 use crate::virtio::NetHeader;
+use device::{Device, Watch};
+
+mod device;
 
 /// Longest frame the kernel hands over: 64 KiB of IP packet and its link header with tags.
 const MAX_FRAME: usize = 65_535 + 22;
@@ -46,19 +50,21 @@ impl Default for TapConfig {
 
 struct TapPort {
     name: InterfaceName,
-    control: Control,
+    device: Arc<Device>,
     fds: Vec<Arc<OwnedFd>>,
     slots: QueueSlots,
     caps: OffloadCaps,
-    /// Last known MTU: the device may be in another network namespace by now.
-    mtu: Arc<AtomicU16>,
     /// Buffers of queues that are not polled now, kept for the next worker.
     spare: Arc<Mutex<Vec<Buffers>>>,
-    subscriber: Subscriber,
+    /// Ends when the port is dropped.
+    _watch: Watch,
 }
 
-/// One buffer for each packet of a burst: header and frame.
-type Buffers = Vec<Vec<u8>>;
+/// One buffer of [`STRIDE`] bytes for each packet of a burst: header and frame.
+type Buffers = Box<[u8]>;
+
+/// Bytes from one buffer to the next. One allocation of all is large enough that its pages are mapped only when touched.
+const STRIDE: usize = (NetHeader::LEN + MAX_FRAME).next_multiple_of(64);
 
 /// Opens the device, makes it if need be, and brings it up.
 pub fn open(config: &TapConfig) -> Result<Arc<dyn Port>, PmdError> {
@@ -82,14 +88,16 @@ pub fn open(config: &TapConfig) -> Result<Arc<dyn Port>, PmdError> {
     }
     control.set_up(&name).map_err(|e| PmdError::system(format!("bringing {} up", config.name), "", e))?;
     let mtu = control.mtu(&name).ok().and_then(|mtu| u16::try_from(mtu).ok()).unwrap_or(1500);
+    let device = Arc::new(Device::new(control, fds[0].clone(), config, mtu));
+    let watch = Watch::start(device.clone())
+        .map_err(|e| PmdError::system(format!("{}: watching its link", config.name), "", e))?;
     Ok(Arc::new(TapPort {
-        control,
         slots: QueueSlots::new(config.queues),
         fds,
         caps: OffloadCaps { csum: true, tso4: true, tso6: true, ecn: true, ufo: false, uso },
-        mtu: Arc::new(AtomicU16::new(mtu)),
+        device,
         spare: Arc::default(),
-        subscriber: Subscriber::default(),
+        _watch: watch,
         name,
     }))
 }
@@ -124,32 +132,13 @@ impl Port for TapPort {
     }
 
     fn info(&self) -> PortInfo {
-        let link = match self.control.is_up(&self.name) {
-            Ok((true, true)) => LinkState::Up,
-            Ok(_) => LinkState::Down,
-            // Moved to another network namespace: out of sight, still ours.
-            Err(_) => LinkState::Up,
-        };
-        if let Some(mtu) = self.control.mtu(&self.name).ok().and_then(|mtu| u16::try_from(mtu).ok()) {
-            self.mtu.store(mtu, Ordering::Relaxed);
-        }
-        PortInfo {
-            link,
-            mtu: self.mtu.load(Ordering::Relaxed),
-            mac: self.control.mac(&self.name).ok(),
-            rx_queues: self.fds.len() as u16,
-            status: vec![
-                ("driver_name".into(), "tun".into()),
-                ("n_queues".into(), self.fds.len().to_string()),
-            ],
-            ..PortInfo::default()
-        }
+        self.device.info()
     }
 
     fn rx_queue(&self, index: u16) -> Result<Box<dyn RxQueue>, PmdError> {
         let taken = self.slots.take(self.name.as_str(), index)?;
         let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let fresh = || (0..BURST).map(|_| vec![0; NetHeader::LEN + MAX_FRAME]).collect();
+        let fresh = || vec![0; BURST * STRIDE].into_boxed_slice();
         Ok(Box::new(TapRx {
             fd: self.fds[usize::from(index)].clone(),
             buffers: spare.unwrap_or_else(fresh),
@@ -163,27 +152,21 @@ impl Port for TapPort {
         Ok(Box::new(TapTx {
             fd: self.fds[usize::from(worker) % self.fds.len()].clone(),
             caps: self.caps,
-            mtu: self.mtu.clone(),
+            mtu: self.device.mtu.clone(),
             finisher: Finisher::new(),
             counters: Arc::default(),
         }))
     }
 
     fn set_mtu(&self, mtu: u16) -> Result<(), PmdError> {
-        self.control.set_mtu(&self.name, i32::from(mtu)).map_err(|e| {
-            PmdError::system(
-                format!("setting MTU {mtu} on {}", self.name.as_str()),
-                "it needs CAP_NET_ADMIN",
-                e,
-            )
-        })?;
-        self.mtu.store(mtu, Ordering::Relaxed);
-        self.subscriber.notify();
-        Ok(())
+        self.device.set_mtu(mtu).map_err(|e| {
+            let what = format!("setting MTU {mtu} on {}", self.name.as_str());
+            PmdError::system(what, "it needs CAP_NET_ADMIN, and the device in this network namespace", e)
+        })
     }
 
     fn subscribe(&self, events: Arc<dyn PortEvents>) {
-        self.subscriber.set(events);
+        self.device.subscriber.set(events);
     }
 }
 
@@ -198,7 +181,7 @@ struct TapRx {
 impl RxQueue for TapRx {
     fn rx_burst<'q>(&'q mut self, batch: &mut Batch<'q>) -> usize {
         let mut total = 0;
-        for buffer in &mut self.buffers {
+        for buffer in self.buffers.chunks_exact_mut(STRIDE) {
             // Any error, end of the device included, means that nothing comes now.
             let Ok(read) = rustix::io::read(&*self.fd, &mut buffer[..]) else { break };
             let Some((header, frame)) = buffer[..read].split_first_chunk() else { continue };
@@ -223,9 +206,12 @@ impl RxQueue for TapRx {
 
     fn rx_done(&mut self) {}
 
-    /// The descriptor is in the set edge-triggered, so a frame that came since the last read has left an edge.
+    /// The kernel always notifies; what is left is the look. A device that is gone is no work: only frames are.
     fn arm(&mut self) -> Armed {
-        Armed::Idle
+        let mut fds = [PollFd::new(&*self.fd, PollFlags::IN)];
+        let looked = poll(&mut fds, Some(&Timespec::default()));
+        let readable = looked.is_ok() && fds[0].revents().contains(PollFlags::IN);
+        if readable && !fds[0].revents().contains(PollFlags::ERR) { Armed::Work } else { Armed::Idle }
     }
 
     fn wait_fd(&self) -> Option<Arc<OwnedFd>> {

@@ -206,6 +206,29 @@ mod tests {
         assert_eq!(pool.free_chunks(), 8);
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_split_of_any_frame_survives(len in 0usize..20_000, head in 0usize..=HEAD_CAPACITY, cuts in [0usize..20_000, 0..20_000]) {
+            let pool = Pool::create(16).unwrap();
+            let mut cache = pool.cache();
+            let bytes: Vec<u8> = (0..len).map(|i| (i * 31 + i / 256) as u8).collect();
+            let (head, rest) = bytes.split_at(head.min(len));
+            let (one, two) = (cuts[0].min(cuts[1]).min(rest.len()), cuts[0].max(cuts[1]).min(rest.len()));
+            let spans = [&rest[..one], &rest[one..two], &rest[two..]].map(Span::from_slice);
+            let offload = Offload { needs_csum: true, csum_start: 34, ..Offload::default() };
+            let mut frame = Frame::new(head, offload, &spans, rest.len());
+            frame.hash = 77;
+            let packet = OwnedPacket::copy_from_frame(&frame, &mut cache).unwrap();
+            let mut storage = BatchStorage::new();
+            let mut batch = storage.begin();
+            proptest::prop_assert!(packet.receive_into(&mut batch));
+            let mut out = vec![0; len + 1];
+            proptest::prop_assert_eq!(batch.frame(0).copy_to(&mut out), len);
+            proptest::prop_assert_eq!(&out[..len], &bytes[..]);
+            proptest::prop_assert_eq!((batch.frame(0).offload, batch.frame(0).hash), (offload, 77));
+        }
+    }
+
     #[test]
     fn exact_chunk_sizes() {
         let pool = Pool::create(8).unwrap();

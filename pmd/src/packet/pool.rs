@@ -20,14 +20,20 @@ use crate::port::PmdError;
 /// Bytes in a chunk.
 pub const CHUNK: usize = 2048;
 
-/// Chunks a stash keeps; it takes and returns half of that at once.
+/// Most chunks a stash keeps; it takes and returns half of that at once. In a small pool it is less, so that a few stashes
+/// do not hold everything while others find the pool empty.
 const STASH: usize = 128;
+
+/// Stashes that must fit into a pool together.
+const STASHES: usize = 16;
 
 /// A pool. See the module's text.
 pub struct Pool {
     arena: Arena,
     next: Box<[AtomicU32]>,
     free: ArrayQueue<u32>,
+    /// Chunks a stash of this pool keeps, even and at least 2.
+    stash: usize,
 }
 
 impl Pool {
@@ -40,12 +46,13 @@ impl Pool {
             let _ = free.push(chunk);
         }
         let next = (0..chunks).map(|_| AtomicU32::new(0)).collect();
-        Ok(Box::leak(Box::new(Pool { arena, next, free })))
+        let stash = (chunks as usize / STASHES).clamp(2, STASH) & !1;
+        Ok(Box::leak(Box::new(Pool { arena, next, free, stash })))
     }
 
     /// A stash for one thread.
     pub fn cache(&'static self) -> PoolCache {
-        PoolCache { pool: self, stash: Vec::with_capacity(STASH) }
+        PoolCache { pool: self, stash: Vec::with_capacity(self.stash) }
     }
 
     /// Chunks in the shared ring: what is left but for the stashes.
@@ -95,15 +102,15 @@ impl PoolCache {
     /// Takes a chunk; `None` when stash and pool are empty.
     pub(super) fn take(&mut self) -> Option<u32> {
         if self.stash.is_empty() {
-            self.stash.extend(std::iter::from_fn(|| self.pool.free.pop()).take(STASH / 2));
+            self.stash.extend(std::iter::from_fn(|| self.pool.free.pop()).take(self.pool.stash / 2));
         }
         self.stash.pop()
     }
 
     /// Returns a chunk.
     pub(super) fn put(&mut self, chunk: u32) {
-        if self.stash.len() == STASH {
-            for chunk in self.stash.drain(STASH / 2..) {
+        if self.stash.len() >= self.pool.stash {
+            for chunk in self.stash.drain(self.pool.stash / 2..) {
                 self.pool.give_back(chunk);
             }
         }
@@ -115,6 +122,83 @@ impl Drop for PoolCache {
     fn drop(&mut self) {
         for chunk in self.stash.drain(..) {
             self.pool.give_back(chunk);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::sync::Mutex;
+    use std::thread;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn small_pools_are_shared_by_many_stashes() {
+        let pool = Pool::create(32).unwrap();
+        let mut caches: Vec<_> = (0..16).map(|_| pool.cache()).collect();
+        let taken: Vec<_> = caches.iter_mut().map(|cache| cache.take().unwrap()).collect();
+        assert_eq!(taken.iter().collect::<HashSet<_>>().len(), 16);
+    }
+
+    #[test]
+    fn no_chunk_is_lost_or_given_twice_between_threads() {
+        const CHUNKS: u32 = 512;
+        let pool = Pool::create(CHUNKS).unwrap();
+        // Chunks that are held, wherever: a chunk given out twice is found here.
+        let held = Mutex::new(HashSet::new());
+        thread::scope(|scope| {
+            for thread in 0..4u32 {
+                let held = &held;
+                scope.spawn(move || {
+                    let mut cache = pool.cache();
+                    let mut own = Vec::new();
+                    for round in 0..5000u32 {
+                        // Each thread mostly takes for a while, then mostly returns.
+                        if (round / 300 + thread) % 2 == 0 {
+                            if let Some(chunk) = cache.take() {
+                                assert!(held.lock().unwrap().insert(chunk), "chunk {chunk} was given twice");
+                                own.push(chunk);
+                            }
+                        } else if let Some(chunk) = own.pop() {
+                            held.lock().unwrap().remove(&chunk);
+                            if round % 3 == 0 { pool.give_back(chunk) } else { cache.put(chunk) }
+                        }
+                    }
+                    for chunk in own {
+                        held.lock().unwrap().remove(&chunk);
+                        cache.put(chunk);
+                    }
+                });
+            }
+        });
+        assert_eq!(pool.free_chunks(), CHUNKS as usize);
+    }
+
+    proptest! {
+        #[test]
+        fn every_chunk_is_free_or_held(chunks in 1u32..100, steps in prop::collection::vec(any::<(bool, bool)>(), 0..300)) {
+            let pool = Pool::create(chunks).unwrap();
+            let mut caches = [pool.cache(), pool.cache()];
+            let mut held = Vec::new();
+            for (take, which) in steps {
+                let cache = &mut caches[usize::from(which)];
+                if take {
+                    if let Some(chunk) = cache.take() {
+                        prop_assert!(chunk < chunks && !held.contains(&chunk));
+                        held.push(chunk);
+                    } else {
+                        prop_assert_eq!(pool.free_chunks(), 0);
+                    }
+                } else if let Some(chunk) = held.pop() {
+                    cache.put(chunk);
+                }
+                let stashed: usize = caches.iter().map(|cache| cache.stash.len()).sum();
+                prop_assert_eq!(pool.free_chunks() + stashed + held.len(), chunks as usize);
+            }
         }
     }
 }

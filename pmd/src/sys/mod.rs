@@ -7,6 +7,7 @@ pub mod cpu;
 pub mod gather;
 pub mod map;
 pub mod netif;
+pub mod netlink;
 pub mod netns;
 pub mod sigbus;
 pub mod tun;

@@ -51,6 +51,17 @@ pub fn set_offload(fd: &OwnedFd, bits: u32) -> io::Result<()> {
     check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(bits)) })
 }
 
+/// Name the queue's device has now, wherever it is. An error when the device has been deleted.
+pub fn interface(fd: &OwnedFd) -> io::Result<InterfaceName> {
+    // SAFETY: ifreq is plain data; all zero is a value of it.
+    let mut request: libc::ifreq = unsafe { core::mem::zeroed() };
+    // SAFETY: TUNGETIFF writes one ifreq, which lives here.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNGETIFF, &raw mut request) })?;
+    let bytes: Vec<u8> = request.ifr_name.iter().map(|&c| c as u8).take_while(|&b| b != 0).collect();
+    let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+    InterfaceName::new(&String::from_utf8_lossy(&bytes)).map_err(invalid)
+}
+
 fn check(result: libc::c_int) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

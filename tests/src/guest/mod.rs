@@ -16,9 +16,11 @@ use crate::lab::Lab;
 use crate::process::{Process, last_lines};
 
 /// How long a boot may take on a machine that is busy with other things.
-const BOOT: Duration = Duration::from_secs(90);
+const BOOT: Duration = Duration::from_secs(180);
 /// How long a command in the guest may take unless [`Guest::run_for`] says otherwise.
 const COMMAND: Duration = Duration::from_secs(30);
+/// How long a transfer of some megabytes may take.
+const TRANSFER: Duration = Duration::from_secs(120);
 
 /// Which end of the vhost-user socket listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,7 +133,7 @@ impl GuestConfig {
             "-initrd".into(),
             lab.image().display().to_string(),
             "-append".into(),
-            "console=ttyS0 quiet panic=-1".into(),
+            "console=ttyS0 quiet panic=-1 no_timer_check".into(),
             "-serial".into(),
             format!("file:{}", serial.display()),
             "-chardev".into(),
@@ -152,12 +154,12 @@ pub struct Guest {
     name: String,
     process: Process,
     console_path: PathBuf,
-    console: Option<Console>,
+    console: Console,
     serial: PathBuf,
 }
 
 impl Guest {
-    /// Starts QEMU and returns at once.
+    /// Starts QEMU and returns before the guest has booted.
     ///
     /// # Errors
     /// QEMU cannot be started.
@@ -169,8 +171,10 @@ impl Guest {
         let _ = std::fs::remove_file(&console_path);
         let arguments = config.arguments(lab, &console_path, &serial);
         let qemu = lab.program("qemu-system-x86_64");
-        let process = Process::start(&config.name, &qemu, &arguments, &log, config.keep)?;
-        Ok(Self { name: config.name.clone(), process, console_path, console: None, serial })
+        let mut process = Process::start(&config.name, &qemu, &arguments, &log, config.keep)?;
+        // At once, because what the guest says while nobody is connected is lost.
+        let console = process.until("command channel", BOOT, |_| Console::connect(&console_path))?;
+        Ok(Self { name: config.name.clone(), process, console, console_path, serial })
     }
 
     /// Starts QEMU and waits until the guest takes commands.
@@ -188,14 +192,8 @@ impl Guest {
     /// # Errors
     /// QEMU ends or the guest stays silent; the message holds the end of both logs.
     pub fn wait_ready(&mut self) -> Result<()> {
-        let path = self.console_path.clone();
-        let console = match self.console.take() {
-            Some(console) => console,
-            None => self.process.until("command channel", BOOT, |_| Console::connect(&path))?,
-        };
-        let console = self.console.insert(console);
         let process = &mut self.process;
-        console.ready(BOOT, || process.must_run()).map_err(|e| {
+        self.console.ready(BOOT, || process.must_run()).map_err(|e| {
             let serial = std::fs::read_to_string(&self.serial).unwrap_or_default();
             Failure::new(format!(
                 "guest {} did not boot: {e}\nserial console:\n{}",
@@ -230,11 +228,8 @@ impl Guest {
     /// # Errors
     /// The guest does not answer.
     pub fn try_run(&mut self, command: &str, patience: Duration) -> Result<(i32, String)> {
-        let Some(console) = self.console.as_mut() else {
-            return Err(Failure::new(format!("guest {} has not been waited for (wait_ready)", self.name)));
-        };
         let process = &mut self.process;
-        console
+        self.console
             .run(command, patience, || process.must_run())
             .map_err(|e| Failure::new(format!("guest {}: {e}", self.name)))
     }
@@ -288,20 +283,75 @@ impl Guest {
             .ok_or_else(|| Failure::new(format!("ping printed no summary: {output}")))
     }
 
+    /// Makes `megabytes` of random data and serves it by HTTP on port 9000 as `/data`; gives its checksum.
+    ///
+    /// # Errors
+    /// The guest has not enough memory.
+    pub fn serve_data(&mut self, megabytes: u32) -> Result<String> {
+        self.run("mkdir -p /tmp/web; pidof httpd >/dev/null || httpd -p 9000 -h /tmp/web")?;
+        self.run_for(
+            &format!("dd if=/dev/urandom of=/tmp/web/data bs=1M count={megabytes} 2>/dev/null"),
+            TRANSFER,
+        )?;
+        self.run("md5sum </tmp/web/data")
+    }
+
+    /// Fetches `/data` from port 9000 of `address` and gives the checksum of what arrived.
+    ///
+    /// # Errors
+    /// The transfer fails or is cut short.
+    pub fn fetch_data(&mut self, address: &str) -> Result<String> {
+        let command =
+            format!("wget -q -O /tmp/got http://{address}:9000/data && md5sum </tmp/got && rm /tmp/got");
+        self.run_for(&command, TRANSFER)
+    }
+
+    /// Fetches `megabytes` of random data from guest `from` at `address` by TCP and compares checksums at both ends.
+    ///
+    /// # Errors
+    /// The data does not arrive, or not as it was sent.
+    pub fn fetches_intact(&mut self, from: &mut Self, address: &str, megabytes: u32) -> Result<()> {
+        let sent = from.serve_data(megabytes)?;
+        let got = self.fetch_data(address)?;
+        if got == sent {
+            return Ok(());
+        }
+        Err(Failure::new(format!(
+            "{megabytes} MiB from {address} to {} arrived as {got}, not {sent}",
+            self.name
+        )))
+    }
+
+    /// Starts an iperf3 server in the background.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn serve_iperf(&mut self) -> Result<()> {
+        self.run("iperf3 -s -D").map(drop)
+    }
+
+    /// TCP throughput to the iperf3 server at `address` over `seconds`, in Mbit/s at the receiver; with `reverse` from
+    /// there to here.
+    ///
+    /// # Errors
+    /// iperf3 fails or moves nothing.
+    pub fn tcp_rate(&mut self, address: &str, seconds: u32, reverse: bool) -> Result<f64> {
+        let direction = if reverse { "-R" } else { "" };
+        let command = format!("iperf3 -c {address} -t {seconds} -i 0 -f m {direction}");
+        let output = self.run_for(&command, Duration::from_secs(u64::from(seconds)) + COMMAND)?;
+        receiver_rate(&output).ok_or_else(|| Failure::new(format!("iperf3 shows no receiver rate: {output}")))
+    }
+
     /// Restarts the guest's kernel; QEMU stays. Follow with [`Self::wait_ready`].
     ///
     /// # Errors
-    /// The guest has not been waited for.
+    /// The command channel is gone.
     pub fn reboot(&mut self) -> Result<()> {
-        match self.console.as_mut() {
-            Some(console) => console.send("reboot -f").map(drop),
-            None => Err(Failure::new(format!("guest {} is not up", self.name))),
-        }
+        self.console.send("reboot -f").map(drop)
     }
 
     /// Kills QEMU without warning.
     pub fn kill(&mut self) {
-        self.console = None;
         self.process.kill();
     }
 
@@ -314,5 +364,26 @@ impl Guest {
     #[must_use]
     pub fn console_path(&self) -> &Path {
         &self.console_path
+    }
+}
+
+/// The Mbit/s in the last "receiver" line of iperf3's report, unless it is zero.
+#[must_use]
+pub fn receiver_rate(report: &str) -> Option<f64> {
+    let line = report.lines().rfind(|l| l.contains("receiver"))?;
+    let rate = line.split(" Mbits/sec").next()?.split_whitespace().last()?.parse().ok()?;
+    (rate > 0.0).then_some(rate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::receiver_rate;
+
+    #[test]
+    fn the_receivers_rate_is_found() {
+        let report = "[  5]   0.00-5.00   sec   219 MBytes   367 Mbits/sec    0             sender\n\
+                      [  5]   0.00-5.02   sec   218 MBytes   365 Mbits/sec                  receiver\n";
+        assert_eq!(receiver_rate(report), Some(365.0));
+        assert_eq!(receiver_rate("iperf3: error"), None);
     }
 }

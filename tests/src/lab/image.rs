@@ -16,7 +16,7 @@ use crate::failure::{During as _, Failure, Result};
 /// The program that runs as process 1 in the guest.
 const INIT: &str = include_str!("../../guest/init");
 /// Loaded in the guest, with what they depend on.
-const DRIVERS: [&str; 1] = ["virtio_net"];
+const DRIVERS: [&str; 2] = ["virtio_net", "8021q"];
 /// Copied to the guest's `/bin`, with the shared libraries they need.
 const PROGRAMS: [&str; 2] = ["usr/bin/iperf3", "usr/sbin/ethtool"];
 /// Folder of the shared libraries, in the cache's `root/` and in the guest.

@@ -116,6 +116,12 @@ impl Lab {
         self.scratch.path().join(name)
     }
 
+    /// A name for a network device that no other run uses, at most 15 bytes with a `role` of up to 4.
+    #[must_use]
+    pub fn device(&self, role: &str) -> String {
+        format!("vs{role}{}", std::process::id())
+    }
+
     /// Leaves the scratch folder behind, for `make demo KEEP=1`, and gives its path.
     pub fn keep_scratch(&mut self) -> PathBuf {
         self.scratch.disable_cleanup(true);

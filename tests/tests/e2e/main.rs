@@ -1,5 +1,24 @@
 //! End-to-end scenarios: real guests, stock peers and network namespaces around a running `vswitchd`.
 //!
-//! One file per topic; each test opens the [`tests::lab::Lab`], which also makes them take turns.
+//! One file per topic, each a story to read from top to bottom. A test opens a [`stage::Stage`], which also makes them
+//! take turns (see [`tests::lab::Lab`]).
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
+
+mod stage;
+
+mod bad_requests;
+mod bridges;
+mod dpdk_front_end;
+mod flow_rules;
+mod guest_reboot;
+mod idle;
 mod lab_itself;
+mod multi_queue;
+mod ports_under_load;
+mod qemu_killed;
+mod stock_clients;
+mod switch_restart;
+mod tap;
+mod two_guests;
+mod vlans;

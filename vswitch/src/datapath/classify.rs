@@ -3,6 +3,7 @@
 //! Tiers, fastest first, all of them this worker's own: exact-match cache, megaflow table. What neither knows is
 //! a miss, and the caller makes it an upcall.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use flowtable::cache::ExactMatchCache;
@@ -50,7 +51,8 @@ impl Classifier {
     pub(super) fn new() -> Classifier {
         Classifier {
             emc: ExactMatchCache::default(),
-            megaflows: MegaflowTable::default(),
+            // Not to be guessed by a guest that would like its flows to collide.
+            megaflows: MegaflowTable::with_seed(RandomState::new().hash_one(0)),
             slab: FlowSlab::default(),
             seed: 0x9e37_79b9,
         }
@@ -119,12 +121,11 @@ impl Classifier {
 
     /// Removes a flow if that very one is installed.
     pub(super) fn remove(&mut self, flow: &Arc<Megaflow>, counters: &WorkerCounters) {
-        let Some(installed) = self.megaflows.remove(&flow.key, &flow.mask) else { return };
+        let Some(installed) = self.megaflows.get(&flow.key, &flow.mask) else { return };
         if self.slab.get(installed).is_some_and(|held| Arc::ptr_eq(held, flow)) {
+            self.megaflows.remove(&flow.key, &flow.mask);
             drop(self.slab.remove(installed));
             bump(&counters.flows, 1u64.wrapping_neg());
-        } else {
-            self.megaflows.insert(&flow.key, &flow.mask, installed);
         }
     }
 

@@ -16,10 +16,23 @@ pub struct Limits {
     pub flows: usize,
     /// Milliseconds without a packet after which a megaflow goes (`max-idle`).
     pub idle_ms: u64,
-    /// The same while there are as many megaflows as allowed.
+    /// The same while there are nearly as many megaflows as allowed.
     pub crowded_idle_ms: u64,
     /// Milliseconds from one pass over all megaflows to the next (`max-revalidator`).
     pub pass_ms: u64,
+}
+
+impl Limits {
+    /// Whether a port that has `of_port` of all `flows` may have another. It may have up to four times what is still free:
+    /// one alone gets four fifths of the room, and whatever ports do, some is left for one that comes late.
+    pub(super) fn admit(&self, of_port: usize, flows: usize) -> bool {
+        of_port < self.flows.saturating_sub(flows).saturating_mul(4)
+    }
+
+    /// Idle time that applies while there are so many flows.
+    pub(super) fn idle_ms_at(&self, flows: usize) -> u64 {
+        if flows >= self.flows / 4 * 3 { self.crowded_idle_ms } else { self.idle_ms }
+    }
 }
 
 impl Default for Limits {
@@ -97,6 +110,10 @@ pub(super) struct Engine {
     /// Removed flows whose last hits are credited at the end of the next pass.
     pub(super) leaving: Vec<Installed>,
     pub(super) pass: Option<Pass>,
+    /// Passes begun, ended, and asked for.
+    pub(super) begun: u64,
+    pub(super) ended: u64,
+    pub(super) wanted: u64,
     /// When the next pass is due.
     pub(super) next_pass_ms: u64,
     /// Epoch the last whole pass began with.
@@ -117,6 +134,9 @@ impl Engine {
             dirty: VecDeque::new(),
             leaving: Vec::new(),
             pass: None,
+            begun: 0,
+            ended: 0,
+            wanted: 0,
             next_pass_ms: now_ms + limits.pass_ms,
             checked_epoch: 0,
             mac_changes: Vec::new(),

@@ -31,3 +31,6 @@ pub use engine::{Limits, SlowPathCounters, SlowPathStats};
 pub use handle::SlowPathHandle;
 pub use sinks::SinkList;
 pub use thread::SlowPath;
+
+#[cfg(test)]
+mod tests;

@@ -104,12 +104,19 @@ pub(super) struct Registry {
     names: HashMap<FlowName, FlowId>,
     lookers: HashMap<Address, HashSet<FlowId>>,
     senders: HashMap<Address, HashSet<FlowId>>,
+    /// Flows by port of arrival.
+    of_port: HashMap<u32, usize>,
 }
 
 impl Registry {
     /// Flows installed.
     pub(super) fn len(&self) -> usize {
         self.names.len()
+    }
+
+    /// Flows whose packets come in by a datapath port.
+    pub(super) fn of_port(&self, in_port: u32) -> usize {
+        self.of_port.get(&in_port).copied().unwrap_or(0)
     }
 
     /// Upper bound of the ids in use.
@@ -134,6 +141,7 @@ impl Registry {
     pub(super) fn insert(&mut self, installed: Installed) -> FlowId {
         let id = self.free.pop().unwrap_or_else(|| self.slots());
         self.names.insert(FlowName { worker: installed.worker, flow: installed.flow.clone() }, id);
+        *self.of_port.entry(installed.flow.key.in_port).or_default() += 1;
         self.link(id, &installed);
         match self.slots.get_mut(id as usize) {
             Some(slot) => *slot = Some(installed),
@@ -147,6 +155,7 @@ impl Registry {
         let installed = self.slots.get_mut(id as usize)?.take()?;
         self.names.remove(&FlowName { worker: installed.worker, flow: installed.flow.clone() });
         self.unlink(id, &installed);
+        self.forget_port_of(&installed);
         self.free.push(id);
         Some(installed)
     }
@@ -189,6 +198,14 @@ impl Registry {
     /// All flows.
     pub(super) fn iter(&self) -> impl Iterator<Item = (FlowId, &Installed)> {
         (0..).zip(&self.slots).filter_map(|(id, slot)| Some((id, slot.as_ref()?)))
+    }
+
+    fn forget_port_of(&mut self, installed: &Installed) {
+        let in_port = installed.flow.key.in_port;
+        match self.of_port.get_mut(&in_port) {
+            Some(flows) if *flows > 1 => *flows -= 1,
+            _ => drop(self.of_port.remove(&in_port)),
+        }
     }
 
     fn link(&mut self, id: FlowId, installed: &Installed) {

@@ -27,20 +27,21 @@ impl Engine {
         if self.pass.is_none() && self.is_pass_due(now_ms) {
             self.begin_pass(now_ms);
         }
-        self.continue_pass(budget);
-        !self.dirty.is_empty() || self.pass.is_some()
+        // At least something, or endless address changes would keep a pass from ever ending.
+        self.continue_pass(budget.max(SLICE / 4));
+        !self.dirty.is_empty() || self.pass.is_some() || self.is_pass_due(now_ms)
     }
 
-    /// Brings every megaflow in agreement with the bridges as they are when this is called.
-    pub(super) fn revalidate_all(&mut self) {
-        self.follow_mac_changes();
-        self.begin_pass(self.now_ms());
-        while !self.dirty.is_empty() || self.pass.is_some() {
-            while let Some(id) = self.dirty.pop_front() {
-                self.look_again(id);
-            }
-            self.continue_pass(usize::MAX);
-        }
+    /// Asks for a pass that begins after now. [`Engine::has_passed`] knows the ticket when it has ended: then every
+    /// megaflow agrees with the bridges as they were when this was called, or later.
+    pub(super) fn ask_for_pass(&mut self) -> u64 {
+        self.wanted = self.begun + 1;
+        self.wanted
+    }
+
+    /// Whether the pass of a ticket has ended.
+    pub(super) fn has_passed(&self, ticket: u64) -> bool {
+        self.ended >= ticket
     }
 
     /// How long nothing is due if nothing happens.
@@ -89,13 +90,12 @@ impl Engine {
     }
 
     fn is_pass_due(&self, now_ms: u64) -> bool {
-        now_ms >= self.next_pass_ms || self.bridges.epoch() != self.checked_epoch
+        now_ms >= self.next_pass_ms || self.wanted > self.begun || self.bridges.epoch() != self.checked_epoch
     }
 
     fn begin_pass(&mut self, now_ms: u64) {
-        self.bridges.expire_rules(now_ms);
-        let crowded = self.registry.len() >= self.limits.flows;
-        let idle_ms = if crowded { self.limits.crowded_idle_ms } else { self.limits.idle_ms };
+        let idle_ms = self.limits.idle_ms_at(self.registry.len());
+        self.begun += 1;
         self.checked_epoch = self.bridges.epoch();
         self.pass = Some(Pass { next: 0, started_ms: now_ms, idle_ms });
     }
@@ -121,9 +121,11 @@ impl Engine {
         for mut gone in self.leaving.drain(..) {
             gone.credit_rules();
         }
-        // After the credits, which tell who is still there.
+        // After the credits, which tell who is still there. A rule that goes takes an epoch, and so causes a pass.
+        self.bridges.expire_rules(now_ms);
         self.bridges.expire_macs(now_ms);
         self.follow_mac_changes();
+        self.ended = self.begun;
         self.next_pass_ms = now_ms + self.limits.pass_ms;
         bump(&self.counters.passes);
         self.counters.last_pass_ms.store(now_ms.saturating_sub(pass.started_ms), Relaxed);
@@ -137,7 +139,8 @@ impl Engine {
             self.remove(id, |counters| &counters.idled);
             return;
         }
-        if !self.is_current(id) {
+        // A dirty flow will be looked at anyway, but whoever waits for this pass wants it to agree now.
+        if installed.dirty || !self.is_current(id) {
             self.translate_again(id);
         }
         let Some(installed) = self.registry.get(id).filter(|_| hit) else { return };

@@ -1,7 +1,7 @@
 //! The slow path's thread.
 
 use std::io;
-use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -42,39 +42,50 @@ impl SlowPath {
     }
 }
 
+/// Somebody who waits for a pass.
+struct Waiter {
+    ticket: u64,
+    reply: Sender<()>,
+}
+
 fn run(mut engine: Engine, upcalls: &UpcallReceiver, requests: &Receiver<Request>) {
     let mut batch = Vec::new();
+    let mut waiters: Vec<Waiter> = Vec::new();
     let mut busy = false;
-    while answer_requests(&mut engine, requests) {
-        let timeout = if busy { Duration::ZERO } else { engine.idle_for() };
+    while answer_requests(&mut engine, requests, &mut waiters) {
+        let timeout = if busy || !waiters.is_empty() { Duration::ZERO } else { engine.idle_for() };
         upcalls.receive(&mut batch, timeout);
         engine.handle(&mut batch);
         busy = engine.revalidate_some();
+        for waiter in waiters.extract_if(.., |waiter| engine.has_passed(waiter.ticket)) {
+            answer(&waiter.reply, ());
+        }
     }
 }
 
 /// Answers what waits; false when the thread shall end.
-fn answer_requests(engine: &mut Engine, requests: &Receiver<Request>) -> bool {
+fn answer_requests(engine: &mut Engine, requests: &Receiver<Request>, waiters: &mut Vec<Waiter>) -> bool {
     loop {
-        // Whoever asked may have gone without waiting for the answer; the failed send does not matter.
         match requests.try_recv() {
             Ok(Request::Revalidate(reply)) => {
-                engine.revalidate_all();
-                let _ = reply.send(());
+                waiters.push(Waiter { ticket: engine.ask_for_pass(), reply });
             }
             Ok(Request::Flush(reply)) => {
                 engine.flush();
-                let _ = reply.send(());
+                answer(&reply, ());
             }
-            Ok(Request::Dump(reply)) => {
-                let _ = reply.send(engine.dump());
-            }
+            Ok(Request::Dump(reply)) => answer(&reply, engine.dump()),
             Ok(Request::ForgetWorker(worker, reply)) => {
                 engine.forget_worker(worker);
-                let _ = reply.send(());
+                answer(&reply, ());
             }
             Ok(Request::Stop) | Err(TryRecvError::Disconnected) => return false,
             Err(TryRecvError::Empty) => return true,
         }
     }
+}
+
+fn answer<T>(reply: &Sender<T>, with: T) {
+    // Whoever asked may have gone without waiting.
+    let _ = reply.send(with);
 }

@@ -90,7 +90,7 @@ impl Engine {
             self.missed_again(id, flow, translation, sink, now_ms);
             return;
         }
-        if self.registry.len() >= self.limits.flows {
+        if !self.limits.admit(self.registry.of_port(key.in_port), self.registry.len()) {
             bump(&self.counters.limit_hits);
             return;
         }

@@ -180,3 +180,6 @@ impl Drop for Switch {
         inner.ports.clear();
     }
 }
+
+#[cfg(test)]
+mod tests;

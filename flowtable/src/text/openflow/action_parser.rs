@@ -40,7 +40,7 @@ const UNSUPPORTED: [&str; 24] = [
     "conjunction",
 ];
 
-/// Reads a list of actions such as `mod_vlan_vid:5,output:2`; `drop` is the empty list.
+/// Reads a list of actions such as `mod_vlan_vid:5,output:2`; `drop`, or nothing, is the empty list.
 ///
 /// `flow_match` is the match of the rule: what an action needs of a packet (`mod_tp_dst` needs ports) must be
 /// there, and the general names take their meaning from it.
@@ -50,13 +50,10 @@ pub fn parse_actions(
     ports: &dyn PortNames,
 ) -> Result<Vec<RuleAction>, ParseError> {
     let tokens = scan::list(text)?;
-    if tokens.is_empty() {
-        return Err(ParseError::new("actions=", "no actions", "write drop to discard the packets"));
-    }
-    if let [only] = tokens.as_slice()
-        && only.eq_ignore_ascii_case("drop")
-    {
-        return Ok(Vec::new());
+    match tokens.as_slice() {
+        [] => return Ok(Vec::new()),
+        [only] if only.eq_ignore_ascii_case("drop") => return Ok(Vec::new()),
+        _ => {}
     }
     let mut parser = ActionParser { kind: PacketKind::of(flow_match), ports };
     tokens.iter().map(|token| parser.parse(token)).collect()

@@ -133,8 +133,9 @@ impl Assignment<'_> {
             }
             "vlan_vid" => {
                 let (vid, mask) = value::parse(Field::VlanVid, self.token, self.text, ports)?;
+                // OpenFlow 1.2 and later: zero means no tag. The bit that says there is one may be left out.
                 let whole = mask == Field::VlanVid.ones();
-                (Field::VlanVid, if whole { vid | present } else { vid }, mask)
+                (Field::VlanVid, if whole && vid != 0 { vid | present } else { vid }, mask)
             }
             "dl_vlan_pcp" | "vlan_pcp" => {
                 let pcp: u128 = scan::number_as(self.token, self.text, 7)?;
@@ -170,7 +171,7 @@ fn nearest(name: &str) -> String {
         .filter(|known| !prefix.is_empty() && known.starts_with(prefix))
         .collect();
     if alike.is_empty() {
-        "see the field list of vsctl(8)".to_owned()
+        "check the spelling".to_owned()
     } else {
         format!("did you mean one of {}", alike.join(" "))
     }

@@ -1,3 +1,5 @@
+//! `ovs-ofctl` flow text, both ways.
+
 use proptest::prelude::*;
 
 use super::*;
@@ -48,7 +50,7 @@ fn matches_print_as_ovs_ofctl_does() {
         ("ip nw_src=10.0.0.1/255.0.0.255", "ip,nw_src=10.0.0.1/255.0.0.255"),
         ("dl_type=0x0800,nw_proto=6,tp_dst=80", "tcp,tp_dst=80"),
         ("tp_dst=80,tcp", "tcp,tp_dst=80"),
-        ("tcp,tcp_dst=0x1f90/0xff00", "tcp,tp_dst=7936/0xff00"),
+        ("tcp,tcp_dst=0x1f90/0xff00", "tcp,tp_dst=0x1f00/0xff00"),
         ("udp6,udp_src=53", "udp6,tp_src=53"),
         ("sctp,sctp_dst=5", "sctp,tp_dst=5"),
         ("dl_vlan=5", "dl_vlan=5"),
@@ -57,6 +59,8 @@ fn matches_print_as_ovs_ofctl_does() {
         ("dl_vlan_pcp=3,dl_vlan=5", "dl_vlan=5,dl_vlan_pcp=3"),
         ("vlan_tci=0x1000/0x1000", "vlan_tci=0x1000/0x1000"),
         ("vlan_tci=0", "vlan_tci=0x0000"),
+        ("vlan_vid=0", "vlan_tci=0x0000/0x1fff"),
+        ("dl_vlan=0", "dl_vlan=0"),
         ("dl_vlan=0xffff", "vlan_tci=0x0000"),
         (
             "dl_src=02:00:00:00:00:01,eth_dst=01:00:00:00:00:00/01:00:00:00:00:00",
@@ -65,9 +69,12 @@ fn matches_print_as_ovs_ofctl_does() {
         ("arp,arp_tpa=10.0.0.1,arp_op=2", "arp,arp_tpa=10.0.0.1,arp_op=2"),
         ("arp,nw_dst=10.0.0.1,nw_proto=2", "arp,arp_tpa=10.0.0.1,arp_op=2"),
         ("tcp,tcp_flags=+syn-ack", "tcp,tcp_flags=+syn-ack"),
+        ("tcp,tcp_flags=+ack-syn", "tcp,tcp_flags=-syn+ack"),
+        ("tcp,tcp_flags=0", "tcp,tcp_flags=0"),
         ("tcp,tcp_flags=syn|ack", "tcp,tcp_flags=syn|ack"),
         ("tcp,tcp_flags=0x2/0x12", "tcp,tcp_flags=+syn-ack"),
         ("ipv6,ipv6_dst=fe80::1/64", "ipv6,ipv6_dst=fe80::/64"),
+        ("ipv6,ipv6_label=3/7", "ipv6,ipv6_label=0x00003/0x00007"),
         ("icmp,icmp_type=8", "icmp,icmp_type=8"),
         ("icmp6,icmp_type=135,nd_target=fe80::2", "icmp6,icmp_type=135,nd_target=fe80::2"),
         ("icmp6,icmpv6_type=136,nd_tll=02:00:00:00:00:01", "icmp6,icmp_type=136,nd_tll=02:00:00:00:00:01"),
@@ -121,6 +128,7 @@ fn actions_print_as_ovs_ofctl_does() {
     let flow_match = parsed("tcp,dl_vlan=5");
     for (text, printed) in [
         ("drop", "drop"),
+        ("", "drop"),
         ("output:1", "output:eth0"),
         ("1", "output:eth0"),
         ("vm-1", "output:\"vm-1\""),
@@ -152,7 +160,6 @@ fn actions_print_as_ovs_ofctl_does() {
 #[test]
 fn wrong_actions_say_what_would_be_right() {
     for (flow, actions, hint) in [
-        ("", "", "drop"),
         ("", "drop,1", "not alone"),
         ("", "mod_tp_dst:80", "add tcp"),
         ("", "dec_ttl", "add ip"),

@@ -1,26 +1,26 @@
 //! A port that replays a capture file and records what it is sent to another.
 //!
 //! The file to replay is read whole when the port opens, so a worker never waits for a disk and a broken file is an error
-//! at once. What is recorded is copied to pool memory and written by a thread of its own; when that cannot keep up,
+//! at once. A paced replay sleeps between frames like any idle queue. What is recorded is copied to pool memory and written by a thread of its own; when that cannot keep up,
 //! packets are dropped with a reason.
 
 mod file;
 mod record;
+mod replay;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use super::queue_slots::{QueueSlots, Subscriber, Taken};
-use crate::packet::{BURST, Batch, OwnedPacket, Pool, PoolCache, SlotId, Span};
+use super::queue_slots::{QueueSlots, Subscriber};
+use crate::packet::{Batch, OwnedPacket, Pool, PoolCache, SlotId};
 use crate::port::{
-    Armed, DropReason, LinkState, PmdError, Port, PortEvents, PortInfo, QueueCounters, RxQueue, TxQueue,
-    Waker,
+    DropReason, LinkState, PmdError, Port, PortEvents, PortInfo, QueueCounters, RxQueue, TxQueue,
 };
-use crate::sys::clock;
 
 pub use file::{Capture, CaptureError};
-use record::Recorder;
+use record::{Recorder, Recording};
+use replay::Replay;
 
 /// What to open.
 #[derive(Clone)]
@@ -51,10 +51,10 @@ impl PcapConfig {
 struct PcapPort {
     config: PcapConfig,
     capture: Option<Arc<Capture>>,
-    recorder: Option<Arc<Recorder>>,
+    recorder: Option<Recorder>,
     slots: QueueSlots,
     mtu: AtomicU16,
-    subscriber: Subscriber,
+    subscriber: Arc<Subscriber>,
 }
 
 /// Opens the port: reads the capture, makes the file to record to.
@@ -65,11 +65,14 @@ pub fn open(config: PcapConfig) -> Result<Arc<dyn Port>, PmdError> {
             PmdError::Config(format!("{}: cannot replay {}: {e}", config.name, path.display()))
         })?)),
     };
+    let subscriber = Arc::new(Subscriber::default());
+    let told = subscriber.clone();
     let recorder = match &config.record {
         None => None,
-        Some(path) => Some(Arc::new(Recorder::start(path, config.snaplen).map_err(|e| {
-            PmdError::system(format!("{}: recording to {}", config.name, path.display()), "", e)
-        })?)),
+        Some(path) => Some(Recorder::start(path, config.snaplen, move || told.notify()).map_err(|e| {
+            let what = format!("{}: recording to {}", config.name, path.display());
+            PmdError::system(what, "the folder must exist and be writable", e)
+        })?),
     };
     Ok(Arc::new(PcapPort {
         config,
@@ -77,7 +80,7 @@ pub fn open(config: PcapConfig) -> Result<Arc<dyn Port>, PmdError> {
         recorder,
         slots: QueueSlots::new(1),
         mtu: AtomicU16::new(u16::MAX),
-        subscriber: Subscriber::default(),
+        subscriber,
     }))
 }
 
@@ -91,6 +94,7 @@ impl Port for PcapPort {
             link: LinkState::Up,
             mtu: self.mtu.load(Ordering::Relaxed),
             rx_queues: u16::from(self.capture.is_some()),
+            error: self.recorder.as_ref().and_then(Recorder::failure),
             ..PortInfo::default()
         }
     }
@@ -100,20 +104,12 @@ impl Port for PcapPort {
         let Some(capture) = self.capture.clone() else {
             return Err(PmdError::Queue { port: self.config.name.clone(), index, problem: "does not exist" });
         };
-        Ok(Box::new(Replay {
-            capture,
-            next: 0,
-            repeat: self.config.repeat,
-            paced: self.config.paced,
-            started: None,
-            counters: Arc::default(),
-            _taken: taken,
-        }))
+        Ok(Box::new(Replay::new(capture, self.config.repeat, self.config.paced, taken)?))
     }
 
     fn tx_queue(&self, _worker: u16) -> Result<Box<dyn TxQueue>, PmdError> {
-        let recorder = self.recorder.clone();
-        Ok(Box::new(Record { recorder, cache: self.config.pool.cache(), counters: Arc::default() }))
+        let recording = self.recorder.as_ref().map(Recorder::recording);
+        Ok(Box::new(Record { recording, cache: self.config.pool.cache(), counters: Arc::default() }))
     }
 
     fn set_mtu(&self, mtu: u16) -> Result<(), PmdError> {
@@ -127,79 +123,15 @@ impl Port for PcapPort {
     }
 }
 
-struct Replay {
-    capture: Arc<Capture>,
-    next: usize,
-    repeat: bool,
-    paced: bool,
-    /// Cycle count when the first frame of this round went out.
-    started: Option<u64>,
-    counters: Arc<QueueCounters>,
-    _taken: Taken,
-}
-
-impl Replay {
-    /// Index up to which frames are due.
-    fn due(&mut self) -> usize {
-        if !self.paced {
-            return self.capture.len();
-        }
-        let now = clock::cycles();
-        let passed = u128::from(now.wrapping_sub(*self.started.get_or_insert(now)));
-        let passed_ns = passed * 1_000_000_000 / u128::from(clock::cycles_per_second());
-        let mut end = self.next;
-        while end < self.capture.len() && u128::from(self.capture.offset_ns(end)) <= passed_ns {
-            end += 1;
-        }
-        end
-    }
-}
-
-impl RxQueue for Replay {
-    fn rx_burst<'q>(&'q mut self, batch: &mut Batch<'q>) -> usize {
-        if self.repeat && self.next >= self.capture.len() {
-            self.next = 0;
-            self.started = None;
-        }
-        let end = self.due().min(self.next + BURST);
-        let mut bytes = 0;
-        while self.next < end {
-            let frame = self.capture.frame(self.next);
-            if !batch.receive(Span::from_slice(frame)) {
-                break;
-            }
-            bytes += frame.len() as u64;
-            self.next += 1;
-        }
-        if !batch.is_empty() {
-            self.counters.add_burst(batch.len() as u64, bytes);
-        }
-        batch.len()
-    }
-
-    fn rx_done(&mut self) {}
-
-    fn arm(&mut self) -> Armed {
-        let over = self.next >= self.capture.len() && !self.repeat;
-        if over || self.capture.is_empty() { Armed::Idle } else { Armed::Work }
-    }
-
-    fn set_waker(&mut self, _waker: Waker) {}
-
-    fn counters(&self) -> Arc<QueueCounters> {
-        self.counters.clone()
-    }
-}
-
 struct Record {
-    recorder: Option<Arc<Recorder>>,
+    recording: Option<Arc<Recording>>,
     cache: PoolCache,
     counters: Arc<QueueCounters>,
 }
 
 impl TxQueue for Record {
     fn tx_burst(&mut self, batch: &Batch<'_>, slots: &[SlotId]) -> usize {
-        let Some(recorder) = &self.recorder else {
+        let Some(recording) = &self.recording else {
             self.counters.drops.add(DropReason::TxLinkDown, slots.len() as u64);
             return 0;
         };
@@ -208,15 +140,17 @@ impl TxQueue for Record {
         for &slot in slots {
             let frame = batch.frame(slot);
             let packet = OwnedPacket::copy_from_frame(&frame, &mut self.cache);
-            if packet.is_some_and(|packet| recorder.push(now, packet)) {
-                sent += 1;
-                bytes += frame.len() as u64;
-            } else {
-                self.counters.drops.add(DropReason::TxRingFull, 1);
+            let packet = packet.ok_or(DropReason::TxRingFull);
+            match packet.and_then(|packet| recording.push(now, packet)) {
+                Ok(()) => {
+                    sent += 1;
+                    bytes += frame.len() as u64;
+                }
+                Err(reason) => self.counters.drops.add(reason, 1),
             }
         }
         if sent != 0 {
-            recorder.wake();
+            recording.wake();
             self.counters.add_burst(sent as u64, bytes);
         }
         sent
@@ -230,7 +164,8 @@ impl TxQueue for Record {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::packet::BatchStorage;
+    use crate::packet::{BatchStorage, Span};
+    use crate::port::Armed;
 
     #[test]
     fn what_was_recorded_can_be_replayed() {
@@ -270,6 +205,38 @@ mod tests {
         assert_eq!(rx.arm(), Armed::Idle);
         let cut = frames.iter().map(|f| f[..f.len().min(1000)].to_vec());
         assert_eq!(seen, cut.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_full_disk_ends_the_recording_and_is_told() {
+        struct Told(std::sync::mpsc::Sender<()>);
+        impl PortEvents for Told {
+            fn port_changed(&self) {
+                let _ = self.0.send(());
+            }
+        }
+        let pool = Pool::create(64).unwrap();
+        let config = PcapConfig { record: Some("/dev/full".into()), ..PcapConfig::new("r".into(), pool) };
+        let port = open(config).unwrap();
+        let (sender, told) = std::sync::mpsc::channel();
+        port.subscribe(Arc::new(Told(sender)));
+        // The writer may have failed at the file's header before anybody listened.
+        if port.info().error.is_none() {
+            told.recv().unwrap();
+        }
+        let error = port.info().error.unwrap();
+        assert!(error.contains("/dev/full") && error.contains("No space"), "{error}");
+        let mut tx = port.tx_queue(0).unwrap();
+        let mut storage = BatchStorage::new();
+        let mut batch = storage.begin();
+        assert!(batch.receive(Span::from_slice(&[1; 60])));
+        assert_eq!(tx.tx_burst(&batch, &[0]), 0);
+        assert_eq!(tx.counters().drops.get(DropReason::TxSystem), 1);
+        drop(port);
+        assert_eq!(tx.tx_burst(&batch, &[0]), 0);
+        assert_eq!(tx.counters().drops.get(DropReason::TxPortGone), 1);
+        drop(tx);
+        assert_eq!(pool.free_chunks(), 64);
     }
 
     #[test]

@@ -1,14 +1,17 @@
 //! Against the kernel, in a network namespace of the test's own. Needs root, as the device does.
 
-use std::net::UdpSocket;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
-use std::thread;
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 
 use super::*;
-use crate::packet::{BatchStorage, Offload};
+use crate::packet::{BatchStorage, Gso, Offload};
+use crate::port::LinkState;
 use crate::sys::netns;
 
 const OURS: [u8; 6] = [2, 0, 0, 0, 0, 9];
@@ -73,8 +76,8 @@ fn the_kernel_sends_and_receives() {
         socket.send_to(&[7; 1000], "10.9.0.2:701").unwrap();
         let fd = rx.wait_fd().unwrap();
         let wait = || {
-            let mut fds = [rustix::event::PollFd::new(&*fd, rustix::event::PollFlags::IN)];
-            rustix::event::poll(&mut fds, None).unwrap();
+            let mut fds = [PollFd::new(&*fd, PollFlags::IN)];
+            poll(&mut fds, None).unwrap();
         };
         let (frame, offload) = receive_udp(&mut *rx, &wait);
         assert_eq!(&frame[..6], &OURS);
@@ -131,4 +134,209 @@ fn bad_names_and_foreign_devices_are_refused_with_the_remedy() {
         ip("link add br9 type bridge");
         assert!(error("br9").contains("is no TAP"), "{}", error("br9"));
     });
+}
+
+#[test]
+fn without_the_right_the_error_names_device_capability_and_remedy() {
+    in_namespace(|| {
+        rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(65534)).unwrap();
+        let error = open(&TapConfig { name: "tap0".into(), queues: 1 }).err().unwrap().to_string();
+        for part in ["tap0", "/dev/net/tun", "CAP_NET_ADMIN", "run as root"] {
+            assert!(error.contains(part), "{error}");
+        }
+    });
+}
+
+struct Told(mpsc::Sender<()>);
+
+impl PortEvents for Told {
+    fn port_changed(&self) {
+        let _ = self.0.send(());
+    }
+}
+
+#[test]
+fn what_happens_to_the_device_is_told() {
+    in_namespace(|| {
+        let port = open(&TapConfig { name: "tap0".into(), queues: 1 }).unwrap();
+        let (sender, told) = mpsc::channel();
+        port.subscribe(Arc::new(Told(sender)));
+        let until = |done: &dyn Fn(&PortInfo) -> bool| {
+            while !done(&port.info()) {
+                told.recv_timeout(Duration::from_secs(30)).expect("a change to be told");
+            }
+        };
+        until(&|info| info.link == LinkState::Up);
+        ip("link set tap0 down");
+        until(&|info| info.link == LinkState::Down);
+        ip("link set tap0 name other mtu 2000");
+        until(&|info| info.mtu == 2000 && info.status.iter().any(|(_, value)| value == "other"));
+        ip("link set other up");
+        until(&|info| info.link == LinkState::Up);
+        ip("link del other");
+        until(&|info| info.link == LinkState::Down && info.error.is_some());
+        // The queues of a device that is gone do nothing, and do not keep their worker awake.
+        let (mut rx, mut tx) = (port.rx_queue(0).unwrap(), port.tx_queue(0).unwrap());
+        let mut storage = BatchStorage::new();
+        assert_eq!(rx.rx_burst(&mut storage.begin()), 0);
+        assert_eq!(rx.arm(), Armed::Idle);
+        let mut batch = storage.begin();
+        assert!(batch.receive(Span::from_slice(&[0; 60])));
+        assert_eq!(tx.tx_burst(&batch, &[0]), 0);
+        assert!(tx.counters().drops.nonzero().count() == 1);
+    });
+}
+
+#[test]
+fn the_device_goes_with_its_last_queue_unless_it_was_persistent() {
+    in_namespace(|| {
+        let exists =
+            |name: &str| Command::new("ip").args(["link", "show", name]).output().unwrap().status.success();
+        drop(open(&TapConfig { name: "tap0".into(), queues: 2 }).unwrap());
+        assert!(!exists("tap0"));
+        ip("tuntap add dev kept mode tap vnet_hdr");
+        drop(open(&TapConfig { name: "kept".into(), queues: 1 }).unwrap());
+        assert!(exists("kept"));
+    });
+}
+
+/// A host in a network namespace of its own behind a TAP device, with both kinds of addresses ending in `number`.
+fn host<T: Send + 'static>(
+    number: u8,
+    program: impl FnOnce() -> T + Send + 'static,
+) -> (Arc<dyn Port>, JoinHandle<T>) {
+    let (sender, port) = mpsc::channel();
+    let thread = thread::spawn(move || {
+        netns::enter_new().expect("run the TAP tests as root: they make a network namespace");
+        let tap = open(&TapConfig { name: "tap0".into(), queues: 1 }).unwrap();
+        ip(&format!("addr add 10.9.0.{number}/24 dev tap0"));
+        ip(&format!("addr add fd00::{number}/64 dev tap0 nodad"));
+        sender.send(tap).unwrap();
+        program()
+    });
+    (port.recv().unwrap(), thread)
+}
+
+/// What carries a frame from one queue to the other.
+enum Carry {
+    /// The driver, which passes large frames on.
+    AsIs,
+    /// Software that cuts and completes everything, written with an empty header: the kernel checks every checksum.
+    Finished(Finisher),
+}
+
+/// Carries frames both ways until `stop`; returns the longest frame and the kinds of segmentation seen.
+fn carry(ports: &[Arc<dyn Port>; 2], mut how: Carry, stop: &Waker) -> (usize, Vec<Gso>) {
+    let mut rx = [ports[0].rx_queue(0).unwrap(), ports[1].rx_queue(0).unwrap()];
+    let mut tx = [ports[1].tx_queue(0).unwrap(), ports[0].tx_queue(0).unwrap()];
+    let raw = [rx[1].wait_fd().unwrap(), rx[0].wait_fd().unwrap()];
+    let mut storage = BatchStorage::new();
+    let (mut longest, mut kinds) = (0, Vec::new());
+    loop {
+        let mut work = false;
+        for side in 0..2 {
+            let mut batch = storage.begin();
+            let slots: Vec<SlotId> = (0..rx[side].rx_burst(&mut batch) as SlotId).collect();
+            work |= !slots.is_empty();
+            for &slot in &slots {
+                let frame = batch.frame(slot);
+                longest = longest.max(frame.len());
+                if !kinds.contains(&frame.offload.gso) {
+                    kinds.push(frame.offload.gso);
+                }
+                if let Carry::Finished(finisher) = &mut how {
+                    let sent = finisher.finish(frame, OffloadCaps::default(), 1514, |piece| {
+                        let _ = gather::write_frame(raw[side].as_fd(), &[0; NetHeader::LEN], &piece);
+                    });
+                    assert_eq!(sent, Ok(()));
+                }
+            }
+            if matches!(how, Carry::AsIs) {
+                tx[side].tx_burst(&batch, &slots);
+            }
+            rx[side].rx_done();
+        }
+        if !work && rx.iter_mut().all(|rx| rx.arm() == Armed::Idle) {
+            let waits = [rx[0].wait_fd().unwrap(), rx[1].wait_fd().unwrap()];
+            let mut fds = [
+                PollFd::new(&*waits[0], PollFlags::IN),
+                PollFd::new(&*waits[1], PollFlags::IN),
+                PollFd::new(stop, PollFlags::IN),
+            ];
+            poll(&mut fds, None).unwrap();
+            if !fds[2].revents().is_empty() {
+                return (longest, kinds);
+            }
+        }
+    }
+}
+
+/// Bytes of the stream that the two hosts exchange.
+const STREAM: usize = 8 << 20;
+
+fn stream() -> Vec<u8> {
+    (0..STREAM).map(|i| (i / 7 + i / 65_521) as u8).collect()
+}
+
+/// TCP segments with a wrong checksum that this thread's network namespace has received.
+fn bad_checksums() -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
+    let mut lines = text.lines().filter(|line| line.starts_with("Tcp:"));
+    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+    let at = names.split(' ').position(|name| name == "InCsumErrors").unwrap();
+    values.split(' ').nth(at).unwrap().parse().unwrap()
+}
+
+/// Sends the stream there and back between two kernels. The arguments are the listener's address and how frames cross.
+fn exchange(address: &'static str, how: Carry) -> (usize, Vec<Gso>) {
+    let (listening, ready) = mpsc::channel();
+    let (port_a, server) = host(1, move || {
+        let listener = TcpListener::bind(address).unwrap();
+        listening.send(()).unwrap();
+        let (mut socket, _) = listener.accept().unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let mut bytes = vec![0; STREAM];
+        socket.read_exact(&mut bytes).unwrap();
+        socket.write_all(&bytes).unwrap();
+        bad_checksums()
+    });
+    let stop = Waker::new().unwrap();
+    let stopped = stop.clone();
+    let (port_b, client) = host(2, move || {
+        ready.recv().unwrap();
+        let result = std::panic::catch_unwind(|| {
+            let mut socket = TcpStream::connect(address).unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+            let sent = stream();
+            socket.write_all(&sent).unwrap();
+            let mut bytes = vec![0; STREAM];
+            socket.read_exact(&mut bytes).unwrap();
+            assert!(bytes == sent, "the stream came back changed");
+        });
+        stopped.wake();
+        result.unwrap();
+        bad_checksums()
+    });
+    let seen = carry(&[port_a, port_b], how, &stop);
+    assert_eq!(client.join().unwrap(), 0);
+    assert_eq!(server.join().unwrap(), 0);
+    seen
+}
+
+#[test]
+fn tcp_frames_of_64_kib_cross_whole() {
+    for (address, kind) in [("10.9.0.1:5000", Gso::TcpV4), ("[fd00::1]:5000", Gso::TcpV6)] {
+        let (longest, kinds) = exchange(address, Carry::AsIs);
+        assert!(longest > 60_000, "longest frame {longest}");
+        assert!(kinds.contains(&kind));
+    }
+}
+
+#[test]
+fn kernels_accept_what_software_cuts() {
+    for (address, kind) in [("10.9.0.1:5000", Gso::TcpV4), ("[fd00::1]:5000", Gso::TcpV6)] {
+        let (longest, kinds) = exchange(address, Carry::Finished(Finisher::new()));
+        assert!(longest > 10_000, "longest frame {longest}");
+        assert!(kinds.contains(&kind));
+    }
 }

@@ -27,6 +27,11 @@ impl Cell {
         Self { bare: text.clone(), json: json!(text), text }
     }
 
+    /// Nothing: an empty cell, `null` in JSON.
+    pub(crate) fn none() -> Self {
+        Self { text: String::new(), bare: String::new(), json: Value::Null }
+    }
+
     /// A whole number.
     pub(crate) fn count(n: u64) -> Self {
         Self { text: n.to_string(), bare: n.to_string(), json: json!(n) }

@@ -134,9 +134,10 @@ fn bridges_with(rules: std::ops::Range<usize>) -> impl Strategy<Value = Bridges>
         for (number, (_, no_flood)) in ports.iter().enumerate() {
             bridges.set_port_no_flood(&format!("p{}", number + 1), *no_flood).unwrap();
         }
-        let rules = rules
-            .into_iter()
-            .map(|(priority, flow_match, actions)| Rule::new(priority, flow_match, actions, 0));
+        // Each priority once: which of two rules of one priority wins is nobody's promise.
+        let rules = rules.into_iter().zip(1u16..).map(|((priority, flow_match, actions), unique)| {
+            Rule::new(priority * 8 + unique, flow_match, actions, 0)
+        });
         bridges.add_rules("br", rules.collect()).unwrap();
         let id = bridges.read().bridge_named("br").unwrap().id;
         for (vlan, mac, port) in macs {

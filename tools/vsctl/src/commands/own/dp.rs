@@ -1,9 +1,9 @@
 //! `dp flows`: what each worker has cached, with hits.
 
 use clap::Subcommand;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::answer::{count, list, real, text, text_or_empty};
+use super::answer::{count, list, text, text_or_empty};
 use crate::connection::Database;
 use crate::error::Error;
 use crate::output::{Cell, Style, Table};
@@ -36,7 +36,7 @@ pub(super) fn run(args: &Args, db: &mut dyn Database, style: Style) -> Result<St
                     Cell::text(text(flow, "match")),
                     Cell::count(count(flow, "packets")),
                     Cell::count(count(flow, "bytes")),
-                    Cell::real(real(flow, "used_s"), 3),
+                    used(flow).map_or_else(Cell::none, |seconds| Cell::real(seconds, 3)),
                     Cell::text(text(flow, "actions")),
                 ]);
             }
@@ -47,11 +47,7 @@ pub(super) fn run(args: &Args, db: &mut dyn Database, style: Style) -> Result<St
     for worker in workers {
         lines.push_str(&format!("flow-dump from pmd on cpu core: {}\n", count(worker, "core")));
         for flow in list(worker, "flows") {
-            // A flow that was never hit has no time of last use.
-            let used = match count(flow, "packets") {
-                0 => "never".to_owned(),
-                _ => format!("{:.3}s", real(flow, "used_s")),
-            };
+            let used = used(flow).map_or_else(|| "never".to_owned(), |seconds| format!("{seconds:.3}s"));
             lines.push_str(&format!(
                 "{}, packets:{}, bytes:{}, used:{used}, actions:{}\n",
                 text(flow, "match"),
@@ -64,6 +60,11 @@ pub(super) fn run(args: &Args, db: &mut dyn Database, style: Style) -> Result<St
     Ok(lines)
 }
 
+/// Seconds since the last hit; a flow that was never hit has none.
+fn used(flow: &Value) -> Option<f64> {
+    flow.get("used_s").and_then(Value::as_f64).filter(|_| count(flow, "packets") > 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,7 +74,7 @@ mod tests {
     fn lines_are_those_of_dpctl() {
         let answer = json!({"workers": [{"core": 1, "flows": [
             {"match": "recirc_id(0),in_port(2)", "packets": 5, "bytes": 300, "used_s": 0.5, "actions": "3", "bridge": "br0"},
-            {"match": "recirc_id(0),in_port(3)", "packets": 0, "bytes": 0, "used_s": 0.0, "actions": "drop"}]}]});
+            {"match": "recirc_id(0),in_port(3)", "packets": 0, "bytes": 0, "used_s": null, "actions": "drop"}]}]});
         let mut script = Script::new([("vs.dp.flows", json!([]), answer)]);
         assert_eq!(
             own(&mut script, "dp flows").unwrap(),

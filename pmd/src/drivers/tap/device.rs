@@ -1,0 +1,129 @@
+//! The control side of the device: what it is now, and a thread that hears when that changes.
+//!
+//! The operator, or anybody with the right, can rename, move, take down or delete the device under us. The queue's
+//! descriptor stays ours through all of that, so it and not the name says which device is meant.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+
+use super::TapConfig;
+use crate::drivers::queue_slots::Subscriber;
+use crate::port::{LinkState, PortInfo, Waker};
+use crate::sys::netif::Control;
+use crate::sys::netlink::LinkEvents;
+use crate::sys::tun;
+
+pub(super) struct Device {
+    control: Control,
+    queue: Arc<OwnedFd>,
+    /// Name it was opened by.
+    name: String,
+    queues: u16,
+    /// Last known MTU, for transmit queues too: in another network namespace it cannot be asked for.
+    pub(super) mtu: Arc<AtomicU16>,
+    link_resets: AtomicU64,
+    pub(super) subscriber: Subscriber,
+}
+
+impl Device {
+    pub(super) fn new(control: Control, queue: Arc<OwnedFd>, config: &TapConfig, mtu: u16) -> Device {
+        Device {
+            control,
+            queue,
+            name: config.name.clone(),
+            queues: config.queues,
+            mtu: Arc::new(AtomicU16::new(mtu)),
+            link_resets: AtomicU64::new(0),
+            subscriber: Subscriber::default(),
+        }
+    }
+
+    pub(super) fn info(&self) -> PortInfo {
+        let mut info = PortInfo {
+            link_resets: self.link_resets.load(Ordering::Relaxed),
+            mtu: self.mtu.load(Ordering::Relaxed),
+            rx_queues: self.queues,
+            status: vec![("driver_name".into(), "tun".into()), ("n_queues".into(), self.queues.to_string())],
+            ..PortInfo::default()
+        };
+        let Ok(name) = tun::interface(&self.queue) else {
+            info.error =
+                Some(format!("TAP device {} was deleted: remove the port and add it again", self.name));
+            return info;
+        };
+        if name.as_str() != self.name {
+            info.status.push(("device_name".into(), name.as_str().to_owned()));
+        }
+        // In another network namespace it is out of sight, but still ours.
+        info.link = match self.control.is_up(&name) {
+            Ok((true, true)) | Err(_) => LinkState::Up,
+            Ok(_) => LinkState::Down,
+        };
+        if let Some(mtu) = self.control.mtu(&name).ok().and_then(|mtu| u16::try_from(mtu).ok()) {
+            self.mtu.store(mtu, Ordering::Relaxed);
+            info.mtu = mtu;
+        }
+        info.mac = self.control.mac(&name).ok();
+        info
+    }
+
+    pub(super) fn set_mtu(&self, mtu: u16) -> io::Result<()> {
+        let name = tun::interface(&self.queue)?;
+        self.control.set_mtu(&name, i32::from(mtu))?;
+        self.mtu.store(mtu, Ordering::Relaxed);
+        self.subscriber.notify();
+        Ok(())
+    }
+}
+
+/// The thread that hears of changes; it ends with this value.
+pub(super) struct Watch {
+    stop: Waker,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watch {
+    pub(super) fn start(device: Arc<Device>) -> io::Result<Watch> {
+        let events = LinkEvents::open()?;
+        let stop = Waker::new()?;
+        let stopped = stop.clone();
+        let thread = thread::Builder::new().name("tap-link".into()).spawn(move || {
+            if let Err(error) = watch(&device, &events, &stopped) {
+                log::warn!("{}: its link is no longer watched: {error}", device.name);
+            }
+        })?;
+        Ok(Watch { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.stop.wake();
+        // The thread holds a queue's descriptor, which would keep the device.
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn watch(device: &Device, events: &LinkEvents, stop: &Waker) -> io::Result<()> {
+    let look = || {
+        let info = device.info();
+        (info.link, info.mtu, info.mac, info.error.is_some())
+    };
+    let mut known = look();
+    while events.wait(stop)? {
+        let now = look();
+        if now != known {
+            if now.0 != known.0 {
+                device.link_resets.fetch_add(1, Ordering::Relaxed);
+            }
+            known = now;
+            device.subscriber.notify();
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,204 @@
+//! A whole switch between capture files: what goes in by replay comes out in recordings.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use flowtable::rules::{RuleAction, RuleFilter};
+use pmd::drivers::pcap::Capture;
+
+use super::*;
+use crate::bridge::{VlanConfig, VlanMode};
+
+/// A directory of captures and a switch with a bridge `br0`.
+struct Bench {
+    dir: tempfile::TempDir,
+    switch: Arc<Switch>,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let dir = tempfile::tempdir().unwrap();
+        let switch = Switch::start(SwitchConfig { rundir: dir.path().to_owned() }).unwrap();
+        switch.set_bridge(BridgeConfig::new("br0")).unwrap();
+        Bench { dir, switch }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn request(&self, name: &str, kind: PortKind) -> PortRequest {
+        PortRequest {
+            name: name.into(),
+            bridge: "br0".into(),
+            kind,
+            ofport_request: None,
+            local: false,
+            vlan: VlanConfig::default(),
+            mtu: None,
+            affinity: BTreeMap::new(),
+        }
+    }
+
+    /// A port that records what it is sent to `NAME.pcap`.
+    fn recorder(&self, name: &str) -> PortRequest {
+        let record = Some(self.path(&format!("{name}.pcap")));
+        self.request(name, PortKind::Pcap { replay: None, record })
+    }
+
+    /// A port that brings these frames, once.
+    fn source(&self, name: &str, frames: &[Vec<u8>]) -> PortRequest {
+        let path = self.path(&format!("{name}-in.pcap"));
+        write_capture(&path, frames);
+        self.request(name, PortKind::Pcap { replay: Some(path), record: None })
+    }
+
+    /// Waits until a port has been sent so many packets.
+    fn await_sent(&self, port: &str, packets: u64) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while self.switch.port_reports(Some(port))[0].tx.packets < packets {
+            assert!(Instant::now() < deadline, "{:?}", self.switch.port_reports(None));
+            std::thread::yield_now();
+        }
+    }
+
+    /// What a recorder got, after it has been removed.
+    fn recorded(&self, name: &str) -> Vec<Vec<u8>> {
+        self.switch.remove_port(name).unwrap();
+        let capture = Capture::load(&self.path(&format!("{name}.pcap"))).unwrap();
+        (0..capture.len()).map(|i| capture.frame(i).to_vec()).collect()
+    }
+}
+
+fn write_capture(path: &Path, frames: &[Vec<u8>]) {
+    let mut bytes = vec![0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 1, 0, 0, 0];
+    for frame in frames {
+        bytes.extend([0; 8]);
+        bytes.extend((frame.len() as u32).to_le_bytes());
+        bytes.extend((frame.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(frame);
+    }
+    std::fs::write(path, bytes).unwrap();
+}
+
+fn frame(dst: u8, src: u8, mark: u8) -> Vec<u8> {
+    let mut frame = vec![2, 0, 0, 0, 0, dst, 2, 0, 0, 0, 0, src, 0x88, 0xb5];
+    frame.resize(80, mark);
+    frame
+}
+
+#[test]
+fn unknown_destinations_flood_and_senders_are_learned() {
+    let bench = Bench::new();
+    let switch = &bench.switch;
+    for name in ["a", "b"] {
+        switch.add_port(bench.recorder(name)).unwrap();
+    }
+    let frames: Vec<_> = (0..100).map(|i| frame(0xee, 1, i)).collect();
+    assert_eq!(switch.add_port(bench.source("s", &frames)).unwrap(), 3);
+    bench.await_sent("a", 100);
+    bench.await_sent("b", 100);
+    let fdb = switch.bridges().fdb("br0").unwrap();
+    assert_eq!((fdb.len(), fdb[0].ofport, fdb[0].mac), (1, 3, [2, 0, 0, 0, 0, 1]));
+    let flows = switch.dp_flows();
+    assert_eq!(flows.len(), 1);
+    // What the slow path carried out itself is not counted by the flow.
+    let worker = switch.worker_reports()[0].counters;
+    assert_eq!(flows[0].flow.stats.packets() + worker.misses, 100);
+    let mut got = bench.recorded("a");
+    got.sort();
+    assert_eq!(got, frames);
+    assert_eq!(bench.recorded("b").len(), 100);
+}
+
+#[test]
+fn a_learned_destination_gets_its_frames_alone() {
+    let bench = Bench::new();
+    let switch = &bench.switch;
+    // `b` both sends, so that it is known, and records.
+    let path = bench.path("b-in.pcap");
+    write_capture(&path, &[frame(0xee, 7, 0)]);
+    let record = Some(bench.path("b.pcap"));
+    switch.add_port(bench.recorder("a")).unwrap();
+    switch.add_port(bench.request("b", PortKind::Pcap { replay: Some(path), record })).unwrap();
+    bench.await_sent("a", 1);
+    switch.add_port(bench.source("s", &[frame(7, 1, 1), frame(7, 1, 2)])).unwrap();
+    bench.await_sent("b", 2);
+    assert_eq!(bench.recorded("b").len(), 2);
+    assert_eq!(bench.recorded("a"), [frame(0xee, 7, 0)]);
+}
+
+#[test]
+fn rules_and_vlans_decide_and_drops_say_why() {
+    let bench = Bench::new();
+    let switch = &bench.switch;
+    switch.bridges().delete_rules("br0", &RuleFilter::default(), false).unwrap();
+    switch.add_port(bench.recorder("a")).unwrap();
+    switch.add_port(bench.source("s", &[frame(1, 2, 3)])).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while switch.port_reports(Some("s"))[0].rx.packets == 0 || switch.dp_flows().is_empty() {
+        assert!(Instant::now() < deadline);
+        std::thread::yield_now();
+    }
+    assert_eq!(switch.port_reports(Some("a"))[0].tx.packets, 0);
+    let all = flowtable::key::FlowMatch::any();
+    let rule = flowtable::rules::Rule::new(5, all, vec![RuleAction::Normal], switch.now_ms());
+    switch.bridges().add_rules("br0", vec![rule]).unwrap();
+    let tagged = VlanConfig { mode: Some(VlanMode::Access), tag: Some(9), ..VlanConfig::default() };
+    switch.set_port("a", PortChange { vlan: tagged, mtu: None, affinity: BTreeMap::new() }).unwrap();
+    switch.sync();
+    switch.add_port(bench.recorder("trunk")).unwrap();
+    switch.add_port(bench.source("s2", &[frame(1, 4, 5)])).unwrap();
+    bench.await_sent("trunk", 1);
+    assert_eq!(bench.recorded("trunk"), [frame(1, 4, 5)]);
+    assert!(bench.recorded("a").is_empty());
+}
+
+#[test]
+fn names_are_unique_numbers_are_reused_and_unknown_things_are_errors() {
+    let bench = Bench::new();
+    let switch = &bench.switch;
+    assert_eq!(switch.add_port(bench.request("n", PortKind::Null)).unwrap(), 1);
+    let error = switch.add_port(bench.request("n", PortKind::Null)).unwrap_err().to_string();
+    assert!(error.contains("already on bridge br0"), "{error}");
+    let mut lost = bench.request("m", PortKind::Null);
+    lost.bridge = "br9".into();
+    assert!(switch.add_port(lost).unwrap_err().to_string().contains("br9"));
+    let numbers = switch.port_numbers();
+    switch.remove_port("n").unwrap();
+    assert!(switch.remove_port("n").is_err());
+    assert_eq!(switch.add_port(bench.request("k", PortKind::Null)).unwrap(), 1);
+    assert_eq!(switch.port_numbers()[0].0, numbers[0].0);
+    switch.remove_bridge("br0").unwrap();
+    assert!(switch.port_numbers().is_empty());
+}
+
+#[test]
+fn workers_come_and_go_under_traffic() {
+    let bench = Bench::new();
+    let switch = &bench.switch;
+    let cpus = pmd::sys::cpu::online();
+    switch.add_port(bench.recorder("a")).unwrap();
+    switch.add_port(bench.source("s", &vec![frame(0xee, 1, 0); 5000])).unwrap();
+    for set in [&cpus[..1], cpus, &cpus[cpus.len() - 1..]] {
+        switch.set_workers(Some(set)).unwrap();
+        let cores: Vec<u32> = switch.worker_reports().iter().map(|w| w.core).collect();
+        assert_eq!(cores, set);
+        let polled: usize = switch.worker_reports().iter().map(|w| w.rxqs.len()).sum();
+        assert_eq!(polled, 1);
+    }
+    let absent = cpus.iter().max().unwrap() + 1;
+    let error = switch.set_workers(Some(&[absent])).unwrap_err().to_string();
+    assert!(error.contains(&format!("CPU {absent}")), "{error}");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let report = &switch.port_reports(Some("s"))[0];
+        let sent = &switch.port_reports(Some("a"))[0];
+        let lost: u64 = report.rx_drops.values().chain(sent.tx_drops.values()).sum();
+        if report.rx.packets == 5000 && sent.tx.packets + lost == 5000 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{report:?} {sent:?}");
+        std::thread::yield_now();
+    }
+}
