@@ -4,6 +4,7 @@
 
 pub mod bridge;
 pub mod config;
+pub mod daemon;
 pub mod datapath;
 pub mod management;
 pub mod slowpath;

@@ -142,25 +142,21 @@ pub fn apply_set(
     let ip_checksum = place.ipv4_checksum_at;
 
     let cut_off = RewriteError::Truncated(set.field);
-    let old_bytes = head.get(place.at..place.at + place.width).ok_or(cut_off)?;
-    let old_word = old_bytes.iter().fold(0u128, |word, byte| (word << 8) | u128::from(*byte));
+    let old = load(head, place.at, place.width).ok_or(cut_off)?;
     let bits = if place.bits >= 128 { u128::MAX } else { (1 << place.bits) - 1 };
     // Bit 12 of a TCI means "present" in a key and "drop eligible" on the wire: it stays as it is.
     let keep = if set.field == Field::VlanTci { u128::from(VLAN_PRESENT) } else { 0 };
-    let old_value = (old_word >> place.shift) & bits;
+    let old_value = (old >> place.shift) & bits;
     let value = (set.apply_to(old_value) & bits & !keep) | (old_value & keep);
-    let new_word = (old_word & !(bits << place.shift)) | (value << place.shift);
-    let (old, new) = (old_word.to_be_bytes(), new_word.to_be_bytes());
-    let (Some(old), Some(new)) = (old.get(16 - place.width..), new.get(16 - place.width..)) else {
-        return Err(cut_off);
-    };
+    let new = (old & !(bits << place.shift)) | (value << place.shift);
     if old == new {
         return Ok(());
     }
 
+    let updated = |sum| checksum::update16(sum, sum_words(old), sum_words(new));
     if let Some(at) = ip_checksum {
         let sum = be16(head, at).ok_or(cut_off)?;
-        store16(head, at, checksum::update_bytes(sum, old, new));
+        store16(head, at, updated(sum));
     }
     match l4_checksum {
         L4Checksum::None => {}
@@ -168,23 +164,20 @@ pub fn apply_set(
             let sum = be16(head, at).ok_or(cut_off)?;
             if !(udp && sum == 0) {
                 let protocol = if udp { IP_PROTO_UDP } else { 0 };
-                let sum = checksum::update_bytes(sum, old, new);
-                store16(head, at, checksum::never_zero_for_udp(protocol, sum));
+                store16(head, at, checksum::never_zero_for_udp(protocol, updated(sum)));
             }
         }
         L4Checksum::Partial { at } => {
             let sum = be16(head, at).ok_or(cut_off)?;
-            store16(head, at, !checksum::update_bytes(!sum, old, new));
+            store16(head, at, !updated(!sum));
         }
         L4Checksum::Crc { at, behind } => {
             let field = head.get_mut(at..at + 4).ok_or(cut_off)?;
-            let change = crc32c::change((old_word ^ new_word) as u32 & 0xffff, behind).to_le_bytes();
+            let change = crc32c::change((old ^ new) as u32 & 0xffff, behind).to_le_bytes();
             field.iter_mut().zip(change).for_each(|(byte, bits)| *byte ^= bits);
         }
     }
-    if let Some(bytes) = head.get_mut(place.at..place.at + place.width) {
-        bytes.copy_from_slice(new);
-    }
+    store(head, place.at, place.width, new);
     Ok(())
 }
 
@@ -451,16 +444,49 @@ impl Frame<'_> {
 }
 
 fn be16(bytes: &[u8], at: usize) -> Option<u16> {
-    match bytes.get(at..at + 2) {
-        Some([high, low]) => Some(u16::from_be_bytes([*high, *low])),
+    bytes.get(at..)?.first_chunk().map(|word| u16::from_be_bytes(*word))
+}
+
+fn store16(bytes: &mut [u8], at: usize, value: u16) {
+    if let Some(to) = bytes.get_mut(at..).and_then(|rest| rest.first_chunk_mut()) {
+        *to = value.to_be_bytes();
+    }
+}
+
+/// `width` bytes as a number. One arm per width in use: copies of a length known to the compiler are single loads.
+fn load(bytes: &[u8], at: usize, width: usize) -> Option<u128> {
+    let bytes = bytes.get(at..)?;
+    match width {
+        1 => bytes.first().map(|byte| u128::from(*byte)),
+        2 => bytes.first_chunk().map(|word| u16::from_be_bytes(*word).into()),
+        4 => bytes.first_chunk().map(|word| u32::from_be_bytes(*word).into()),
+        6 => bytes
+            .first_chunk()
+            .map(|[a, b, c, d, e, f]| u64::from_be_bytes([0, 0, *a, *b, *c, *d, *e, *f]).into()),
+        16 => bytes.first_chunk().map(|word| u128::from_be_bytes(*word)),
         _ => None,
     }
 }
 
-fn store16(bytes: &mut [u8], at: usize, value: u16) {
-    if let Some(to) = bytes.get_mut(at..at + 2) {
-        to.copy_from_slice(&value.to_be_bytes());
+/// Stores what [`load`] loads.
+fn store(bytes: &mut [u8], at: usize, width: usize, value: u128) {
+    let Some(bytes) = bytes.get_mut(at..at + width) else { return };
+    match width {
+        1 => bytes.copy_from_slice(&[value as u8]),
+        2 => bytes.copy_from_slice(&(value as u16).to_be_bytes()),
+        4 => bytes.copy_from_slice(&(value as u32).to_be_bytes()),
+        6 => {
+            let [_, _, mac @ ..] = (value as u64).to_be_bytes();
+            bytes.copy_from_slice(&mac);
+        }
+        _ => bytes.copy_from_slice(&value.to_be_bytes()),
     }
+}
+
+/// The one's-complement sum of the 16-bit words of a number.
+fn sum_words(value: u128) -> u16 {
+    let (high, low) = ((value >> 64) as u64, value as u64);
+    checksum::fold((high >> 32) + (high & 0xffff_ffff) + (low >> 32) + (low & 0xffff_ffff))
 }
 
 #[cfg(test)]

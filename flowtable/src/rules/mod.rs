@@ -13,4 +13,4 @@ mod subtable;
 pub use rule::{DEFAULT_PRIORITY, Rule, RuleStats};
 pub use rule_action::{OFPORT_LOCAL, RuleAction};
 pub use rule_filter::RuleFilter;
-pub use rule_table::RuleTable;
+pub use rule_table::{RuleTable, TABLES};

@@ -23,6 +23,9 @@ use std::{
 use super::{Rule, RuleFilter, subtable::Subtable};
 use crate::key::{FlowKey, FlowMask};
 
+/// Numbered tables that a bridge has; rules for others are refused.
+pub const TABLES: u8 = 1;
+
 /// The rules of one table.
 #[derive(Default, Debug)]
 pub struct RuleTable {

@@ -193,6 +193,20 @@ mod tests {
     }
 
     #[test]
+    fn the_manual_has_every_command_and_option() {
+        let manual = include_str!("../../../docs/vsctl.md");
+        let words: Vec<_> = manual.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').collect();
+        for sub in full_command().get_subcommands() {
+            assert!(words.contains(&sub.get_name()), "{}", sub.get_name());
+        }
+        let verbs = full_command();
+        let options = verbs.get_subcommands().flat_map(Command::get_arguments).chain(verbs.get_arguments());
+        for long in options.filter_map(Arg::get_long) {
+            assert!(words.contains(&format!("--{long}").as_str()), "--{long}");
+        }
+    }
+
+    #[test]
     fn kinds_of_requests() {
         let (globals, request) = line("-t5 --db unix:/x --no-wait add-br br0 -- list-br").unwrap();
         assert_eq!((globals.timeout, globals.db.as_deref(), globals.no_wait), (5, Some("unix:/x"), true));

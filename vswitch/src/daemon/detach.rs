@@ -21,11 +21,8 @@ const READY: &[u8] = b"ready";
 pub(super) fn spawn_and_wait(rundir: &Path) -> Result<(), DaemonError> {
     let log = rundir.join("vswitchd.log");
     let failed = |what| move |source| DaemonError::System { what, source };
-    let errors = File::options().create(true).append(true).open(&log).map_err(|source| DaemonError::File {
-        what: "opening the log",
-        path: log.clone(),
-        hint: "",
-        source,
+    let errors = File::options().create(true).append(true).open(&log).map_err(|source| {
+        DaemonError::File { what: "opening the log", path: log.clone(), hint: "", source }
     })?;
     let program = std::env::current_exe().map_err(failed("finding this program"))?;
     let arguments = std::env::args_os().skip(1).filter(|argument| argument != "--detach");

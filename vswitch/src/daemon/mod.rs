@@ -19,7 +19,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use vswitch_ovsdb::{Db, Server};
 
-use crate::config::{ConfigContext, ConfigThread};
+use crate::config::{ConfigError, ConfigThread};
 use crate::management::SwitchMethods;
 use crate::switch::{Switch, SwitchConfig, SwitchError};
 
@@ -69,6 +69,9 @@ pub enum DaemonError {
     /// The switch did not start.
     #[error("starting the switch: {0}")]
     Switch(#[from] SwitchError),
+    /// The database could not be put into force.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// A thread or signal handler could not be made.
     #[error("{what}: {source}")]
     System {
@@ -100,9 +103,7 @@ impl Daemon {
         let db_file = options.db_file.clone().unwrap_or_else(|| rundir.join("conf.db"));
         let db = open_database(&db_file)?;
         let switch = Switch::start(SwitchConfig { rundir: rundir.clone() })?;
-        let context = ConfigContext { rundir: rundir.clone() };
-        let config = ConfigThread::start(db.clone(), switch.clone(), context)
-            .map_err(|source| DaemonError::System { what: "starting the configuration thread", source })?;
+        let config = ConfigThread::start(&db, switch.clone(), switch.watch())?;
 
         let socket = rundir.join("db.sock");
         let methods = std::sync::Arc::new(SwitchMethods::new(switch.clone()));
@@ -114,7 +115,7 @@ impl Daemon {
         wait_for_end(&mut signals);
         log::info!("stopping");
         drop(server);
-        config.stop();
+        drop(config);
         drop(switch);
         drop(pid_file);
         Ok(())

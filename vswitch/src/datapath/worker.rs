@@ -73,8 +73,8 @@ pub fn spawn(config: WorkerConfig) -> io::Result<(WorkerHandle, JoinHandle<()>)>
             now_ms: sys::clock::coarse_ms(),
         },
     };
-    let thread =
-        thread::Builder::new().name(format!("pmd-c{:02}", config.core)).spawn(move || worker.run())?;
+    let name = format!("pmd-c{:02}", config.core); // tidy: once per worker
+    let thread = thread::Builder::new().name(name).spawn(move || worker.run())?;
     Ok((handle, thread))
 }
 
@@ -117,7 +117,7 @@ struct Engine {
 impl Worker {
     fn run(mut self) {
         if let Err(error) = sys::cpu::pin_current_thread(self.core) {
-            log::warn!("worker on CPU {}: not pinned: {error}", self.core);
+            log::warn!("worker on CPU {}: not pinned: {error}", self.core); // tidy: once per worker
         }
         let second = sys::clock::cycles_per_second();
         let started = sys::clock::cycles();

@@ -1,3 +1,5 @@
+//! Rewritten headers against packets built whole by etherparse.
+
 use etherparse::PacketBuilder;
 use proptest::prelude::*;
 

@@ -1,3 +1,5 @@
+//! The rule table against a scan by priority.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Datapath-flow text, both ways.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -7,7 +7,7 @@ use super::{
     match_parser::parse_match_tokens, parse_ofport,
 };
 use crate::{
-    rules::{DEFAULT_PRIORITY, Rule, RuleFilter},
+    rules::{DEFAULT_PRIORITY, Rule, RuleFilter, TABLES},
     text::{ParseError, PortNames, scan},
 };
 
@@ -31,11 +31,19 @@ pub fn parse_flow(text: &str, ports: &dyn PortNames, now_ms: u64) -> Result<Rule
     if settings.out_port.is_some() {
         return Err(ParseError::new("out_port", "selects flows to delete", "remove it from the new flow"));
     }
+    let table_id = settings.table_id.unwrap_or(0);
+    if table_id >= TABLES {
+        return Err(ParseError::new(
+            &format!("table={table_id}"),
+            "there is no such table: a bridge has one, number 0",
+            "write table=0 or leave it out",
+        ));
+    }
     let flow_match = parse_match_tokens(&tokens, ports)?;
     let actions = parse_actions(actions, &flow_match, ports)?;
     let priority = settings.priority.unwrap_or(DEFAULT_PRIORITY);
     Ok(Rule {
-        table_id: settings.table_id.unwrap_or(0),
+        table_id,
         cookie: settings.cookie.map_or(0, |(value, _)| value),
         idle_timeout_s: settings.idle_timeout_s.unwrap_or(0),
         hard_timeout_s: settings.hard_timeout_s.unwrap_or(0),

@@ -1,3 +1,5 @@
+//! `ovs-ofctl` flow text, both ways.
+
 use proptest::prelude::*;
 
 use super::*;
@@ -181,12 +183,12 @@ fn wrong_actions_say_what_would_be_right() {
 
 #[test]
 fn whole_flows() {
-    let text = "table=1,priority=100,cookie=0x1,idle_timeout=10,hard_timeout=30,in_port=1,ip,nw_src=10.0.0.0/8, \
+    let text = "table=0,priority=100,cookie=0x1,idle_timeout=10,hard_timeout=30,in_port=1,ip,nw_src=10.0.0.0/8, \
                 actions=mod_vlan_vid:5,output:2";
     let rule = parse_flow(text, &PortNumbers, 5000).unwrap();
-    assert_eq!((rule.table_id, rule.priority, rule.cookie, rule.created_ms), (1, 100, 1, 5000));
+    assert_eq!((rule.table_id, rule.priority, rule.cookie, rule.created_ms), (0, 100, 1, 5000));
     assert_eq!((rule.idle_timeout_s, rule.hard_timeout_s), (10, 30));
-    let printed = "cookie=0x1, table=1, idle_timeout=10, hard_timeout=30, \
+    let printed = "cookie=0x1, idle_timeout=10, hard_timeout=30, \
                    priority=100,ip,in_port=1,nw_src=10.0.0.0/8 actions=mod_vlan_vid:5,output:2";
     assert_eq!(format_rule(&rule, &PortNumbers), printed);
     assert_eq!(parse_flow(printed, &PortNumbers, 0).unwrap(), rule);
@@ -195,10 +197,14 @@ fn whole_flows() {
     let dump = format_rule_with_stats(&rule, &PortNumbers, 10_250);
     assert_eq!(
         dump,
-        "cookie=0x1, duration=5.250s, table=1, n_packets=3, n_bytes=180, idle_timeout=10, hard_timeout=30, \
+        "cookie=0x1, duration=5.250s, table=0, n_packets=3, n_bytes=180, idle_timeout=10, hard_timeout=30, \
          idle_age=2, priority=100,ip,in_port=1,nw_src=10.0.0.0/8 actions=mod_vlan_vid:5,output:2"
     );
     assert_eq!(parse_flow(&dump, &PortNumbers, 0).unwrap(), rule);
+
+    let elsewhere = parse_flow("table=1,actions=drop", &PortNumbers, 0).unwrap_err();
+    assert!(elsewhere.to_string().starts_with("table=1: "), "{elsewhere}");
+    assert!(parse_flow("table=255,actions=drop", &PortNumbers, 0).is_err());
 
     let default = Rule::new(DEFAULT_PRIORITY, FlowMatch::any(), vec![RuleAction::Normal], 0);
     assert_eq!(format_rule(&default, &PortNumbers), "actions=NORMAL");

@@ -1,3 +1,5 @@
+//! Segments and checksums against etherparse, and claims that are lies.
+
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
 

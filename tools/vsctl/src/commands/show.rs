@@ -35,7 +35,7 @@ const LEVELS: &[Level] = &[
         name: Some("name"),
         columns: &["controller", "fail_mode", "datapath_type", "ports"],
     },
-    Level { table: "Port", name: Some("name"), columns: &["tag", "trunks", "vlan_mode", "interfaces"] },
+    Level { table: "Port", name: Some("name"), columns: &["tag", "trunks", "interfaces"] },
     Level { table: "Interface", name: Some("name"), columns: &["type", "options", "error"] },
     Level { table: "Controller", name: Some("target"), columns: &["is_connected"] },
     Level { table: "Manager", name: Some("target"), columns: &["is_connected"] },

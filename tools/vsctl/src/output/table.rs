@@ -73,7 +73,8 @@ impl Table {
 
     fn to_json(&self) -> Value {
         let row = |row: &Vec<Cell>| row.iter().map(|cell| cell.json.clone()).collect::<Vec<_>>();
-        json!({"headings": self.headings, "data": self.rows.iter().map(row).collect::<Vec<_>>()})
+        // The order of keys is ovs-vsctl's, for those who compare text.
+        json!({"data": self.rows.iter().map(row).collect::<Vec<_>>(), "headings": self.headings})
     }
 
     fn render_table(&self, style: Style) -> String {

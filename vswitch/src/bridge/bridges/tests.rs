@@ -1,3 +1,5 @@
+//! Bridges and ports as management changes them.
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

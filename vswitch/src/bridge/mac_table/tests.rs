@@ -1,3 +1,5 @@
+//! Learning, ageing and limits, and a naive model.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,0 +1,283 @@
+//! A guest and its front-end in one: the `vhost` crate's front-end on a socket, our driver rings in a memfd.
+#![allow(dead_code, reason = "each test binary uses its part")]
+#![expect(unsafe_code, reason = "the guest maps and writes its memory")]
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use pmd::packet::BatchStorage;
+use pmd::port::{Port, RxQueue};
+use pmd::virtio::driver_ring::{Buffer, DriverRing, RingMemory};
+use pmd::virtio::features::*;
+use pmd::virtio::{NetHeader, SharedPtr};
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::mm::{MapFlags, ProtFlags, mmap};
+use vhost::vhost_user::message::{VhostUserHeaderFlag, VhostUserProtocolFeatures};
+use vhost::vhost_user::{Frontend, VhostUserFrontend};
+use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+pub(crate) const MEMORY: u64 = 16 << 20;
+/// The guest's memory is two regions, side by side in guest addresses, apart in the front-end's.
+pub(crate) const SPLIT: u64 = 8 << 20;
+const UVA: [u64; 2] = [0x7000_0000_0000, 0x7100_0000_0000];
+const RING_AREA: u64 = 0x1_0000;
+pub(crate) const RING_SIZE: u16 = 64;
+const BUFFERS: u64 = 0x40_0000;
+
+/// What most guests acknowledge.
+pub(crate) const MODERN: u64 = VIRTIO_F_VERSION_1
+    | VIRTIO_NET_F_MRG_RXBUF
+    | VIRTIO_F_INDIRECT_DESC
+    | VHOST_USER_F_PROTOCOL_FEATURES
+    | VIRTIO_NET_F_CSUM
+    | VIRTIO_NET_F_GUEST_CSUM
+    | VIRTIO_NET_F_HOST_TSO4
+    | VIRTIO_NET_F_GUEST_TSO4;
+
+pub(crate) struct Ring {
+    pub(crate) driver: DriverRing,
+    pub(crate) memory: RingMemory,
+    pub(crate) kick: EventFd,
+    pub(crate) call: EventFd,
+    /// Buffers by head.
+    posted: Vec<Vec<Buffer>>,
+}
+
+pub(crate) struct Guest {
+    pub(crate) file: File,
+    pub(crate) frontend: Frontend,
+    pub(crate) rings: Vec<Ring>,
+    features: u64,
+    base: NonNull<u8>,
+    next: u64,
+}
+
+impl Guest {
+    /// Connects to a port's socket, negotiates, and starts `rings` rings.
+    pub(crate) fn connect(path: &Path, features: u64, rings: usize) -> Guest {
+        let frontend = Frontend::connect(path, rings as u64).unwrap();
+        Guest::start(frontend, features, rings)
+    }
+
+    pub(crate) fn start(mut frontend: Frontend, features: u64, rings: usize) -> Guest {
+        let file: File = memfd_create("guest", MemfdFlags::CLOEXEC).unwrap().into();
+        ftruncate(&file, MEMORY).unwrap();
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a fresh mapping, kept for the life of the process.
+        let map = unsafe { mmap(std::ptr::null_mut(), MEMORY as usize, prot, MapFlags::SHARED, &file, 0) };
+        let base = NonNull::new(map.unwrap().cast()).unwrap();
+        negotiate(&mut frontend, features);
+        frontend.set_mem_table(&Guest::regions(&file)).unwrap();
+        let mut guest = Guest { file, frontend, rings: Vec::new(), features, base, next: BUFFERS };
+        for index in 0..rings {
+            let ring = guest.make_ring(index);
+            guest.rings.push(ring);
+            guest.start_ring(index, 0);
+            guest.enable(index, true);
+        }
+        guest
+    }
+
+    pub(crate) fn regions(file: &File) -> [VhostUserMemoryRegionInfo; 2] {
+        [0, 1].map(|i| VhostUserMemoryRegionInfo {
+            guest_phys_addr: i * SPLIT,
+            memory_size: SPLIT,
+            userspace_addr: UVA[i as usize],
+            mmap_offset: i * SPLIT,
+            mmap_handle: file.as_raw_fd(),
+        })
+    }
+
+    pub(crate) fn at(&self, gpa: u64) -> SharedPtr {
+        assert!(gpa < MEMORY);
+        // SAFETY: inside the mapping.
+        SharedPtr::new(unsafe { self.base.add(gpa as usize) })
+    }
+
+    fn make_ring(&self, index: usize) -> Ring {
+        let gpa = index as u64 * RING_AREA;
+        let (_, avail, used) = DriverRing::layout(RING_SIZE);
+        let memory = RingMemory {
+            descriptors: self.at(gpa),
+            avail: self.at(gpa + avail as u64),
+            used: self.at(gpa + used as u64),
+        };
+        let event_idx = self.features & VIRTIO_F_EVENT_IDX != 0;
+        // SAFETY: inside the mapping, which stays.
+        let driver = unsafe { DriverRing::new(memory, RING_SIZE, event_idx) }.unwrap();
+        Ring {
+            driver,
+            memory,
+            kick: EventFd::new(EFD_NONBLOCK).unwrap(),
+            call: EventFd::new(EFD_NONBLOCK).unwrap(),
+            posted: vec![Vec::new(); usize::from(RING_SIZE)],
+        }
+    }
+
+    pub(crate) fn ring_config(index: usize) -> VringConfigData {
+        let uva = UVA[0] + index as u64 * RING_AREA;
+        let (_, avail, used) = DriverRing::layout(RING_SIZE);
+        VringConfigData {
+            queue_max_size: RING_SIZE,
+            queue_size: RING_SIZE,
+            flags: 0,
+            desc_table_addr: uva,
+            used_ring_addr: uva + used as u64,
+            avail_ring_addr: uva + avail as u64,
+            log_addr: None,
+        }
+    }
+
+    pub(crate) fn start_ring(&self, index: usize, base: u16) {
+        let ring = &self.rings[index];
+        self.frontend.set_vring_num(index, RING_SIZE).unwrap();
+        self.frontend.set_vring_addr(index, &Guest::ring_config(index)).unwrap();
+        self.frontend.set_vring_base(index, base).unwrap();
+        self.frontend.set_vring_call(index, &ring.call).unwrap();
+        self.frontend.set_vring_kick(index, &ring.kick).unwrap();
+    }
+
+    pub(crate) fn enable(&mut self, index: usize, enable: bool) {
+        self.frontend.set_vring_enable(index, enable).unwrap();
+    }
+
+    /// Guest memory for `len` bytes, never used before in this test run of few bytes.
+    pub(crate) fn allocate(&mut self, len: u64) -> u64 {
+        if self.next + len > MEMORY {
+            self.next = BUFFERS;
+        }
+        let at = self.next;
+        self.next += len.next_multiple_of(64);
+        at
+    }
+
+    fn header_len(&self) -> usize {
+        let long = VIRTIO_F_VERSION_1 | VIRTIO_NET_F_MRG_RXBUF;
+        if self.features & long != 0 { 12 } else { 10 }
+    }
+
+    /// Sends a frame, header and all cut at `cuts`, by transmit ring `index`. True when the device wants a kick.
+    pub(crate) fn send(&mut self, index: usize, header: NetHeader, frame: &[u8], cuts: &[usize]) -> bool {
+        let mut bytes = header.to_bytes()[..self.header_len()].to_vec();
+        bytes.extend_from_slice(frame);
+        let mut borders: Vec<_> = cuts.iter().map(|&c| c % bytes.len()).filter(|&c| c > 0).collect();
+        borders.extend([0, bytes.len()]);
+        borders.sort_unstable();
+        borders.dedup();
+        let buffers: Vec<_> = borders
+            .windows(2)
+            .map(|w| {
+                let addr = self.allocate((w[1] - w[0]) as u64);
+                // SAFETY: just allocated, inside the mapping.
+                unsafe { self.at(addr).copy_in(&bytes[w[0]..w[1]]) };
+                Buffer { addr, len: (w[1] - w[0]) as u32, write: false }
+            })
+            .collect();
+        let driver = &mut self.rings[index].driver;
+        driver.add(&buffers).unwrap();
+        driver.publish()
+    }
+
+    /// Offers a chain of buffers of these sizes to be filled.
+    pub(crate) fn post(&mut self, index: usize, sizes: &[u32]) {
+        let buffers: Vec<_> = sizes
+            .iter()
+            .map(|&len| Buffer { addr: self.allocate(u64::from(len)), len, write: true })
+            .collect();
+        let ring = &mut self.rings[index];
+        let head = ring.driver.add(&buffers).unwrap();
+        ring.posted[usize::from(head)] = buffers;
+        ring.driver.publish();
+    }
+
+    fn used_bytes(&mut self, index: usize) -> Option<Vec<u8>> {
+        let (head, len) = self.rings[index].driver.poll_used().unwrap()?;
+        let buffers = std::mem::take(&mut self.rings[index].posted[usize::from(head)]);
+        let mut bytes = Vec::new();
+        for buffer in buffers {
+            let n = (buffer.len as usize).min(len as usize - bytes.len());
+            let mut part = vec![0; n];
+            // SAFETY: the buffer lies inside the mapping.
+            unsafe { self.at(buffer.addr).copy_out(&mut part) };
+            bytes.extend(part);
+        }
+        assert_eq!(bytes.len(), len as usize);
+        Some(bytes)
+    }
+
+    /// Takes the next frame out of receive ring `index`, put together from its buffers.
+    pub(crate) fn receive(&mut self, index: usize) -> Option<(NetHeader, Vec<u8>)> {
+        let mut bytes = self.used_bytes(index)?;
+        let mut header = [0; 12];
+        let header_len = self.header_len();
+        header[..header_len].copy_from_slice(&bytes[..header_len]);
+        let header = NetHeader::from_bytes(&header);
+        if self.features & VIRTIO_NET_F_MRG_RXBUF != 0 {
+            for _ in 1..header.num_buffers {
+                bytes.extend(self.used_bytes(index).expect("a merged frame appears at once"));
+            }
+        }
+        Some((header, bytes.split_off(header_len)))
+    }
+
+    /// Transmit chains the device has given back.
+    pub(crate) fn reclaim(&mut self, index: usize) -> usize {
+        std::iter::from_fn(|| self.rings[index].driver.poll_used().unwrap()).count()
+    }
+
+    /// Whether the device has interrupted since last asked.
+    pub(crate) fn interrupted(&self, index: usize) -> bool {
+        self.rings[index].call.read().is_ok()
+    }
+}
+
+/// The usual messages before rings.
+pub(crate) fn negotiate(frontend: &mut Frontend, features: u64) {
+    let offered = frontend.get_features().unwrap();
+    assert_eq!(features & !offered, 0, "the port does not offer all that the test wants");
+    frontend.set_owner().unwrap();
+    if features & VHOST_USER_F_PROTOCOL_FEATURES != 0 {
+        let protocol = frontend.get_protocol_features().unwrap();
+        assert!(protocol.contains(VhostUserProtocolFeatures::REPLY_ACK));
+        frontend.set_protocol_features(protocol).unwrap();
+        frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
+    }
+    frontend.set_features(features).unwrap();
+}
+
+/// Takes a burst out of a receive queue, as whole frames.
+pub(crate) fn burst(rxq: &mut dyn RxQueue) -> Vec<Vec<u8>> {
+    let mut storage = BatchStorage::new();
+    let mut batch = storage.begin();
+    let n = rxq.rx_burst(&mut batch);
+    assert_eq!(n, batch.len());
+    let frames = (0..n as u16).map(|slot| {
+        let frame = batch.frame(slot);
+        let mut bytes = vec![0; frame.len()];
+        assert_eq!(frame.copy_to(&mut bytes), bytes.len());
+        bytes
+    });
+    let frames = frames.collect();
+    rxq.rx_done();
+    frames
+}
+
+/// Waits, without sleeping, until the port says what `want` wants to hear.
+pub(crate) fn wait_for(port: &Arc<dyn Port>, want: impl Fn(&pmd::port::PortInfo) -> bool) {
+    use std::sync::mpsc;
+    struct Tell(std::sync::Mutex<mpsc::Sender<()>>);
+    impl pmd::port::PortEvents for Tell {
+        fn port_changed(&self) {
+            let _ = self.0.lock().unwrap().send(());
+        }
+    }
+    let (tell, told) = mpsc::channel();
+    port.subscribe(Arc::new(Tell(std::sync::Mutex::new(tell))));
+    while !want(&port.info()) {
+        told.recv_timeout(std::time::Duration::from_secs(20)).expect("the port changes");
+    }
+}

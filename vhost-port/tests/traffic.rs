@@ -1,0 +1,267 @@
+//! Frames through a vhost-user port, with the driver side of the rings as guest.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "tests; the lint only exempts functions marked as such"
+)]
+
+mod guest;
+
+use std::sync::Arc;
+
+use guest::{Guest, MODERN, RING_SIZE, burst, wait_for};
+use pmd::packet::{BatchStorage, Gso, Offload, Span};
+use pmd::port::{Armed, DropReason, LinkState, Port, TxQueue, Waker};
+use pmd::virtio::NetHeader;
+use pmd::virtio::features::*;
+use proptest::prelude::*;
+use vhost::VhostBackend;
+use vhost_port::{Mode, VhostConfig, VhostPort};
+
+fn port(dir: &tempfile::TempDir) -> (Arc<dyn Port>, std::path::PathBuf) {
+    let path = dir.path().join("p");
+    let port = VhostPort::open(VhostConfig::new("p", Mode::Listen(path.clone()))).unwrap();
+    (port, path)
+}
+
+fn setup(features: u64, rings: usize) -> (tempfile::TempDir, Arc<dyn Port>, Guest) {
+    let dir = tempfile::tempdir().unwrap();
+    let (port, path) = port(&dir);
+    let guest = Guest::connect(&path, features, rings);
+    wait_for(&port, |info| info.link == LinkState::Up && info.rx_queues as usize == rings / 2);
+    (dir, port, guest)
+}
+
+fn send(txq: &mut dyn TxQueue, frame: &[u8], offload: Offload) -> usize {
+    let mut storage = BatchStorage::new();
+    let mut batch = storage.begin();
+    assert!(batch.receive(Span::from_slice(frame)));
+    batch.packet_mut(0).offload = offload;
+    txq.tx_burst(&batch, &[0])
+}
+
+fn pattern(len: usize, seed: u8) -> Vec<u8> {
+    (0..len).map(|i| (i as u8).wrapping_mul(31).wrapping_add(seed)).collect()
+}
+
+#[test]
+fn port_tells_what_it_negotiated() {
+    let (_dir, port, mut guest) = setup(MODERN, 4);
+    assert_eq!(port.driver(), "vhost-user");
+    let status = |key: &str| port.info().status.into_iter().find(|(k, _)| k == key).map(|(_, v)| v);
+    assert_eq!(status("status").as_deref(), Some("connected"));
+    assert_eq!(status("num_of_vrings").as_deref(), Some("4"));
+    assert_eq!(status("vring_3_size").as_deref(), Some("64"));
+    assert_eq!(status("features").as_deref(), Some(format!("{MODERN:#018x}").as_str()));
+    guest.enable(3, false);
+    assert_eq!(port.info().rx_queues, 1);
+    guest.enable(3, true);
+    assert_eq!(port.info().rx_queues, 2);
+    drop(guest);
+    wait_for(&port, |info| info.link == LinkState::Down);
+    assert_eq!(status("status").as_deref(), Some("disconnected"));
+}
+
+#[test]
+fn queue_is_taken_once_and_comes_back() {
+    let (_dir, port, _guest) = setup(MODERN, 2);
+    let rxq = port.rx_queue(0).unwrap();
+    assert!(port.rx_queue(0).is_err());
+    assert!(port.rx_queue(16).is_err());
+    drop(rxq);
+    port.rx_queue(0).unwrap();
+}
+
+#[test]
+fn segmentation_passes_or_is_done_here() {
+    let mut frame = vec![0u8; 54 + 4000];
+    frame[12..14].copy_from_slice(&[8, 0]);
+    frame[14] = 0x45;
+    let total = (frame.len() - 14) as u16;
+    frame[16..18].copy_from_slice(&total.to_be_bytes());
+    frame[22..24].copy_from_slice(&[64, 6]);
+    frame[46] = 0x50;
+    let offload = Offload {
+        needs_csum: true,
+        gso: Gso::TcpV4,
+        gso_size: 1000,
+        hdr_len: 54,
+        csum_start: 34,
+        csum_offset: 16,
+        ..Offload::default()
+    };
+    let (_dir, port, mut guest) = setup(MODERN, 2);
+    (0..8).for_each(|_| guest.post(0, &[1526]));
+    assert_eq!(send(&mut *port.tx_queue(0).unwrap(), &frame, offload), 1);
+    let (header, bytes) = guest.receive(0).unwrap();
+    assert_eq!((header.num_buffers, header.gso_size, bytes == frame), (3, 1000, true));
+
+    let plain = MODERN & !(VIRTIO_NET_F_GUEST_TSO4 | VIRTIO_NET_F_GUEST_CSUM);
+    let (_dir, port, mut guest) = setup(plain, 2);
+    (0..8).for_each(|_| guest.post(0, &[1526]));
+    assert_eq!(send(&mut *port.tx_queue(0).unwrap(), &frame, offload), 1);
+    for _ in 0..4 {
+        let (header, bytes) = guest.receive(0).unwrap();
+        assert_eq!(header, NetHeader { num_buffers: 1, ..NetHeader::default() });
+        assert_eq!(bytes.len(), 54 + 1000);
+    }
+    assert!(guest.receive(0).is_none());
+}
+
+#[test]
+fn what_the_guest_may_not_ask_is_dropped_and_counted() {
+    let (_dir, port, mut guest) = setup(MODERN & !VIRTIO_NET_F_HOST_TSO4, 2);
+    let mut rxq = port.rx_queue(0).unwrap();
+    let gso = NetHeader { flags: 1, gso_type: 1, gso_size: 500, csum_start: 34, ..NetHeader::default() };
+    guest.send(1, gso, &pattern(900, 0), &[]);
+    guest.send(1, NetHeader { flags: 1, csum_start: 899, ..NetHeader::default() }, &pattern(900, 0), &[]);
+    guest.send(1, NetHeader::default(), &pattern(13, 0), &[]);
+    guest.send(1, NetHeader::default(), &pattern(66_000, 0), &[]);
+    guest.send(1, NetHeader::default(), &pattern(60, 0), &[]);
+    assert_eq!(burst(&mut *rxq), [pattern(60, 0)]);
+    assert_eq!(guest.reclaim(1), 5);
+    let drops = &rxq.counters().drops;
+    assert_eq!(drops.get(DropReason::RxBadOffload), 2);
+    assert_eq!((drops.get(DropReason::RxTooShort), drops.get(DropReason::RxTooLong)), (1, 1));
+}
+
+#[test]
+fn frame_too_long_or_ring_empty_is_dropped_and_counted() {
+    let (_dir, port, mut guest) = setup(MODERN, 2);
+    let mut txq = port.tx_queue(0).unwrap();
+    let frame = pattern(1522, 0);
+    assert_eq!(send(&mut *txq, &frame, Offload::default()), 0);
+    guest.post(0, &[1000]);
+    assert_eq!(send(&mut *txq, &frame, Offload::default()), 0);
+    assert_eq!(txq.counters().drops.get(DropReason::TxRingFull), 2);
+    assert_eq!(send(&mut *txq, &pattern(1523, 0), Offload::default()), 0);
+    assert_eq!(txq.counters().drops.get(DropReason::TxTooLong), 1);
+    port.set_mtu(9000).unwrap();
+    guest.post(0, &[1000]);
+    assert_eq!(send(&mut *txq, &pattern(1523, 0), Offload::default()), 1);
+    assert_eq!(guest.receive(0).unwrap().1, pattern(1523, 0));
+}
+
+#[test]
+fn notifications_are_sent_when_wanted_only() {
+    for event_idx in [0, VIRTIO_F_EVENT_IDX] {
+        let (_dir, port, mut guest) = setup(MODERN | event_idx, 2);
+        let mut rxq = port.rx_queue(0).unwrap();
+        rxq.set_waker(Waker::new().unwrap());
+        let frame = pattern(60, 1);
+        assert_eq!(rxq.arm(), Armed::Idle);
+        assert!(guest.send(1, NetHeader::default(), &frame, &[]), "an armed device is kicked");
+        assert_eq!(rxq.arm(), Armed::Work);
+        rxq.disarm();
+        guest.rings[1].driver.disable_interrupts();
+        guest.interrupted(1);
+        assert_eq!(burst(&mut *rxq).len(), 1);
+        assert!(!guest.interrupted(1), "interrupts are off");
+        assert_eq!(guest.reclaim(1), 1);
+        assert_eq!(rxq.arm(), Armed::Idle);
+        rxq.disarm();
+        if event_idx == 0 {
+            assert!(!guest.send(1, NetHeader::default(), &frame, &[]), "a polling device is not kicked");
+        } else {
+            guest.send(1, NetHeader::default(), &frame, &[]);
+            assert!(!guest.send(1, NetHeader::default(), &frame, &[]), "one event, one kick");
+        }
+        assert!(!guest.rings[1].driver.enable_interrupts());
+        burst(&mut *rxq);
+        assert!(guest.interrupted(1), "interrupts are on");
+    }
+}
+
+#[test]
+fn ring_stops_with_its_index_and_goes_on_from_there() {
+    let (_dir, port, mut guest) = setup(MODERN, 2);
+    let mut rxq = port.rx_queue(0).unwrap();
+    (0..5).for_each(|i| {
+        guest.send(1, NetHeader::default(), &pattern(60, i), &[]);
+    });
+    assert_eq!(burst(&mut *rxq).len(), 5);
+    (5..7).for_each(|i| {
+        guest.send(1, NetHeader::default(), &pattern(60, i), &[]);
+    });
+    assert_eq!(guest.frontend.get_vring_base(1).unwrap(), 5);
+    assert_eq!(burst(&mut *rxq).len(), 0);
+    guest.start_ring(1, 5);
+    assert_eq!(burst(&mut *rxq), [pattern(60, 5), pattern(60, 6)]);
+}
+
+#[test]
+fn memory_slots_come_and_go_under_running_rings() {
+    use vhost::vhost_user::VhostUserFrontend;
+    let (_dir, port, mut guest) = setup(MODERN, 2);
+    let mut rxq = port.rx_queue(0).unwrap();
+    assert_eq!(guest.frontend.get_max_mem_slots().unwrap(), 509);
+    let [_, second] = Guest::regions(&guest.file);
+    guest.frontend.remove_mem_region(&second).unwrap();
+    guest.send(1, NetHeader::default(), &pattern(300, 1), &[]);
+    assert_eq!(burst(&mut *rxq), [pattern(300, 1)]);
+    guest.frontend.add_mem_region(&second).unwrap();
+    guest.send(1, NetHeader::default(), &pattern(300, 2), &[]);
+    assert_eq!(burst(&mut *rxq), [pattern(300, 2)]);
+    guest.frontend.add_mem_region(&second).unwrap_err();
+    wait_for(&port, |info| info.error.as_deref().is_some_and(|e| e.contains("overlaps")));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn frames_from_the_guest_arrive_whole(
+        frames in prop::collection::vec((14usize..4000, prop::collection::vec(any::<usize>(), 0..6)), 1..12),
+        legacy: bool,
+        event_idx: bool,
+    ) {
+        let base = if legacy { VHOST_USER_F_PROTOCOL_FEATURES } else { MODERN };
+        let features = base | if event_idx { VIRTIO_F_EVENT_IDX } else { 0 };
+        let (_dir, port, mut guest) = setup(features, 2);
+        let mut rxq = port.rx_queue(0).unwrap();
+        for round in 0..20u8 {
+            let mut expected = Vec::new();
+            for (i, (len, cuts)) in frames.iter().enumerate() {
+                if guest.rings[1].driver.free() < cuts.len() + 1 {
+                    break;
+                }
+                let frame = pattern(*len, round.wrapping_add(i as u8));
+                guest.send(1, NetHeader::default(), &frame, cuts);
+                expected.push(frame);
+            }
+            prop_assert_eq!(burst(&mut *rxq), &expected[..]);
+            prop_assert_eq!(guest.reclaim(1), expected.len());
+        }
+    }
+
+    #[test]
+    fn frames_to_the_guest_arrive_whole(
+        lens in prop::collection::vec(14usize..4000, 1..8),
+        sizes in prop::collection::vec(prop::collection::vec(12u32..3000, 1..4), 1..8),
+        event_idx: bool,
+    ) {
+        let (_dir, port, mut guest) = setup(MODERN | if event_idx { VIRTIO_F_EVENT_IDX } else { 0 }, 2);
+        port.set_mtu(9000).unwrap();
+        let mut txq = port.tx_queue(3).unwrap();
+        for round in 0..10u8 {
+            for chain in sizes.iter().cycle() {
+                if guest.rings[0].driver.free() < chain.len() {
+                    break;
+                }
+                guest.post(0, chain);
+            }
+            for (i, &len) in lens.iter().enumerate() {
+                let frame = pattern(len, round.wrapping_mul(7).wrapping_add(i as u8));
+                if send(&mut *txq, &frame, Offload::default()) == 1 {
+                    let (header, bytes) = guest.receive(0).unwrap();
+                    prop_assert!(header.num_buffers >= 1 && header.num_buffers <= RING_SIZE);
+                    prop_assert_eq!(bytes, frame);
+                } else {
+                    prop_assert!(guest.receive(0).is_none());
+                    break;
+                }
+            }
+        }
+        prop_assert_eq!(txq.counters().drops.get(DropReason::TxBadRing), 0);
+    }
+}

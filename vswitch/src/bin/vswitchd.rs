@@ -1,0 +1,20 @@
+//! The daemon: parse, start, serve, stop.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use vswitch::daemon::{Daemon, Options};
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(options.log_filter()))
+        .format_target(false)
+        .init();
+    match Daemon::run(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
