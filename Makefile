@@ -1,9 +1,17 @@
 # Everything here runs on a Debian 12 machine with Rust and make; QEMU, the guest kernel and the stock peers are fetched
 # into a cache folder by tools/lab/setup.sh on first use. Nothing is installed on the machine.
 .DEFAULT_GOAL := help
-.PHONY: help build check test demo bench fuzz-smoke lab lab-clean clean
+.PHONY: help build check test demo demo-guest demo-stop bench fuzz-smoke lab lab-clean clean
 
 CARGO ?= cargo
+
+# Checked before anything is built, because building takes longer than reading this.
+define needs-root
+@[ "$$(id -u)" = 0 ] || { \
+  echo "make $@ needs root, for three things: a TAP device (CAP_NET_ADMIN), a network namespace (CAP_SYS_ADMIN) and"; \
+  echo "moving the one into the other. Nothing is installed and nothing is left behind. Run it as root, for example:"; \
+  echo "  sudo env \"PATH=$$PATH\" make $@"; exit 1; }
+endef
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -19,14 +27,23 @@ check: ## format, clippy, unit tests, docs, house rules: about a minute once war
 	$(CARGO) xtask tidy
 
 test: ## every test, end to end with QEMU guests too: some minutes, needs root
+	$(needs-root)
 	$(CARGO) build --locked -p vswitch -p vsctl --bins
 	$(CARGO) test --locked --workspace --no-fail-fast
 
 demo: ## two guests talk through the switch while you watch (KEEP=1 leaves it up), needs root
+	$(needs-root)
 	$(CARGO) build --locked --release -p vswitch -p vsctl --bins
 	$(CARGO) run --locked --release --quiet -p tests --bin demo
 
+demo-guest: ## run CMD='...' in guest GUEST=1 or 2 of a demo that was kept
+	@$(CARGO) run --locked --release --quiet -p tests --bin demo -- guest $(or $(GUEST),1) "$(CMD)"
+
+demo-stop: ## end a demo that was kept
+	@$(CARGO) run --locked --release --quiet -p tests --bin demo -- stop
+
 bench: ## compare with OVS-DPDK and testpmd in one alternating run (ROUNDS=3, ROWS=...), needs root
+	$(needs-root)
 	$(CARGO) build --locked --release -p vswitch -p vsctl --bins
 	$(CARGO) run --locked --release --quiet -p tests --bin bench
 

@@ -2,10 +2,15 @@
 //!
 //! Runs without hugepages and without PCI. It polls, so it costs a full core while it lives.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::failure::{Failure, Result};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketType, connect, recv, send, socket,
+};
+use serde_json::Value;
+
+use crate::failure::{During as _, Failure, Result};
 use crate::lab::Lab;
 use crate::process::Process;
 
@@ -16,6 +21,7 @@ const START: Duration = Duration::from_secs(40);
 #[derive(Debug)]
 pub struct Testpmd {
     process: Process,
+    telemetry: PathBuf,
 }
 
 /// Packet counters of one testpmd port.
@@ -25,8 +31,6 @@ pub struct PortCounters {
     pub received: u64,
     /// Packets sent.
     pub sent: u64,
-    /// Packets per second received since the last look.
-    pub receive_rate: u64,
 }
 
 impl Testpmd {
@@ -47,7 +51,8 @@ impl Testpmd {
             ["--no-huge", "--no-shconf", "--no-pci", "--lcores", lcores, "-m", "512"]
                 .map(str::to_owned)
                 .into();
-        arguments.extend(["--file-prefix".to_owned(), format!("vsl{}{name}", std::process::id())]);
+        let prefix = name.to_owned();
+        arguments.extend(["--file-prefix".to_owned(), prefix.clone()]);
         for device in devices {
             arguments.extend(["--vdev".to_owned(), device.clone()]);
         }
@@ -59,7 +64,8 @@ impl Testpmd {
         arguments.splice(0..0, [runtime, lab.program("dpdk-testpmd").display().to_string()]);
         let mut process = Process::start(name, Path::new("env"), &arguments, &log, false)?;
         process.until("prompt", START, |p| p.log().contains("testpmd> ").then_some(()))?;
-        Ok(Self { process })
+        let telemetry = lab.path("dpdk").join(prefix).join("dpdk_telemetry.v2");
+        Ok(Self { process, telemetry })
     }
 
     /// The process.
@@ -67,34 +73,43 @@ impl Testpmd {
         &mut self.process
     }
 
-    /// Types `command` and gives what testpmd printed until its next prompt.
+    /// Types `command` and waits for the next prompt. What testpmd prints stays in its buffers for long (it does not
+    /// flush to a file), so there is nothing to return; numbers come from [`Self::counters`].
     ///
     /// # Errors
     /// It ends or does not come back.
-    pub fn command(&mut self, command: &str) -> Result<String> {
+    pub fn command(&mut self, command: &str) -> Result<()> {
         let before = self.process.log().len();
         self.process.say(command)?;
-        self.process.until("answer", Duration::from_secs(20), |p| {
-            let log = p.log();
-            let fresh = log.get(before..)?;
-            fresh.contains("testpmd> ").then(|| fresh.to_owned())
+        self.process.until("prompt", Duration::from_secs(20), |p| {
+            p.log().get(before..).is_some_and(|fresh| fresh.contains("testpmd> ")).then_some(())
         })
     }
 
-    /// The counters of `port`.
+    /// The counters of `port`, from DPDK's telemetry socket.
     ///
     /// # Errors
     /// The port does not exist.
     pub fn counters(&mut self, port: u32) -> Result<PortCounters> {
-        let text = self.command(&format!("show port stats {port}"))?;
-        let number = |key: &str| -> Option<u64> {
-            text.split(key).nth(1)?.split_whitespace().next()?.trim_end_matches(',').parse().ok()
-        };
-        match (number("RX-packets:"), number("TX-packets:"), number("Rx-pps:")) {
-            (Some(received), Some(sent), Some(receive_rate)) => {
-                Ok(PortCounters { received, sent, receive_rate })
-            }
-            _ => Err(Failure::new(format!("testpmd shows no counters for port {port}: {text}"))),
+        self.process.must_run()?;
+        let answer = ask(&self.telemetry, &format!("/ethdev/stats,{port}"))?;
+        let stats = &answer["/ethdev/stats"];
+        match (stats["ipackets"].as_u64(), stats["opackets"].as_u64()) {
+            (Some(received), Some(sent)) => Ok(PortCounters { received, sent }),
+            _ => Err(Failure::new(format!("testpmd has no counters for port {port}: {answer}"))),
         }
     }
+}
+
+/// One request on DPDK's telemetry socket, a sequenced-packet socket that greets first and answers in JSON.
+fn ask(path: &Path, request: &str) -> Result<Value> {
+    let name = path.display();
+    let socket = socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).during("telemetry socket")?;
+    let address = SocketAddrUnix::new(path).during(&name)?;
+    connect(&socket, &address).during(&name)?;
+    let mut buffer = vec![0; 1 << 16];
+    recv(&socket, buffer.as_mut_slice(), RecvFlags::empty()).during(&name)?;
+    send(&socket, request.as_bytes(), SendFlags::empty()).during(&name)?;
+    let (length, _) = recv(&socket, buffer.as_mut_slice(), RecvFlags::empty()).during(&name)?;
+    serde_json::from_slice(buffer.get(..length).unwrap_or_default()).during(&name)
 }

@@ -252,7 +252,8 @@ fn settings_of_a_ring_are_checked() {
 
 #[test]
 fn memory_regions_are_checked() {
-    let change: [(fn(&mut vhost::VhostUserMemoryRegionInfo), &str); 5] = [
+    type Change = fn(&mut vhost::VhostUserMemoryRegionInfo);
+    let change: [(Change, &str); 5] = [
         (|r| r.memory_size = 32 << 20, "needs 0x"),
         (|r| r.guest_phys_addr = u64::MAX - 5, "invalid message"),
         (|r| r.mmap_offset = 3 << 40, "needs 0x"),

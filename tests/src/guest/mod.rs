@@ -367,6 +367,18 @@ impl Guest {
     }
 }
 
+/// Runs a command in a guest that somebody else started and nobody is connected to, by its command channel: its exit
+/// status and output.
+///
+/// # Errors
+/// The guest is gone or does not answer.
+pub fn run_in_running_guest(console: &Path, command: &str, patience: Duration) -> Result<(i32, String)> {
+    let Some(mut console) = Console::connect(console) else {
+        return Err(Failure::new(format!("nobody answers at {}", console.display())));
+    };
+    console.run(command, patience, || Ok(()))
+}
+
 /// The Mbit/s in the last "receiver" line of iperf3's report, unless it is zero.
 #[must_use]
 pub fn receiver_rate(report: &str) -> Option<f64> {

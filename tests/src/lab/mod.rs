@@ -8,6 +8,7 @@
 mod binaries;
 mod image;
 
+use std::env;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -127,6 +128,19 @@ impl Lab {
         self.scratch.disable_cleanup(true);
         self.scratch.path().to_owned()
     }
+}
+
+/// The cache folder, whether it exists yet or not; the same rule as in `tools/lab/setup.sh`.
+#[must_use]
+pub fn cache_folder() -> PathBuf {
+    if let Some(folder) = env::var_os("VSWITCH_LAB") {
+        return folder.into();
+    }
+    let base = match env::var_os("XDG_CACHE_HOME") {
+        Some(base) => PathBuf::from(base),
+        None => Path::new(&env::var_os("HOME").unwrap_or_else(|| "/root".into())).join(".cache"),
+    };
+    base.join("vswitch-lab")
 }
 
 /// The folder of the workspace, from where this package lies.

@@ -13,6 +13,8 @@ mod chain;
 mod config;
 mod fault;
 mod split;
+#[cfg(test)]
+mod tests;
 mod vring;
 
 pub(crate) use chain::{Direction, Segment};

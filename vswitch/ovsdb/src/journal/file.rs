@@ -12,7 +12,7 @@ use super::record::{DamageKind, encode, replay};
 use crate::DatabaseSchema;
 use crate::database::{CommitOptions, Snapshot};
 
-/// Something the operator should know although the database opened.
+/// Something the operator should know although the database opened. The text does not name the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning(String);
 
@@ -84,7 +84,7 @@ pub(crate) fn open(
         &fs::canonicalize(path).or_else(|_| std::path::absolute(path)).map_err(system(path, "bad path"))?;
     let lock = take_lock(path)?;
     let mut warnings = Vec::new();
-    let mut warn = |what: String| warnings.push(Warning(format!("{}: {what}", path.display())));
+    let mut warn = |what: String| warnings.push(Warning(what));
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(fault) if fault.kind() == io::ErrorKind::NotFound => Vec::new(),
