@@ -80,4 +80,23 @@ mod tests {
         assert_eq!(arena.len(), HUGE_PAGE);
         assert_eq!(rustix::fs::fstat(&arena).unwrap().st_size as usize, HUGE_PAGE);
     }
+
+    /// Kilobytes of the pages that map the memfd of this name, as the kernel tells.
+    fn page_kib(name: &str) -> usize {
+        let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut lines = smaps.lines().skip_while(|line| !line.contains(&format!("/memfd:{name}")));
+        let size = lines.find_map(|line| line.strip_prefix("KernelPageSize:")).unwrap();
+        size.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    #[test]
+    fn says_truly_whether_pages_are_huge() {
+        let small = Arena::create("arena-one-page", 1).unwrap();
+        assert_eq!(page_kib("arena-one-page") == 2048, small.is_huge());
+        // More than there are: ordinary pages, and none of them taken before it is touched.
+        let large = Arena::create("arena-too-large", (free_huge_pages() + 64) * HUGE_PAGE).unwrap();
+        assert!(!large.is_huge());
+        assert_eq!(page_kib("arena-too-large"), 4);
+        assert_eq!(rustix::fs::fstat(&large).unwrap().st_blocks, 0);
+    }
 }

@@ -12,6 +12,7 @@
 
 mod batch;
 mod frame;
+mod free_stack;
 mod meta;
 mod owned;
 mod pool;

@@ -10,7 +10,7 @@ use super::span::Span;
 
 /// A frame and its offload state in a chain of chunks that this value owns.
 ///
-/// Dropping it returns the chunks to the shared ring; [`OwnedPacket::free_into`] returns them to a stash, which is cheaper.
+/// Dropping it returns the chunks to the shared stack; [`OwnedPacket::free_into`] returns them to a stash, which is cheaper.
 pub struct OwnedPacket {
     pool: &'static Pool,
     first: u32,

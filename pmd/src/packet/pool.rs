@@ -2,18 +2,16 @@
 //!
 //! ```text
 //!   data:    | chunk 0, 2048 B | chunk 1 | …        in one arena, chunks on cache-line boundaries
-//!   next:    | u32 | u32 | …                        apart, so walking a chain does not touch data
-//!   free:    one shared ring of chunk numbers; every worker has a stash in front of it
+//!   links:   | u32 | u32 | …                        apart, so walking a chain does not touch data
+//!   free:    one shared stack of chunk numbers; every worker has a stash in front of it
 //! ```
 //!
 //! A pool is made at start, never grows, and is never freed: it lives as long as the process, so packets hold a plain
 //! reference and not a count. Running out is a typed drop, not an error.
 
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use crossbeam_queue::ArrayQueue;
-
+use super::free_stack::FreeStack;
 use crate::memory::Arena;
 use crate::port::PmdError;
 
@@ -30,8 +28,7 @@ const STASHES: usize = 16;
 /// A pool. See the module's text.
 pub struct Pool {
     arena: Arena,
-    next: Box<[AtomicU32]>,
-    free: ArrayQueue<u32>,
+    free: FreeStack,
     /// Chunks a stash of this pool keeps, even and at least 2.
     stash: usize,
 }
@@ -40,14 +37,8 @@ impl Pool {
     /// Makes a pool of `chunks` chunks, for the rest of the process's life.
     pub fn create(chunks: u32) -> Result<&'static Pool, PmdError> {
         let arena = Arena::create("packet-pool", chunks as usize * CHUNK)?;
-        let free = ArrayQueue::new((chunks as usize).max(1));
-        for chunk in 0..chunks {
-            // The ring has room for every chunk.
-            let _ = free.push(chunk);
-        }
-        let next = (0..chunks).map(|_| AtomicU32::new(0)).collect();
         let stash = (chunks as usize / STASHES).clamp(2, STASH) & !1;
-        Ok(Box::leak(Box::new(Pool { arena, next, free, stash })))
+        Ok(Box::leak(Box::new(Pool { arena, free: FreeStack::full(chunks), stash })))
     }
 
     /// A stash for one thread.
@@ -55,7 +46,7 @@ impl Pool {
         PoolCache { pool: self, stash: Vec::with_capacity(self.stash) }
     }
 
-    /// Chunks in the shared ring: what is left but for the stashes.
+    /// Chunks in the shared stack: what is left but for the stashes.
     pub fn free_chunks(&self) -> usize {
         self.free.len()
     }
@@ -68,16 +59,15 @@ impl Pool {
     }
 
     pub(super) fn next(&self, chunk: u32) -> u32 {
-        self.next[chunk as usize].load(Relaxed)
+        self.free.link(chunk)
     }
 
     pub(super) fn set_next(&self, chunk: u32, next: u32) {
-        self.next[chunk as usize].store(next, Relaxed);
+        self.free.set_link(chunk, next);
     }
 
     pub(super) fn give_back(&self, chunk: u32) {
-        let full = self.free.push(chunk).is_err();
-        debug_assert!(!full, "a chunk was returned twice");
+        self.free.give(&[chunk]);
     }
 }
 
@@ -102,7 +92,9 @@ impl PoolCache {
     /// Takes a chunk; `None` when stash and pool are empty.
     pub(super) fn take(&mut self) -> Option<u32> {
         if self.stash.is_empty() {
-            self.stash.extend(std::iter::from_fn(|| self.pool.free.pop()).take(self.pool.stash / 2));
+            self.pool.free.take(self.pool.stash / 2, &mut self.stash);
+            // The stack's top, last returned, is to be used first.
+            self.stash.reverse();
         }
         self.stash.pop()
     }
@@ -110,9 +102,10 @@ impl PoolCache {
     /// Returns a chunk.
     pub(super) fn put(&mut self, chunk: u32) {
         if self.stash.len() >= self.pool.stash {
-            for chunk in self.stash.drain(self.pool.stash / 2..) {
-                self.pool.give_back(chunk);
-            }
+            // The half that has lain here longest; what came last stays for the next packet.
+            let half = self.pool.stash / 2;
+            self.pool.free.give(&self.stash[..half]);
+            self.stash.drain(..half);
         }
         self.stash.push(chunk);
     }
@@ -120,9 +113,7 @@ impl PoolCache {
 
 impl Drop for PoolCache {
     fn drop(&mut self) {
-        for chunk in self.stash.drain(..) {
-            self.pool.give_back(chunk);
-        }
+        self.pool.free.give(&self.stash);
     }
 }
 

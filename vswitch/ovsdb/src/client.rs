@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::jsonrpc::{FrameError, Framer, Message, reply, request};
+use crate::jsonrpc::{FrameError, Framer, Message, notification, reply, request};
 
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]
@@ -125,7 +125,12 @@ impl Client {
         Ok(id)
     }
 
-    /// Waits for the reply to a request sent before.
+    /// Sends a notification, which has no reply: `cancel` is one.
+    pub fn notify(&mut self, method: &str, params: &Value) -> Result<(), ClientError> {
+        self.write(&notification(method, params))
+    }
+
+    /// Waits for the reply to a request sent before. Replies to other requests that come meanwhile are lost.
     pub fn receive(&mut self, id: &Value, method: &str) -> Result<Value, ClientError> {
         let deadline = Instant::now() + self.timeout;
         loop {

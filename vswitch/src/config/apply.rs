@@ -52,7 +52,7 @@ impl Running {
                     self.idle = Some(idle);
                 }
                 Step::SetBridge(config) => self.set_bridge(target, config),
-                Step::AddPort(spec) => self.add_port(target, spec),
+                Step::AddPort(spec, before) => self.add_port(target, spec, before),
                 Step::ChangePort(spec) => self.change_port(target, spec),
             }
         }
@@ -93,7 +93,7 @@ impl Running {
         }
     }
 
-    fn add_port(&mut self, target: &dyn Target, spec: PortSpec) {
+    fn add_port(&mut self, target: &dyn Target, spec: PortSpec, before: Option<u16>) {
         if let Some(error) =
             self.bridge_errors.get(&spec.bridge).filter(|_| !self.bridges.contains_key(&spec.bridge))
         {
@@ -102,12 +102,12 @@ impl Running {
             return;
         }
         let mut complaint = None;
-        let mut added = target.add_port(spec.request());
+        let mut added = target.add_port(spec.request(before));
         if let Err(error) = &added
             && spec.local
         {
             // Without privilege there is no TAP, but a bridge between guests needs none: its own port then leads nowhere.
-            let mut stand_in = spec.request();
+            let mut stand_in = spec.request(before);
             stand_in.kind = PortKind::Null;
             let instead = target.add_port(stand_in);
             complaint = instead

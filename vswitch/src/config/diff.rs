@@ -21,8 +21,8 @@ pub enum Step {
     SetIdle(IdlePolicy),
     /// Add or change a bridge.
     SetBridge(BridgeConfig),
-    /// Open a port.
-    AddPort(PortSpec),
+    /// Open a port, with the OpenFlow number it had before if that is free.
+    AddPort(PortSpec, Option<u16>),
     /// Change a port while it runs.
     ChangePort(PortSpec),
 }
@@ -54,7 +54,7 @@ pub fn diff(running: &Running, desired: &Desired) -> Vec<Step> {
             steps.push(Step::SetBridge(config.clone()));
         }
     }
-    // Bridges' own ports first, then those that ask for a number, before others can be given it.
+    // Bridges' own ports first, then those that ask for a number, then those that had one, before others can be given it.
     let mut opened = Vec::new();
     for (name, wanted) in &desired.ports {
         match running.ports.get(name) {
@@ -63,11 +63,11 @@ pub fn diff(running: &Running, desired: &Desired) -> Vec<Step> {
                     steps.push(Step::ChangePort(wanted.clone()));
                 }
             }
-            _ => opened.push(wanted.clone()),
+            _ => opened.push((wanted.clone(), desired.numbers.get(name).copied())),
         }
     }
-    opened.sort_by_key(|spec| (!spec.local, spec.ofport_request.is_none()));
-    steps.extend(opened.into_iter().map(Step::AddPort));
+    opened.sort_by_key(|(spec, before)| (!spec.local, spec.ofport_request.is_none(), before.is_none()));
+    steps.extend(opened.into_iter().map(|(spec, before)| Step::AddPort(spec, before)));
     steps
 }
 

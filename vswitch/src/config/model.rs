@@ -32,13 +32,14 @@ pub struct PortSpec {
 }
 
 impl PortSpec {
-    /// The request that opens it. The MTU is set afterwards, so that one the driver refuses does not cost the port.
-    pub(super) fn request(&self) -> PortRequest {
+    /// The request that opens it, with the OpenFlow number it had before if it asks for none. The MTU is set afterwards,
+    /// so that one the driver refuses does not cost the port.
+    pub(super) fn request(&self, before: Option<u16>) -> PortRequest {
         PortRequest {
             name: self.name.clone(),
             bridge: self.bridge.clone(),
             kind: self.kind.clone(),
-            ofport_request: self.ofport_request,
+            ofport_request: self.ofport_request.or(before),
             local: self.local,
             vlan: self.vlan.clone(),
             mtu: None,
@@ -59,8 +60,13 @@ pub struct Desired {
     pub bridges: BTreeMap<String, BridgeConfig>,
     /// Ports by interface name.
     pub ports: BTreeMap<String, PortSpec>,
+    /// OpenFlow numbers interfaces had when last they ran, as the database remembers them: rules that name ports by
+    /// number stay right over a restart.
+    pub numbers: BTreeMap<String, u16>,
     /// Bridges that cannot be, and why.
     pub bridge_faults: BTreeMap<String, String>,
+    /// Settings that were passed over while the rest of the bridge works.
+    pub bridge_notes: BTreeMap<String, String>,
     /// Interfaces that cannot be, and why.
     pub port_faults: BTreeMap<String, String>,
     /// Settings that were passed over while the rest of the interface runs.
@@ -111,6 +117,9 @@ impl Desired {
         let bridge = validate::bridge(row);
         let fault = bridge.as_ref().err().cloned();
         let name = row.str("name");
+        if let Some(note) = validate::bridge_notes(row) {
+            self.bridge_notes.insert(name.to_owned(), note);
+        }
         match bridge {
             Ok(config) => {
                 self.bridges.insert(name.to_owned(), config);
@@ -156,6 +165,9 @@ impl Desired {
                 if !notes.is_empty() {
                     self.port_notes.insert(name.clone(), notes.join("; "));
                 }
+                if let Some(number) = row.opt_int("ofport").and_then(ofport) {
+                    self.numbers.insert(name.clone(), number);
+                }
                 self.ports.insert(name, spec);
             }
             Err(fault) => {
@@ -163,4 +175,9 @@ impl Desired {
             }
         }
     }
+}
+
+/// A number of an ordinary port.
+fn ofport(number: i64) -> Option<u16> {
+    u16::try_from(number).ok().filter(|number| (1..=65279).contains(number))
 }

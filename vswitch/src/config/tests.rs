@@ -281,6 +281,43 @@ fn the_local_port_falls_back_when_there_is_no_tap() {
 }
 
 #[test]
+fn what_is_passed_over_is_said() {
+    let mut bench = Bench::new();
+    bench.add_bridge("br0", &[("p1", json!({}), json!({"type": VHOST, "ingress_policing_rate": 5}))]);
+    bench.transact(&[json!({"op": "update", "table": "Bridge", "where": [], "row": {"stp_enable": true}})]);
+    bench.pass();
+    let snapshot = bench.snapshot();
+    let row = interface(&snapshot, "p1");
+    assert_eq!(row.opt_int("ofport"), Some(1));
+    assert!(row.str("error").contains("ingress_policing_rate"));
+    let bridge = snapshot.table("Bridge").first().unwrap();
+    assert!(bridge.map_get("status", "note").unwrap().contains("stp_enable"));
+}
+
+#[test]
+fn numbers_stay_over_a_restart() {
+    let mut bench = Bench::new();
+    bench.add_bridge("br0", &[("b", json!({}), json!({"type": VHOST}))]);
+    bench.pass();
+    bench.add_bridge("br1", &[]);
+    let port = json!([{"op": "insert", "table": "Interface", "uuid-name": "i", "row": {"name": "a", "type": VHOST}},
+        {"op": "insert", "table": "Port", "uuid-name": "p", "row": {"name": "a", "interfaces": ["named-uuid", "i"]}},
+        {"op": "mutate", "table": "Bridge", "where": [["name", "==", "br0"]],
+            "mutations": [["ports", "insert", ["named-uuid", "p"]]]}]);
+    bench.transact(port.as_array().unwrap());
+    bench.pass();
+    let numbers = |db: &Db| {
+        let snapshot = db.snapshot();
+        ["a", "b"].map(|name| interface(&snapshot, name).opt_int("ofport"))
+    };
+    assert_eq!(numbers(&bench.db), [Some(2), Some(1)]);
+    let fake = Arc::new(Fake::default());
+    let mut reconciler = Reconciler::new(bench.db.clone(), fake).unwrap();
+    reconciler.configure(&bench.db.snapshot()).unwrap();
+    assert_eq!(numbers(&bench.db), [Some(2), Some(1)]);
+}
+
+#[test]
 fn changes_keep_the_port_where_they_can() {
     let mut bench = Bench::new();
     bench.add_bridge(

@@ -12,7 +12,7 @@ use super::record::{DamageKind, encode, replay};
 use crate::DatabaseSchema;
 use crate::database::{CommitOptions, Snapshot};
 
-/// Something the operator should know although the database opened.
+/// Something the operator should know although the database opened. The text does not name the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning(String);
 
@@ -84,7 +84,7 @@ pub(crate) fn open(
         &fs::canonicalize(path).or_else(|_| std::path::absolute(path)).map_err(system(path, "bad path"))?;
     let lock = take_lock(path)?;
     let mut warnings = Vec::new();
-    let mut warn = |what: String| warnings.push(Warning(format!("{}: {what}", path.display())));
+    let mut warn = |what: String| warnings.push(Warning(what));
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(fault) if fault.kind() == io::ErrorKind::NotFound => Vec::new(),
@@ -205,11 +205,16 @@ impl Journal {
         new: &Snapshot,
         options: &CommitOptions,
     ) -> io::Result<()> {
-        if let Some(record) = transaction_record(old, new, options) {
-            self.append(&encode(&record)).map_err(|fault| self.explain(&fault))?;
-        }
-        if options.durable {
-            self.file.sync_data().map_err(|fault| self.explain(&fault))?;
+        let before = self.length;
+        let record = transaction_record(old, new, options);
+        let written = record.map_or(Ok(()), |record| self.append(&encode(&record)));
+        let synced = written.and_then(|()| if options.durable { self.file.sync_data() } else { Ok(()) });
+        if let Err(fault) = synced {
+            // The transaction fails, so its record must not be found at the next start. If even this fails, the next
+            // append does it.
+            self.length = before;
+            let _ = self.file.set_len(before);
+            return Err(self.explain(&fault));
         }
         if self.length > COMPACT_ABOVE && self.length / COMPACT_GROWTH > self.compacted {
             // The records are safe either way; a full disk must not fail the transaction that is written.

@@ -11,3 +11,6 @@ mod record;
 pub(crate) use file::{Journal, open};
 pub use file::{OpenError, Warning};
 pub use record::{Damage, DamageKind, Replay, encode, replay};
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,0 @@
-//! Operations by example and against a naive model.
