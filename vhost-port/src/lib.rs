@@ -26,8 +26,9 @@
 mod config;
 mod memory;
 mod net;
+mod port;
 mod ring;
 mod session;
 
 pub use config::{Mode, OffloadOffer, VhostConfig};
-pub use net::VhostPort;
+pub use port::VhostPort;
