@@ -11,8 +11,10 @@
 pub mod failure;
 pub mod fuzzed;
 pub mod guest;
+pub mod hugepages;
 pub mod lab;
 pub mod netns;
+pub mod ovs;
 pub mod process;
 pub mod switch;
 pub mod testpmd;

@@ -24,6 +24,15 @@ pub struct Testpmd {
     telemetry: PathBuf,
 }
 
+/// What testpmd keeps its packets in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Memory {
+    /// Ordinary pages: works everywhere.
+    Ordinary,
+    /// Hugepages, for measurements; somebody must have reserved them ([`crate::hugepages`]).
+    Huge,
+}
+
 /// Packet counters of one testpmd port.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PortCounters {
