@@ -1,6 +1,6 @@
 //! DPDK's `dpdk-testpmd`: an independent vhost-user front-end (virtio-user) and back-end (`net_vhost`).
 //!
-//! Runs without hugepages and without PCI. It polls, so it costs a full core while it lives.
+//! Runs without PCI and, unless told otherwise, without hugepages. It polls, so it costs a full core while it lives.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -56,10 +56,28 @@ impl Testpmd {
         devices: &[String],
         application: &[&str],
     ) -> Result<Self> {
+        Self::start_with(lab, name, lcores, Memory::Ordinary, devices, application)
+    }
+
+    /// Like [`Self::start`], with a choice of memory.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(
+        lab: &Lab,
+        name: &str,
+        lcores: &str,
+        memory: Memory,
+        devices: &[String],
+        application: &[&str],
+    ) -> Result<Self> {
+        let memory: &[&str] = match memory {
+            Memory::Ordinary => &["--no-huge", "--no-shconf", "-m", "512"],
+            // virtio-user hands its memory over as one file descriptor per segment, of which there may be eight.
+            Memory::Huge => &["--in-memory", "--single-file-segments", "-m", "256"],
+        };
         let mut arguments: Vec<String> =
-            ["--no-huge", "--no-shconf", "--no-pci", "--lcores", lcores, "-m", "512"]
-                .map(str::to_owned)
-                .into();
+            memory.iter().chain(&["--no-pci", "--lcores", lcores]).map(|s| (*s).to_owned()).collect();
         let prefix = name.to_owned();
         arguments.extend(["--file-prefix".to_owned(), prefix.clone()]);
         for device in devices {
