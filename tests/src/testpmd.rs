@@ -1,6 +1,6 @@
 //! DPDK's `dpdk-testpmd`: an independent vhost-user front-end (virtio-user) and back-end (`net_vhost`).
 //!
-//! Runs without PCI and, unless told otherwise, without hugepages. It polls, so it costs a full core while it lives.
+//! Runs without PCI, and without hugepages unless asked ([`Memory`]). It polls, so it costs a full core while it lives.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -33,6 +33,16 @@ pub enum Memory {
     Huge,
 }
 
+impl Memory {
+    fn arguments(self) -> [&'static str; 4] {
+        match self {
+            Self::Ordinary => ["--no-huge", "--no-shconf", "-m", "512"],
+            // One file, because a virtio-user device can share only a few.
+            Self::Huge => ["--in-memory", "--single-file-segments", "-m", "256"],
+        }
+    }
+}
+
 /// Packet counters of one testpmd port.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PortCounters {
@@ -59,10 +69,10 @@ impl Testpmd {
         Self::start_with(lab, name, lcores, Memory::Ordinary, devices, application)
     }
 
-    /// Like [`Self::start`], with a choice of memory.
+    /// Like [`Self::start`], with the memory it is to use.
     ///
     /// # Errors
-    /// As [`Self::start`].
+    /// As [`Self::start`]; with [`Memory::Huge`] also when too few hugepages are free.
     pub fn start_with(
         lab: &Lab,
         name: &str,
@@ -71,13 +81,8 @@ impl Testpmd {
         devices: &[String],
         application: &[&str],
     ) -> Result<Self> {
-        let memory: &[&str] = match memory {
-            Memory::Ordinary => &["--no-huge", "--no-shconf", "-m", "512"],
-            // virtio-user hands its memory over as one file descriptor per segment, of which there may be eight.
-            Memory::Huge => &["--in-memory", "--single-file-segments", "-m", "256"],
-        };
-        let mut arguments: Vec<String> =
-            memory.iter().chain(&["--no-pci", "--lcores", lcores]).map(|s| (*s).to_owned()).collect();
+        let mut arguments: Vec<String> = memory.arguments().map(str::to_owned).into();
+        arguments.extend(["--no-pci", "--lcores", lcores].map(str::to_owned));
         let prefix = name.to_owned();
         arguments.extend(["--file-prefix".to_owned(), prefix.clone()]);
         for device in devices {
