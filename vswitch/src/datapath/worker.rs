@@ -46,36 +46,31 @@ pub struct WorkerConfig {
 
 /// Starts a worker thread. It runs until [`Command::Stop`].
 pub fn spawn(config: WorkerConfig) -> io::Result<(WorkerHandle, JoinHandle<()>)> {
-    let waker = Waker::new()?;
-    let events = EventSet::new(&waker)?;
-    let handle = WorkerHandle {
-        id: config.id,
-        core: config.core,
-        mailbox: Arc::new(Mailbox::new(waker)),
-        counters: Arc::new(WorkerCounters::default()),
-    };
-    let worker = Worker {
-        core: config.core,
-        mailbox: handle.mailbox.clone(),
-        rxqs: Vec::new(),
-        storage: BatchStorage::new(),
-        events,
-        idle: config.idle,
-        injected: Vec::with_capacity(BURST),
-        engine: Engine {
-            id: config.id,
-            classifier: Classifier::new(),
-            transmit: Transmit::default(),
-            burst: Burst::new(),
-            counters: handle.counters.clone(),
-            upcalls: config.upcalls,
-            cache: config.pool.cache(),
-            now_ms: sys::clock::coarse_ms(),
-        },
-    };
-    let name = format!("pmd-c{:02}", config.core); // tidy: once per worker
+    let (handle, worker) = Worker::new(config)?;
+    let name = format!("pmd-c{:02}", handle.core); // tidy: once per worker
     let thread = thread::Builder::new().name(name).spawn(move || worker.run())?;
     Ok((handle, thread))
+}
+
+/// A worker without a thread, for `make instructions`: whoever holds it says when it goes round.
+#[doc(hidden)]
+pub struct Stepped {
+    worker: Worker,
+    ticks: Ticks,
+}
+
+impl Stepped {
+    /// A worker that is not pinned, and sleeps only when a round finds nothing to do for as long as its policy says.
+    pub fn new(config: WorkerConfig) -> io::Result<(WorkerHandle, Stepped)> {
+        let (handle, worker) = Worker::new(config)?;
+        Ok((handle, Stepped { worker, ticks: Ticks::now() }))
+    }
+
+    /// What a worker's thread does all day, once. False when a command has ended the worker.
+    #[inline]
+    pub fn round(&mut self) -> bool {
+        self.worker.round(&mut self.ticks)
+    }
 }
 
 struct RxSlot {
@@ -115,53 +110,102 @@ struct Engine {
     now_ms: u64,
 }
 
+/// Points in time, in ticks of the time-stamp counter.
+struct Ticks {
+    /// Ticks in a second.
+    second: u64,
+    started: u64,
+    last_packet: u64,
+    next_chore: u64,
+}
+
+impl Ticks {
+    fn now() -> Ticks {
+        let (second, now) = (sys::clock::cycles_per_second(), sys::clock::cycles());
+        Ticks { second, started: now, last_packet: now, next_chore: now }
+    }
+}
+
 impl Worker {
+    fn new(config: WorkerConfig) -> io::Result<(WorkerHandle, Worker)> {
+        let waker = Waker::new()?;
+        let events = EventSet::new(&waker)?;
+        let handle = WorkerHandle {
+            id: config.id,
+            core: config.core,
+            mailbox: Arc::new(Mailbox::new(waker)),
+            counters: Arc::new(WorkerCounters::default()),
+        };
+        let worker = Worker {
+            core: config.core,
+            mailbox: handle.mailbox.clone(),
+            rxqs: Vec::new(),
+            storage: BatchStorage::new(),
+            events,
+            idle: config.idle,
+            injected: Vec::with_capacity(BURST),
+            engine: Engine {
+                id: config.id,
+                classifier: Classifier::new(),
+                transmit: Transmit::default(),
+                burst: Burst::new(),
+                counters: handle.counters.clone(),
+                upcalls: config.upcalls,
+                cache: config.pool.cache(),
+                now_ms: sys::clock::coarse_ms(),
+            },
+        };
+        Ok((handle, worker))
+    }
+
     fn run(mut self) {
         if let Err(error) = sys::cpu::pin_current_thread(self.core) {
             log::warn!("worker on CPU {}: not pinned: {error}", self.core); // tidy: once per worker
         }
-        let second = sys::clock::cycles_per_second();
-        let started = sys::clock::cycles();
-        let mut last_packet = started;
-        let mut next_chore = started;
-        loop {
-            let mut now = sys::clock::cycles();
-            let mut busy = false;
-            self.engine.now_ms = sys::clock::coarse_ms();
-            for slot in &mut self.rxqs {
-                let packets = poll_queue(slot, &mut self.storage, &mut self.engine);
-                if packets != 0 {
-                    let end = sys::clock::cycles();
-                    slot.assignment.load.add(packets as u64, end.wrapping_sub(now));
-                    bump(&self.engine.counters.busy_cycles, end.wrapping_sub(now));
-                    now = end;
-                    busy = true;
-                }
-            }
-            if !self.mailbox.commands.is_empty() {
-                if self.carry_out_commands() {
-                    break;
-                }
-                busy = true;
-            }
-            if now.wrapping_sub(next_chore) as i64 >= 0 {
-                next_chore = now.wrapping_add(second);
-                self.engine.classifier.rank();
-            }
-            if busy {
-                last_packet = now;
-            } else {
-                self.engine.counters.total_cycles.store(now.wrapping_sub(started), Ordering::Relaxed);
-                let spin = u128::from(second) * self.idle.spin.as_nanos() / 1_000_000_000;
-                if !self.idle.always_poll && u128::from(now.wrapping_sub(last_packet)) > spin {
-                    self.sleep();
-                    last_packet = sys::clock::cycles();
-                }
-                std::hint::spin_loop();
-            }
-        }
+        let mut ticks = Ticks::now();
+        while self.round(&mut ticks) {}
         self.mailbox.ended.store(true, Ordering::Release);
         while self.mailbox.commands.pop().is_some() {}
+    }
+
+    /// Polls every queue once and does what else is due. False when a command ends the worker.
+    #[inline]
+    fn round(&mut self, ticks: &mut Ticks) -> bool {
+        let mut now = sys::clock::cycles();
+        let mut busy = false;
+        self.engine.now_ms = sys::clock::coarse_ms();
+        for slot in &mut self.rxqs {
+            let packets = poll_queue(slot, &mut self.storage, &mut self.engine);
+            if packets != 0 {
+                let end = sys::clock::cycles();
+                slot.assignment.load.add(packets as u64, end.wrapping_sub(now));
+                bump(&self.engine.counters.busy_cycles, end.wrapping_sub(now));
+                now = end;
+                busy = true;
+            }
+        }
+        if !self.mailbox.commands.is_empty() {
+            if self.carry_out_commands() {
+                return false;
+            }
+            busy = true;
+        }
+        if now.wrapping_sub(ticks.next_chore) as i64 >= 0 {
+            ticks.next_chore = now.wrapping_add(ticks.second);
+            self.engine.classifier.rank();
+        }
+        if busy {
+            ticks.last_packet = now;
+            return true;
+        }
+        self.engine.counters.total_cycles.store(now.wrapping_sub(ticks.started), Ordering::Relaxed);
+        let spin = u128::from(ticks.second) * self.idle.spin.as_nanos() / 1_000_000_000;
+        if !self.idle.always_poll && u128::from(now.wrapping_sub(ticks.last_packet)) > spin {
+            self.sleep();
+            ticks.last_packet = sys::clock::cycles();
+        }
+        std::hint::spin_loop();
+        true
     }
 
     fn sleep(&mut self) {
