@@ -56,6 +56,7 @@ impl Packet {
     };
 
     /// Makes the slot an empty packet again; the bytes are not cleared.
+    #[inline]
     pub(super) fn reset(&mut self, first_span: u16) {
         self.offload = Offload::default();
         self.hash = 0;
@@ -85,6 +86,12 @@ impl Packet {
         self.data = HEADROOM as u16;
         self.head_len = len.min(HEAD_CAPACITY) as u16;
         self.head_mut()
+    }
+
+    /// The whole frame, if it is short and asks for no offload: nothing but bytes to copy.
+    #[inline]
+    pub fn plain(&self) -> Option<&[u8]> {
+        (self.payload_len == 0 && self.offload.is_none()).then(|| self.head())
     }
 
     /// Bytes of the frame in spans.

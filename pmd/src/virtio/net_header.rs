@@ -89,6 +89,13 @@ impl NetHeader {
         [self.flags, self.gso_type, h0, h1, g0, g1, s0, s1, o0, o1, n0, n1]
     }
 
+    /// Whether a header, given by its first bytes, claims nothing: [`NetHeader::to_offload`] would then say so, whatever
+    /// else is in it.
+    #[inline]
+    pub fn asks_nothing(&[flags, gso_type, ..]: &[u8; Self::LEGACY_LEN]) -> bool {
+        flags & (F_NEEDS_CSUM | F_DATA_VALID) == 0 && gso_type == GSO_NONE
+    }
+
     /// The offload state this header claims for a frame of `frame_len` bytes (without the header).
     #[inline]
     pub fn to_offload(&self, frame_len: usize) -> Result<Offload, BadOffload> {

@@ -5,6 +5,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
 use super::split::{Descriptor, UsedElement};
+use crate::packet::short_copy;
 
 /// An address in shared memory. Never a reference: the peer may change every byte at any time, so each access is
 /// a single atomic load or store, or a byte copy whose result is only ever data.
@@ -136,7 +137,7 @@ impl SharedPtr {
     #[inline]
     pub unsafe fn copy_in(self, src: &[u8]) {
         // SAFETY: forwarded; src is private, so the two do not overlap.
-        unsafe { core::ptr::copy_nonoverlapping(src.as_ptr(), self.0.as_ptr(), src.len()) };
+        unsafe { short_copy::copy(src.as_ptr(), self.0.as_ptr(), src.len()) };
     }
 }
 

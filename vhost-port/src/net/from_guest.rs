@@ -15,7 +15,7 @@ use pmd::virtio::NetHeader;
 
 use super::rules::NetRules;
 use super::shared::interrupt;
-use crate::ring::{Direction, RingFault, RingState, Segment, SplitRing, Vring};
+use crate::ring::{Chain, Direction, RingFault, RingState, Segment, SplitRing, Vring};
 
 /// Shortest frame: an Ethernet header.
 const MIN_FRAME: usize = 14;
@@ -152,53 +152,52 @@ fn receive<'q>(
         ring.refresh()?;
     }
     let count = usize::from(ring.waiting()).min(room);
-    let (mut packets, mut bytes) = (0, 0);
-    let mut outcome = Ok(());
-    for _ in 0..count {
-        match receive_one(ring, net, batch) {
-            Ok((head, Taken::Packet(len))) => {
+    let mut chains = [Chain::NONE; BURST];
+    let (found, fault) = ring.look(Direction::Read, &mut chains[..count]);
+    let mut outcome = fault.map_or(Ok(()), Err);
+    let (mut packets, mut bytes, mut done) = (0, 0, 0);
+    for chain in &chains[..found] {
+        let taken = match chain.single {
+            Some(segment) => take_single(segment, net, batch),
+            None => walk_and_take(ring, chain.head, net, batch),
+        };
+        match taken {
+            Ok(Taken::Packet(len)) => {
                 packets += 1;
                 bytes += len as u64;
-                ring.complete(head, 0);
             }
-            Ok((head, Taken::Dropped(reason))) => {
-                counters.drops.add(reason, 1);
-                ring.complete(head, 0);
+            Ok(Taken::Dropped(reason)) => counters.drops.add(reason, 1),
+            Ok(Taken::NoRoom) => {
+                outcome = Ok(());
+                break;
             }
-            Ok((_, Taken::NoRoom)) => break,
             Err(fault) => {
                 outcome = Err(fault);
                 break;
             }
         }
+        done += 1;
     }
+    ring.complete_unwritten(&chains[..done]);
     if packets > 0 {
         counters.add_burst(packets, bytes);
     }
     outcome
 }
 
-#[inline]
-fn receive_one(
+#[inline(never)]
+fn walk_and_take(
     ring: &mut SplitRing,
+    head: u16,
     net: &NetRules,
     batch: &mut Batch<'_>,
-) -> Result<(u16, Taken), RingFault> {
-    let head = ring.head(0)?;
-    ring.prefetch_descriptor(PREFETCH);
-    if let Some(segment) = ring.single(head, Direction::Read) {
-        return Ok((head, take_single(segment, net, batch)?));
-    }
+) -> Result<Taken, RingFault> {
     ring.segments.clear();
     let bytes = ring.walk(head, Direction::Read)?;
-    Ok((head, take_chain(&ring.segments, bytes as usize, net, batch)?))
+    take_chain(&ring.segments, bytes as usize, net, batch)
 }
 
-/// How many chains ahead a descriptor is fetched.
-const PREFETCH: u16 = 4;
-
 /// Checks a header against its frame's length and the negotiated features.
-#[inline]
 fn checked(header: &[u8; NetHeader::LEGACY_LEN], len: usize, net: &NetRules) -> Result<Offload, DropReason> {
     if len < MIN_FRAME {
         return Err(DropReason::RxTooShort);
@@ -225,18 +224,33 @@ fn take_single(segment: Segment, net: &NetRules, batch: &mut Batch<'_>) -> Resul
         segment.start.copy_out(&mut header);
         Span::new(segment.start.add(net.header_len).as_non_null(), len)
     };
-    let offload = match checked(&header, len as usize, net) {
+    let plain = NetHeader::asks_nothing(&header);
+    if plain && (MIN_FRAME..=HEAD_CAPACITY).contains(&(len as usize)) {
+        return Ok(if batch.receive(frame) { Taken::Packet(len as usize) } else { Taken::NoRoom });
+    }
+    Ok(take_checked(&header, frame, net, batch))
+}
+
+/// Receives a frame that is long, or claims something, or is wrong.
+#[inline(never)]
+fn take_checked<'q>(
+    header: &[u8; NetHeader::LEGACY_LEN],
+    frame: Span<'q>,
+    net: &NetRules,
+    batch: &mut Batch<'q>,
+) -> Taken {
+    let offload = match checked(header, frame.len(), net) {
         Ok(offload) => offload,
-        Err(reason) => return Ok(Taken::Dropped(reason)),
+        Err(reason) => return Taken::Dropped(reason),
     };
     let slot = batch.len() as u16;
     if !batch.receive(frame) {
-        return Ok(Taken::NoRoom);
+        return Taken::NoRoom;
     }
-    if offload != Offload::default() {
+    if !offload.is_none() {
         batch.packet_mut(slot).offload = offload;
     }
-    Ok(Taken::Packet(len as usize))
+    Taken::Packet(frame.len())
 }
 
 /// Receives a chain of several pieces, cut anywhere: the header may be alone, split, or share a piece with data.
