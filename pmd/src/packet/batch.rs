@@ -19,7 +19,7 @@ pub type SlotId = u16;
 
 /// The slots of one worker, made once and used for every burst.
 pub struct BatchStorage {
-    slots: Box<[Packet]>,
+    slots: Box<[Packet; BURST + CLONES]>,
     /// Really `Span<'q>` of the batch that filled it; only [`Batch::frame`] reads it, and
     /// shortens the lifetime again.
     spans: Vec<Span<'static>>,
@@ -34,7 +34,7 @@ impl Default for BatchStorage {
 impl BatchStorage {
     /// Allocates the slots.
     pub fn new() -> BatchStorage {
-        let slots = (0..BURST + CLONES).map(|_| Packet::EMPTY).collect();
+        let slots = Box::new([const { Packet::EMPTY }; BURST + CLONES]);
         BatchStorage { slots, spans: Vec::with_capacity(SPANS) }
     }
 

@@ -177,15 +177,16 @@ impl<'a> Sender<'a> {
         finished.map_err(Unsent::Dropped)
     }
 
-    /// The chain to fill next.
-    #[inline]
+    /// Sees to it that a chain has been looked at, and names it.
+    #[inline(always)]
     fn chain(&mut self) -> Result<Chain, Unsent> {
         if self.next == self.looked {
             self.look()?;
         }
-        Ok(self.chains[self.next])
+        Ok(self.chains[self.next % BURST])
     }
 
+    #[inline(never)]
     fn look(&mut self) -> Result<(), Unsent> {
         (self.looked, self.next) = (0, 0);
         if self.ring.waiting() == 0 && self.ring.refresh()? == 0 {
@@ -201,7 +202,7 @@ impl<'a> Sender<'a> {
     }
 
     /// Puts a short frame without offloads into the next buffer: most frames, one buffer, one copy.
-    #[inline]
+    #[inline(always)]
     fn put_plain(&mut self, frame: &[u8]) -> Result<(), Unsent> {
         if frame.len() <= self.max_frame {
             let chain = self.chain()?;
@@ -226,13 +227,14 @@ impl<'a> Sender<'a> {
         self.put(&Frame::new(frame, Offload::default(), &[], 0))
     }
 
-    #[inline]
+    #[inline(always)]
     fn complete(&mut self, head: u16, len: usize) {
         self.ring.complete(head, len as u32);
         self.next += 1;
     }
 
     /// Puts a frame that the guest can take as it is into its next buffers.
+    #[inline(never)]
     fn put(&mut self, frame: &Frame<'_>) -> Result<(), Unsent> {
         if frame.len() > self.max_frame && frame.offload.gso == Gso::None {
             return Err(Unsent::Dropped(DropReason::TxTooLong));

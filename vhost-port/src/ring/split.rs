@@ -181,7 +181,7 @@ impl SplitRing {
 
     /// The chain at `head` if it is a single buffer of this direction in the region used last: nearly always.
     #[inline]
-    fn single(&self, head: u16, direction: Direction) -> Option<Segment> {
+    pub(super) fn single(&self, head: u16, direction: Direction) -> Option<Segment> {
         // SAFETY: head <= mask (from `head`), inside the checked table.
         let desc = unsafe { self.parts.descriptors.load_descriptor(usize::from(head & self.mask)) };
         if desc.flags & (DESC_F_NEXT | DESC_F_INDIRECT | DESC_F_WRITE) != direction.flag()

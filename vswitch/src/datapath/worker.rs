@@ -329,26 +329,41 @@ fn poll_queue(slot: &mut RxSlot, storage: &mut BatchStorage, engine: &mut Engine
 
 impl Engine {
     fn process(&mut self, batch: &mut Batch<'_>, in_port: PortNo) {
-        let packets = batch.len();
+        let packets = batch.len().min(BURST);
         bump(&self.counters.packets, packets as u64);
         bump(&self.counters.bursts, 1);
         self.classifier.classify(batch, in_port, &mut self.burst, &self.counters);
         let mut upcalls = false;
-        for i in 0..packets {
-            let slot = i as SlotId;
-            let Some(flow) = self.burst.flows[i].and_then(|flow| self.classifier.flow(flow)) else {
-                upcalls |= self.upcall(batch, slot, in_port);
+        // Packets of a flow come in trains: what can be done once for all of them is.
+        let mut next = 0;
+        while next < packets {
+            let (first, found) = (next, self.burst.flows[next]);
+            let (mut bytes, mut tcp_flags) = (0, 0);
+            while next < packets && self.burst.flows[next] == found {
+                bytes += batch.packet(next as SlotId).len();
+                tcp_flags |= self.burst.keys[next].tcp_flags.get();
+                next += 1;
+            }
+            let train = first as SlotId..next as SlotId;
+            let Some(flow) = found.and_then(|flow| self.classifier.flow(flow)) else {
+                for slot in train {
+                    upcalls |= self.upcall(batch, slot, in_port);
+                }
                 continue;
             };
-            flow.stats.hit(batch.packet(slot).len(), self.burst.keys[i].tcp_flags.get(), self.now_ms);
+            let count = next - first;
+            flow.stats.hit_by_train(count, bytes, tcp_flags, self.now_ms);
             if let Some(port) = flow.actions.single_output() {
-                if !self.transmit.stage(batch, port, slot) {
-                    self.transmit.count_drop(in_port, DropReason::TxPortGone, 1);
+                if !self.transmit.stage_train(batch, port, train) {
+                    self.transmit.count_drop(in_port, DropReason::TxPortGone, count as u64);
                 }
-            } else if flow.actions.is_empty() {
-                self.transmit.count_drop(in_port, flow.drop_reason, 1);
+            } else if flow.actions.is_drop() {
+                self.transmit.count_drop(in_port, flow.drop_reason, count as u64);
             } else {
-                execute(&mut self.transmit, batch, slot, self.burst.layers[i], in_port, &flow.actions);
+                for slot in train {
+                    let layers = self.burst.layers[usize::from(slot) % BURST];
+                    execute(&mut self.transmit, batch, slot, layers, in_port, &flow.actions);
+                }
             }
         }
         self.transmit.flush(batch);

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::PathBuf;
 
-use serde_json::{Map, Value, json};
 use ::tests::failure::{During as _, Failure, Result};
+use serde_json::{Map, Value, json};
 
 /// How far a number may be from its record, in percent: compilers place things differently after unrelated changes.
 const TOLERANCE: f64 = 3.0;

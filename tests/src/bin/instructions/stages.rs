@@ -37,11 +37,12 @@ pub(crate) const STAGES: [Stage; 9] = [
     ("exact-match-hit", exact_match_hit),
     ("megaflow-hit", megaflow_hit),
     ("ring-enqueue", ring_enqueue),
-    ("path-1-flow", |folder| path(folder, 64, |_| 0)),
-    ("path-64-flows", |folder| path(folder, 64, |i| i % 64)),
+    ("path-1-flow", |folder| path(folder, 64, Flows::OfPort, |_| 0)),
+    // Each with a megaflow of its own, no two packets that follow each other of the same.
+    ("path-64-flows", |folder| path(folder, 64, Flows::OfConnections(64), |i| i % 64)),
     // More flows than the exact-match cache can tell apart before it forgets: the megaflow table decides.
-    ("path-new-flows", |folder| path(folder, 64, |i| i)),
-    ("path-1-flow-1518", |folder| path(folder, 1518, |_| 0)),
+    ("path-new-flows", |folder| path(folder, 64, Flows::OfPort, |i| i)),
+    ("path-1-flow-1518", |folder| path(folder, 1518, Flows::OfPort, |_| 0)),
 ];
 
 /// Callgrind counts what happens in here; `main.rs` names this function to it.
@@ -215,7 +216,7 @@ struct Path2 {
 }
 
 impl Path2 {
-    fn new(folder: &Path) -> Result<Path2> {
+    fn new(folder: &Path, flows: Flows) -> Result<Path2> {
         let ((in_port, from), (out_port, to)) = (port(folder, "a")?, port(folder, "b")?);
         let (upcalls, _) = upcall_queue().during("the upcall queue")?;
         let pool = Pool::create(1024).during("the pool")?;
@@ -229,22 +230,42 @@ impl Path2 {
             let (port, queue) = (PortNo(number), port.tx_queue(0).during("a transmit queue")?);
             handle.send(Command::AddPort { port, queue, drops: Arc::new(DropCounters::default()) });
         }
-        let mut key = FlowKey { in_port: 1, ..FlowKey::default() };
-        key.eth_type.set(0x0800);
-        handle.send(Command::Install(Arc::new(Megaflow {
-            key,
-            mask: FlowMask::EXACT_BASE,
-            actions: ActionList::new(vec![Action::Output(PortNo(2))]),
-            drop_reason: DropReason::Action,
-            stats: FlowStats::default(),
-        })));
+        install(&handle, flows);
         let _ports = [in_port, out_port];
         Ok(Path2 { worker, handle, from, to, sent: 0, _ports })
     }
 }
 
-fn path(folder: &Path, len: usize, flow: fn(u32) -> u32) -> Result<usize> {
-    let mut path = Path2::new(folder)?;
+/// Which megaflows there are.
+#[derive(Clone, Copy)]
+enum Flows {
+    /// One for all IPv4 that comes in by the port.
+    OfPort,
+    /// One for each of so many connections.
+    OfConnections(u32),
+}
+
+fn install(handle: &WorkerHandle, flows: Flows) {
+    let (count, mut mask) = match flows {
+        Flows::OfPort => (1, FlowMask::EXACT_BASE),
+        Flows::OfConnections(count) => (count, FlowMask::EXACT_FIVE_TUPLE),
+    };
+    mask.union(&FlowMask::EXACT_BASE);
+    for number in 0..count {
+        let (frame, mut key) = (frame(64, number), FlowKey::default());
+        extract(&frame, frame.len(), PortNo(1), &mut key);
+        handle.send(Command::Install(Arc::new(Megaflow {
+            key: mask.apply(&key),
+            mask,
+            actions: ActionList::new(vec![Action::Output(PortNo(2))]),
+            drop_reason: DropReason::Action,
+            stats: FlowStats::default(),
+        })));
+    }
+}
+
+fn path(folder: &Path, len: usize, flows: Flows, flow: fn(u32) -> u32) -> Result<usize> {
+    let mut path = Path2::new(folder, flows)?;
     path.worker.round();
     let prepare = |path: &mut Path2| {
         path.from.sent()?;
