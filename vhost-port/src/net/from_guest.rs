@@ -157,6 +157,15 @@ fn receive<'q>(
     let mut outcome = fault.map_or(Ok(()), Err);
     let (mut packets, mut bytes, mut done) = (0, 0, 0);
     for chain in &chains[..found] {
+        // By itself, because of its shortness: a jump and no result to take apart.
+        if let Some(frame) = chain.single.and_then(|segment| plain_frame(segment, net))
+            && batch.receive(frame)
+        {
+            packets += 1;
+            bytes += frame.len() as u64;
+            done += 1;
+            continue;
+        }
         let taken = match chain.single {
             Some(segment) => take_single(segment, net, batch),
             None => walk_and_take(ring, chain.head, net, batch),
@@ -212,8 +221,23 @@ fn checked(header: &[u8; NetHeader::LEGACY_LEN], len: usize, net: &NetRules) -> 
     if net.allows(&offload) { Ok(offload) } else { Err(DropReason::RxBadOffload) }
 }
 
+/// The frame in a chain of one piece, if it is short and its header asks for nothing: most are so, and there is nothing
+/// to check but that. Another one is looked at again from the start by [`take_single`].
+#[inline(always)]
+fn plain_frame<'q>(segment: Segment, net: &NetRules) -> Option<Span<'q>> {
+    let len = segment.len.checked_sub(net.header_len as u32)?;
+    let mut header = [0; 2];
+    // SAFETY: the piece is mapped and at least header_len long, and stays mapped while the ring's lock is kept.
+    let frame = unsafe {
+        segment.start.copy_out(&mut header);
+        Span::new(segment.start.add(net.header_len).as_non_null(), len)
+    };
+    let short = (MIN_FRAME..=HEAD_CAPACITY).contains(&(len as usize));
+    (short && NetHeader::asks_nothing(header)).then_some(frame)
+}
+
 /// Receives a chain of one piece.
-#[inline]
+#[inline(never)]
 fn take_single(segment: Segment, net: &NetRules, batch: &mut Batch<'_>) -> Result<Taken, RingFault> {
     let Some(len) = segment.len.checked_sub(net.header_len as u32) else {
         return Err(RingFault::NoHeader);
@@ -224,33 +248,18 @@ fn take_single(segment: Segment, net: &NetRules, batch: &mut Batch<'_>) -> Resul
         segment.start.copy_out(&mut header);
         Span::new(segment.start.add(net.header_len).as_non_null(), len)
     };
-    let plain = NetHeader::asks_nothing(&header);
-    if plain && (MIN_FRAME..=HEAD_CAPACITY).contains(&(len as usize)) {
-        return Ok(if batch.receive(frame) { Taken::Packet(len as usize) } else { Taken::NoRoom });
-    }
-    Ok(take_checked(&header, frame, net, batch))
-}
-
-/// Receives a frame that is long, or claims something, or is wrong.
-#[inline(never)]
-fn take_checked<'q>(
-    header: &[u8; NetHeader::LEGACY_LEN],
-    frame: Span<'q>,
-    net: &NetRules,
-    batch: &mut Batch<'q>,
-) -> Taken {
-    let offload = match checked(header, frame.len(), net) {
+    let offload = match checked(&header, len as usize, net) {
         Ok(offload) => offload,
-        Err(reason) => return Taken::Dropped(reason),
+        Err(reason) => return Ok(Taken::Dropped(reason)),
     };
     let slot = batch.len() as u16;
     if !batch.receive(frame) {
-        return Taken::NoRoom;
+        return Ok(Taken::NoRoom);
     }
     if !offload.is_none() {
         batch.packet_mut(slot).offload = offload;
     }
-    Taken::Packet(frame.len())
+    Ok(Taken::Packet(len as usize))
 }
 
 /// Receives a chain of several pieces, cut anywhere: the header may be alone, split, or share a piece with data.

@@ -102,11 +102,11 @@ impl TxQueue for VhostTx {
         let mut sender = Sender::new(ring, net, max_frame, &mut self.merged);
         let mut sent = 0;
         for (i, &slot) in slots.iter().enumerate() {
-            let outcome = match batch.packet(slot).plain() {
-                Some(bytes) => sender.put_plain(bytes),
-                None => sender.send(&batch.frame(slot), &mut self.finisher),
-            };
-            match outcome {
+            if batch.packet(slot).plain().is_some_and(|frame| sender.put_plain(frame)) {
+                sent += 1;
+                continue;
+            }
+            match sender.send(&batch.frame(slot), &mut self.finisher) {
                 Ok(()) => sent += 1,
                 Err(Unsent::Dropped(DropReason::TxRingFull)) => {
                     // Nothing after it fits either, or would overtake it.
@@ -201,30 +201,27 @@ impl<'a> Sender<'a> {
         }
     }
 
-    /// Puts a short frame without offloads into the next buffer: most frames, one buffer, one copy.
+    /// Puts a short frame without offloads into the next buffer: most frames, one buffer, one copy. False, with nothing done,
+    /// when it is not that simple; [`Sender::send`] then finds out why.
     #[inline(always)]
-    fn put_plain(&mut self, frame: &[u8]) -> Result<(), Unsent> {
-        if frame.len() <= self.max_frame {
-            let chain = self.chain()?;
-            let needed = self.net.header_len + frame.len();
-            if let Some(buffer) = chain.single
-                && buffer.len as usize >= needed
-            {
-                // SAFETY: the buffer is mapped and holds header and frame.
-                unsafe {
-                    // By constant lengths, which become stores.
-                    match self.net.header_len {
-                        NetHeader::LEN => buffer.start.copy_in(&PLAIN_HEADER),
-                        _ => buffer.start.copy_in(&[0; NetHeader::LEGACY_LEN]),
-                    }
-                    buffer.start.add(self.net.header_len).copy_in(frame);
-                }
-                self.complete(chain.head, needed);
-                self.bytes += frame.len() as u64;
-                return Ok(());
-            }
+    fn put_plain(&mut self, frame: &[u8]) -> bool {
+        let needed = self.net.header_len + frame.len();
+        let Ok(Chain { head, single: Some(buffer) }) = self.chain() else { return false };
+        if (buffer.len as usize) < needed || frame.len() > self.max_frame {
+            return false;
         }
-        self.put(&Frame::new(frame, Offload::default(), &[], 0))
+        // SAFETY: the buffer is mapped and holds header and frame.
+        unsafe {
+            // By constant lengths, which become stores.
+            match self.net.header_len {
+                NetHeader::LEN => buffer.start.copy_in(&PLAIN_HEADER),
+                _ => buffer.start.copy_in(&[0; NetHeader::LEGACY_LEN]),
+            }
+            buffer.start.add(self.net.header_len).copy_in(frame);
+        }
+        self.complete(head, needed);
+        self.bytes += frame.len() as u64;
+        true
     }
 
     #[inline(always)]

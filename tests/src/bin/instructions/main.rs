@@ -67,7 +67,7 @@ fn count_all() -> Result<bool> {
         };
         println!(
             "{name:<20} {count:>12.1} {:>10}  {remark}",
-            record.map_or("-".into(), |r| format!("{r:.1}"))
+            record.map_or_else(|| "-".into(), |r| format!("{r:.1}"))
         );
         measured.push((name, count));
     }
