@@ -12,7 +12,8 @@ use tests::testpmd::{Memory, Testpmd};
 
 use crate::Bench;
 use crate::contestants::{
-    ALL, Contestant, OURS_LEARNING, OURS_RULE, OVS_LEARNING, OVS_RULE, TESTPMD_IO, Way,
+    self, BASELINE_LEARNING, BASELINE_RULE, Contestant, OURS_LEARNING, OURS_RULE, OVS_LEARNING, OVS_RULE,
+    TESTPMD_IO, Way,
 };
 use crate::machine::{self, TICKS};
 use crate::report::{Report, Table};
@@ -46,6 +47,7 @@ fn row(bench: &Bench, report: &mut Report, frame: u32) -> Result<()> {
     let title =
         format!("virtio-user loop over two vhost-user ports, {frame} B, split ring, one worker, both ports");
     let mut table = Table::new(title, "Mpps");
+    let all = contestants::all(bench);
     let _pages = Hugepages::reserve(PAGES)?;
     for round in 0..bench.rounds {
         let distance = machine::round_trip()?;
@@ -56,8 +58,8 @@ fn row(bench: &Bench, report: &mut Report, frame: u32) -> Result<()> {
             machine::load()
         ));
         // Another one first in every round.
-        for start in ALL.iter().cycle().skip(round % ALL.len()).take(ALL.len()) {
-            let mut contestant = start(&bench.lab)?;
+        for start in all.iter().cycle().skip(round % all.len()).take(all.len()) {
+            let mut contestant = start(bench)?;
             for &(way, name) in contestant.ways() {
                 contestant.forward(way)?;
                 let sample = undisturbed(bench, &mut contestant, frame, way)?;
@@ -69,16 +71,22 @@ fn row(bench: &Bench, report: &mut Report, frame: u32) -> Result<()> {
             }
         }
     }
-    for (first, second) in [
-        (OURS_RULE, OVS_RULE),
-        (OURS_RULE, TESTPMD_IO),
-        (OURS_LEARNING, OVS_LEARNING),
-        (OURS_LEARNING, OURS_RULE),
-    ] {
-        table.compare(first, second);
-    }
+    compare(bench, &mut table);
     report.push(table);
     Ok(())
+}
+
+fn compare(bench: &Bench, table: &mut Table) {
+    if bench.peers {
+        table.compare(OURS_RULE, OVS_RULE);
+        table.compare(OURS_RULE, TESTPMD_IO);
+        table.compare(OURS_LEARNING, OVS_LEARNING);
+    }
+    table.compare(OURS_LEARNING, OURS_RULE);
+    if bench.baseline.is_some() {
+        table.compare(OURS_RULE, BASELINE_RULE);
+        table.compare(OURS_LEARNING, BASELINE_LEARNING);
+    }
 }
 
 /// One rate, and how much of its processor the more interrupted side had meanwhile.

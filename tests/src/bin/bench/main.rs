@@ -7,6 +7,8 @@
 //! ROWS=loop64,idle   which rows, by name (default: all)
 //! ROUNDS=3           rounds of each row
 //! SECONDS=3          length of one sample
+//! BASELINE=DIR       another build of vswitchd and vsctl that takes part in the loop rows: what did a change bring?
+//! PEERS=no           loop rows without Open vSwitch and testpmd, to look at a change quickly
 //! ```
 //!
 //! Results are printed and kept in `target/bench/results.json`. `docs/PERFORMANCE.md` says what each row means.
@@ -26,7 +28,7 @@ use std::time::Duration;
 
 use rustix::process::setpriority_process;
 use tests::failure::{Failure, Result};
-use tests::lab::Lab;
+use tests::lab::{Binaries, Lab};
 
 use report::Report;
 
@@ -38,6 +40,10 @@ pub(crate) struct Bench {
     pub(crate) rounds: usize,
     /// Length of one sample.
     pub(crate) sample: Duration,
+    /// An earlier build of ours to compare with.
+    pub(crate) baseline: Option<Binaries>,
+    /// Whether others take part in the loop rows.
+    pub(crate) peers: bool,
 }
 
 /// A row of the report: its name and what measures it.
@@ -71,6 +77,8 @@ fn bench() -> Result<()> {
     let rounds = number("ROUNDS", 3)?;
     let seconds = number("SECONDS", 3)?;
     let rows = rows()?;
+    let baseline = env::var_os("BASELINE").filter(|v| !v.is_empty()).map(Binaries::at).transpose()?;
+    let peers = env::var("PEERS").map_or(true, |v| v != "no");
     let lab = Lab::open()?;
     // After the build, which is not measured.
     // Where the kernel groups sessions, priorities count only within a group, so the group gets the same.
@@ -85,7 +93,7 @@ fn bench() -> Result<()> {
             machine::load()
         );
     }
-    let bench = Bench { lab, rounds, sample: Duration::from_secs(seconds as u64) };
+    let bench = Bench { lab, rounds, sample: Duration::from_secs(seconds as u64), baseline, peers };
     for (name, measure) in rows {
         report.begin(name);
         measure(&bench, &mut report)?;
