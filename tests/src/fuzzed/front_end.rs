@@ -3,7 +3,7 @@
 //! Written against the specification (<https://qemu-project.gitlab.io/qemu/interop/vhost-user.html>), not with the
 //! `vhost` crate: the crate's front-end refuses to send what must be tried here.
 
-use std::io::{IoSlice, Read as _};
+use std::io::{ErrorKind, IoSlice, Read as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pmd::port::Port;
+use rustix::io::retry_on_intr;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use tempfile::TempDir;
 use vhost_port::{Mode, VhostConfig, VhostPort};
@@ -63,7 +64,8 @@ impl FrontEnd {
         if !fds.is_empty() {
             control.push(SendAncillaryMessage::ScmRights(fds));
         }
-        sendmsg(self.stream.as_fd(), &[IoSlice::new(&message)], &mut control, SendFlags::NOSIGNAL).is_ok()
+        let data = [IoSlice::new(&message)];
+        retry_on_intr(|| sendmsg(self.stream.as_fd(), &data, &mut control, SendFlags::NOSIGNAL)).is_ok()
     }
 
     /// Sends GET_FEATURES and waits for the answer: everything sent before has then been handled.
@@ -81,7 +83,9 @@ impl FrontEnd {
             match self.stream.read(&mut sink) {
                 Ok(0) => break,
                 Ok(_) => {}
-                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => panic!("the session hangs"),
+                Err(e) if e.kind() == ErrorKind::WouldBlock => panic!("the session hangs"),
+                // libFuzzer's timer.
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(_) => break,
             }
         }
