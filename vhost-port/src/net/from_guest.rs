@@ -23,7 +23,7 @@ const MIN_FRAME: usize = 14;
 const MAX_FRAME: usize = 65_535 + 22;
 
 /// A receive queue: one transmit ring of the guest.
-pub(super) struct VhostRx {
+pub(crate) struct VhostRx {
     vring: Arc<Vring>,
     counters: Arc<QueueCounters>,
     /// The ring's lock is kept for a burst.
@@ -32,7 +32,7 @@ pub(super) struct VhostRx {
 
 impl VhostRx {
     /// A queue on `vring`, which the caller has marked taken.
-    pub(super) fn new(vring: Arc<Vring>, counters: Arc<QueueCounters>) -> VhostRx {
+    pub(crate) fn new(vring: Arc<Vring>, counters: Arc<QueueCounters>) -> VhostRx {
         VhostRx { vring, counters, holding: false }
     }
 }

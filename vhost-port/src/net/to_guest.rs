@@ -23,7 +23,7 @@ const L2_OVERHEAD: usize = 22;
 const MAX_MERGED: usize = 512;
 
 /// A transmit queue of one worker.
-pub(super) struct VhostTx {
+pub(crate) struct VhostTx {
     shared: Arc<Shared>,
     worker: u16,
     /// Generation of the port when `ring` was chosen.
@@ -38,7 +38,7 @@ pub(super) struct VhostTx {
 }
 
 impl VhostTx {
-    pub(super) fn new(shared: Arc<Shared>, worker: u16) -> VhostTx {
+    pub(crate) fn new(shared: Arc<Shared>, worker: u16) -> VhostTx {
         let generation = u64::MAX;
         let merged = Vec::with_capacity(MAX_MERGED);
         VhostTx {
