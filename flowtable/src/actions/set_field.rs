@@ -64,3 +64,30 @@ impl SetField {
         self.field.set(key, self.apply_to(old));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Both names of a change do the same to a packet that has the field.
+        #[test]
+        fn datapath_names_mean_the_same(index in 0..crate::key::FIELDS.len(), value: u128, mask: u128, words: [u64; 24], v6: bool) {
+            let field = crate::key::FIELDS[index].field;
+            let present = u128::from(VLAN_PRESENT);
+            // Rules set a TCI or VLAN id with the bit that says there is a tag.
+            let kept = if matches!(field, Field::VlanTci | Field::VlanVid) { present } else { 0 };
+            let set = SetField::masked(field, value | kept, mask | kept);
+            let mut key = FlowKey::default();
+            key.words_mut().copy_from_slice(&words);
+            let tci = Field::VlanTci.get(&key);
+            Field::VlanTci.set(&mut key, tci | present);
+            let mut by_datapath = key;
+            set.apply_to_key(&mut key);
+            set.to_datapath(v6).apply_to_key(&mut by_datapath);
+            prop_assert!(key == by_datapath);
+        }
+    }
+}

@@ -357,6 +357,55 @@ mod tests {
     }
 
     #[test]
+    fn no_wake_up_is_lost() {
+        let (mut a, mut b) = testers();
+        const FRAMES: u32 = 20_000;
+        let sender = std::thread::spawn(move || {
+            for n in 0..FRAMES {
+                // The queue may be full for a while: the receiver is behind.
+                while !a.send(&n.to_be_bytes(), Offload::default()) {
+                    std::thread::yield_now();
+                }
+                // Lets the receiver fall asleep now and then.
+                if n % 64 == 0 {
+                    std::thread::yield_now();
+                }
+            }
+            a
+        });
+        for n in 0..FRAMES {
+            assert_eq!(
+                b.receive(Duration::from_secs(30)).expect("a frame, or a lost wake-up"),
+                n.to_be_bytes()
+            );
+        }
+        sender.join().unwrap();
+    }
+
+    proptest::proptest! {
+        /// Against two plain queues: what goes in comes out, in order, on the other side only, and no more than fits.
+        #[test]
+        fn behaves_like_two_queues(steps in proptest::collection::vec((0u8..4, 1usize..5000), 0..200)) {
+            static POOL: std::sync::OnceLock<&'static Pool> = std::sync::OnceLock::new();
+            let pool = *POOL.get_or_init(|| Pool::create(4096).unwrap());
+            let names = ["a".into(), "b".into()];
+            let (a, b) = open(PairConfig { names, queues: 1, pool }).unwrap();
+            let mut sides = [Tester::new(&*a, pool).unwrap(), Tester::new(&*b, pool).unwrap()];
+            let mut model = [std::collections::VecDeque::new(), std::collections::VecDeque::new()];
+            for (n, (what, len)) in steps.into_iter().enumerate() {
+                let side = usize::from(what % 2);
+                if what < 2 {
+                    let frame = vec![n as u8; len];
+                    proptest::prop_assert!(sides[side].send(&frame, Offload::default()));
+                    model[1 - side].push_back(frame);
+                } else {
+                    proptest::prop_assert_eq!(sides[side].receive(Duration::ZERO), model[side].pop_front());
+                }
+            }
+        }
+    }
+
+    #[test]
     fn a_side_that_is_gone_takes_the_link_down() {
         struct Told(std::sync::mpsc::Sender<()>);
         impl PortEvents for Told {

@@ -122,10 +122,15 @@ fn own(segment: &[String]) -> Result<Own, Error> {
     OwnLine::try_parse_from(words).map(|line| line.own).map_err(|why| from_clap(&why))
 }
 
-/// clap's message without its prefix; ours is put in front of every error.
+/// clap's message without its prefix, ours is put in front of every error, and without its tips: they do not know
+/// that `--` separates commands here.
 fn from_clap(why: &clap::Error) -> Error {
     let text = why.render().to_string();
-    Error::Usage(text.strip_prefix("error: ").unwrap_or(&text).trim_end().to_owned())
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    let noise = |line: &&str| {
+        line.is_empty() || line.starts_with("  tip:") || line.starts_with("For more information")
+    };
+    Error::Usage(text.lines().filter(|line| !noise(line)).collect::<Vec<_>>().join("\n"))
 }
 
 /// The global options as the splitter needs them.
@@ -239,13 +244,14 @@ mod tests {
             ("fdb show -- list-br", "stands alone"),
             ("list-br -- fdb show", "stands alone"),
             ("dump-flows", "BRIDGE"),
+            ("fdb shw", "shw"),
             ("add-prot", "add-port"),
             ("help add-prot", "add-port"),
             ("--format=xml list-br", "table"),
         ] {
             let error = line(words).unwrap_err().to_string();
             assert!(error.contains(hint), "{words}: {error}");
-            assert!(!error.starts_with("error"), "{error}");
+            assert!(!error.starts_with("error") && !error.contains("tip:"), "{error}");
         }
     }
 }

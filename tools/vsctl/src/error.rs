@@ -4,13 +4,30 @@
 //! failed, 2 for `br-exists` on a bridge that does not exist, 65 when the database accepted the change but
 //! the switch could not set an interface up, 142 (128 + SIGALRM) when `--timeout` expired.
 
+use std::io;
+
 use thiserror::Error;
+
+/// A [`Error::Failed`] built like `format!`.
+macro_rules! failed {
+    ($($arg:tt)*) => { $crate::error::Error::Failed(format!($($arg)*)) };
+}
+
+/// A [`Error::Usage`] built like `format!`.
+macro_rules! usage {
+    ($($arg:tt)*) => { $crate::error::Error::Usage(format!($($arg)*)) };
+}
+
+pub(crate) use {failed, usage};
 
 /// Exit code when an interface this run created could not be set up by the switch (`EX_DATAERR`).
 pub(crate) const EXIT_SETUP: u8 = 65;
 
 /// Exit code when `--timeout` expired: what a shell reports for a process that died of SIGALRM.
 pub(crate) const EXIT_TIMEOUT: u8 = 142;
+
+/// Exit code when nobody reads the output any more: what a shell reports for a process that died of SIGPIPE.
+const EXIT_PIPE: u8 = 141;
 
 /// Why a command did not succeed.
 #[derive(Debug, Error)]
@@ -36,6 +53,14 @@ pub(crate) enum Error {
 }
 
 impl Error {
+    /// The output could not be written. A reader that has seen enough (`vsctl list port | head -1`) is no reason to complain.
+    pub(crate) fn output(why: &io::Error) -> Self {
+        match why.kind() {
+            io::ErrorKind::BrokenPipe => Self::Answer(EXIT_PIPE),
+            _ => failed!("cannot write the output: {why}"),
+        }
+    }
+
     /// The exit code of the process.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
@@ -50,15 +75,3 @@ impl Error {
         matches!(self, Self::Answer(_))
     }
 }
-
-/// A [`Error::Failed`] built like `format!`.
-macro_rules! failed {
-    ($($arg:tt)*) => { $crate::error::Error::Failed(format!($($arg)*)) };
-}
-
-/// A [`Error::Usage`] built like `format!`.
-macro_rules! usage {
-    ($($arg:tt)*) => { $crate::error::Error::Usage(format!($($arg)*)) };
-}
-
-pub(crate) use {failed, usage};

@@ -37,26 +37,29 @@ pub(crate) struct GlobalOption {
 /// Takes the arguments (without the program name) apart.
 ///
 /// Long global options are taken out wherever they stand, so that `vsctl list-br --format json` works; short ones
-/// only in front of the first command word, because behind it `-1` is a value.
+/// only in front of the first command word, because behind a database command `-1` is a value. Behind an own command it
+/// is not, and short ones may stand there too.
 ///
 /// # Errors
 /// When a global option lacks its value.
 pub(crate) fn split(args: &[String], options: &[GlobalOption]) -> Result<Line, Error> {
     let mut line = Line::default();
     let mut segment: Vec<String> = Vec::new();
-    let mut seen_command = false;
+    // Whether the first command word is an own command, once it is known.
+    let mut own = None;
     let mut words = args.iter();
     while let Some(word) = words.next() {
         if word == "--" {
-            seen_command |= segment.iter().any(|word| !word.starts_with('-'));
             line.segments.extend((!segment.is_empty()).then(|| std::mem::take(&mut segment)));
             continue;
         }
         // The text of a comment is the user's, whatever it looks like.
         let is_comment = segment.first().is_some_and(|word| word == "comment");
-        let found = (!is_comment).then(|| find_global(word, options, seen_command)).flatten();
+        let found = (!is_comment).then(|| find_global(word, options, own != Some(false))).flatten();
         let Some((option, has_value)) = found else {
-            seen_command |= !word.starts_with('-');
+            if !word.starts_with('-') {
+                own.get_or_insert_with(|| commands::is_own(word));
+            }
             segment.push(word.clone());
             continue;
         };
@@ -70,17 +73,13 @@ pub(crate) fn split(args: &[String], options: &[GlobalOption]) -> Result<Line, E
     Ok(line)
 }
 
-/// The global option a word is, and whether its value is part of the word.
-fn find_global<'o>(
-    word: &str,
-    options: &'o [GlobalOption],
-    seen_command: bool,
-) -> Option<(&'o GlobalOption, bool)> {
+/// The global option a word is, and whether its value is part of the word. `short` says whether short ones count.
+fn find_global<'o>(word: &str, options: &'o [GlobalOption], short: bool) -> Option<(&'o GlobalOption, bool)> {
     if let Some(long) = word.strip_prefix("--") {
         let name = long.split('=').next()?;
         return options.iter().find(|option| option.long == name).map(|option| (option, long.contains('=')));
     }
-    let letter = word.strip_prefix('-')?.chars().next().filter(|_| !seen_command)?;
+    let letter = word.strip_prefix('-')?.chars().next().filter(|_| short)?;
     options.iter().find(|option| option.short == Some(letter)).map(|option| (option, word.len() > 2))
 }
 
@@ -194,6 +193,12 @@ mod tests {
         let line = line("add interface p0 x -t");
         assert!(line.globals.is_empty());
         assert_eq!(line.segments[0].last().unwrap(), "-t");
+    }
+
+    #[test]
+    fn own_commands_have_no_values_that_look_like_options() {
+        let line = line("dump-flows br0 -f csv");
+        assert_eq!((line.globals.join(" ").as_str(), line.segments[0].len()), ("-f csv", 2));
     }
 
     #[test]

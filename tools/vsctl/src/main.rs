@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use cli::{Globals, Request};
 use connection::Database;
-use error::{EXIT_TIMEOUT, Error, failed};
+use error::{EXIT_TIMEOUT, Error};
 use socket::Socket;
 
 fn main() -> ExitCode {
@@ -55,9 +55,7 @@ fn dispatch(args: &[String]) -> Result<(), Error> {
     start_watchdog(globals.timeout);
     let mut out = std::io::stdout().lock();
     match request {
-        Request::Print(text) => {
-            out.write_all(text.as_bytes()).map_err(|why| failed!("cannot write the output: {why}"))
-        }
+        Request::Print(text) => out.write_all(text.as_bytes()).map_err(|why| Error::output(&why)),
         Request::Own(own) => commands::run_own(&own, &mut || connect(&globals), globals.style(), &mut out),
         Request::Chain(calls) => {
             let settings = run::Settings {

@@ -77,9 +77,7 @@ pub(crate) fn run_chain(
 }
 
 fn write(out: &mut dyn Write, text: &str) -> Result<(), Error> {
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .map_err(|why| failed!("cannot write the output: {why}"))
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|why| Error::output(&why))
 }
 
 fn needed_tables(calls: &[Call], schema: &Schema) -> Result<Vec<String>, Error> {

@@ -99,4 +99,12 @@ pub enum BridgeError {
         /// What is wrong and where, from the reader of the text.
         reason: String,
     },
+    /// A rule for a table there is not.
+    #[error("bridge \"{bridge}\" has one table, number 0: leave table={table} out of the flow")]
+    Table {
+        /// The bridge.
+        bridge: String,
+        /// The table asked for.
+        table: u8,
+    },
 }

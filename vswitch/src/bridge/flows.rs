@@ -45,10 +45,13 @@ impl Bridges {
             .map_err(|error| BridgeError::Flow { bridge: bridge.to_owned(), reason: error.to_string() })
     }
 
-    /// Adds rules to a bridge, all of them; each takes the place of one with the same priority and match.
+    /// Adds rules to a bridge, all of them or none; each takes the place of one with the same priority and match.
     pub fn add_rules(&self, bridge: &str, rules: Vec<Rule>) -> Result<(), BridgeError> {
         let mut state = self.write();
         let bridge = state.bridge_named_mut(bridge)?;
+        if let Some(rule) = rules.iter().find(|rule| rule.table_id != 0) {
+            return Err(BridgeError::Table { bridge: bridge.config.name.clone(), table: rule.table_id });
+        }
         let (id, any) = (bridge.id, !rules.is_empty());
         for rule in rules {
             bridge.rules.add(rule);
@@ -103,12 +106,6 @@ impl Bridges {
 }
 
 fn read_rule(bridge: &Bridge, text: &str, now_ms: u64) -> Result<Rule, BridgeError> {
-    let wrong = |reason| BridgeError::Flow { bridge: bridge.config.name.clone(), reason };
-    let rule = parse_flow(text, &OpenflowNames(bridge), now_ms).map_err(|error| wrong(error.to_string()))?;
-    match rule.table_id {
-        0 => Ok(rule),
-        table => Err(wrong(format!(
-            "table={table}: this switch has one table for now, number 0; leave table= out of \"{text}\""
-        ))),
-    }
+    parse_flow(text, &OpenflowNames(bridge), now_ms)
+        .map_err(|error| BridgeError::Flow { bridge: bridge.config.name.clone(), reason: error.to_string() })
 }

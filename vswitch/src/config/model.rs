@@ -65,6 +65,8 @@ pub struct Desired {
     pub numbers: BTreeMap<String, u16>,
     /// Bridges that cannot be, and why.
     pub bridge_faults: BTreeMap<String, String>,
+    /// Settings that were passed over while the rest of the bridge works.
+    pub bridge_notes: BTreeMap<String, String>,
     /// Interfaces that cannot be, and why.
     pub port_faults: BTreeMap<String, String>,
     /// Settings that were passed over while the rest of the interface runs.
@@ -115,6 +117,9 @@ impl Desired {
         let bridge = validate::bridge(row);
         let fault = bridge.as_ref().err().cloned();
         let name = row.str("name");
+        if let Some(note) = validate::bridge_notes(row) {
+            self.bridge_notes.insert(name.to_owned(), note);
+        }
         match bridge {
             Ok(config) => {
                 self.bridges.insert(name.to_owned(), config);

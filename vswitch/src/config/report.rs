@@ -79,12 +79,16 @@ fn bridge(
         return Some(vec![("status", Datum::map([("error", fault.as_str())]))]);
     }
     let config = running.bridges.get(name)?;
+    let note = desired.bridge_notes.get(name);
+    if let Some(note) = note.filter(|note| row.map_get("status", "note") != Some(note)) {
+        log::warn!("bridge {name}: {note}");
+    }
     let mac = reports.get(name).and_then(|report| report.info.mac);
     let id = config.datapath_id.unwrap_or_else(|| mac.map_or_else(|| id_from_uuid(row.uuid()), id_from_mac));
     Some(vec![
         ("datapath_id", Datum::from(format!("{id:016x}"))),
         ("datapath_version", Datum::from("<built-in>")),
-        ("status", Datum::empty()),
+        ("status", Datum::map(note.map(|note| ("note", note.as_str())))),
     ])
 }
 

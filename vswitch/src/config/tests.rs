@@ -281,6 +281,20 @@ fn the_local_port_falls_back_when_there_is_no_tap() {
 }
 
 #[test]
+fn what_is_passed_over_is_said() {
+    let mut bench = Bench::new();
+    bench.add_bridge("br0", &[("p1", json!({}), json!({"type": VHOST, "ingress_policing_rate": 5}))]);
+    bench.transact(&[json!({"op": "update", "table": "Bridge", "where": [], "row": {"stp_enable": true}})]);
+    bench.pass();
+    let snapshot = bench.snapshot();
+    let row = interface(&snapshot, "p1");
+    assert_eq!(row.opt_int("ofport"), Some(1));
+    assert!(row.str("error").contains("ingress_policing_rate"));
+    let bridge = snapshot.table("Bridge").first().unwrap();
+    assert!(bridge.map_get("status", "note").unwrap().contains("stp_enable"));
+}
+
+#[test]
 fn numbers_stay_over_a_restart() {
     let mut bench = Bench::new();
     bench.add_bridge("br0", &[("b", json!({}), json!({"type": VHOST}))]);

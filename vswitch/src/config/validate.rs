@@ -103,6 +103,29 @@ fn flag(options: &Options<'_>, key: &str, default: bool) -> Result<bool, String>
     }
 }
 
+/// Settings of a bridge that this switch does not act on, if any are made.
+pub(super) fn bridge_notes(row: &RowView<'_>) -> Option<String> {
+    let flags = ["stp_enable", "rstp_enable", "mcast_snooping_enable"];
+    let references = ["mirrors", "netflow", "sflow", "ipfix", "controller", "auto_attach"];
+    let set = flags.into_iter().filter(|column| row.bool(column));
+    let referring = references.into_iter().filter(|column| !row.datum(column).is_empty());
+    passed_over(&set.chain(referring).collect::<Vec<_>>())
+}
+
+/// Settings of a port and its interface that this switch does not act on, if any are made.
+fn port_notes(port: &RowView<'_>, row: &RowView<'_>) -> Option<String> {
+    let of_port =
+        ["qos", "mac", "cvlans", "lacp"].into_iter().filter(|column| !port.datum(column).is_empty());
+    let given = ["mac", "bfd", "cfm_mpid", "lldp"].into_iter().filter(|column| !row.datum(column).is_empty());
+    let rates = ["ingress_policing_rate", "ingress_policing_kpkts_rate"];
+    let rates = rates.into_iter().filter(|column| row.int(column) != 0);
+    passed_over(&of_port.chain(given).chain(rates).collect::<Vec<_>>())
+}
+
+fn passed_over(columns: &[&str]) -> Option<String> {
+    (!columns.is_empty()).then(|| format!("not built yet and passed over: {}", columns.join(", ")))
+}
+
 /// A row of `Interface` under one of `Port`. The second part lists settings passed over.
 pub(super) fn interface(
     bridge: &str,
@@ -113,7 +136,7 @@ pub(super) fn interface(
     name_is_usable(name)?;
     let local = name == bridge;
     let kind = kind(name, row.str("type"), local, &row.map("options"))?;
-    let mut notes = Vec::new();
+    let mut notes: Vec<String> = port_notes(port, row).into_iter().collect();
     let mtu = row.opt_int("mtu_request").and_then(|mtu| {
         let fits = u16::try_from(mtu).ok().filter(|mtu| *mtu >= 68);
         if fits.is_none() {

@@ -160,26 +160,42 @@ impl Registry {
         Some(installed)
     }
 
-    /// Puts another flow in the place of one.
+    /// Puts a flow in the place of one of the same worker, key and mask, and returns that.
     pub(super) fn replace(&mut self, id: FlowId, installed: Installed) -> Option<Installed> {
-        let old = self.remove(id);
-        self.insert(installed);
-        old
+        let old = self.slots.get_mut(id as usize)?.take()?;
+        // The name holds the flow, so it changes too, or the old flow would live on in it.
+        self.names.remove(&FlowName { worker: old.worker, flow: old.flow.clone() });
+        self.names.insert(FlowName { worker: installed.worker, flow: installed.flow.clone() }, id);
+        let moved = old.bridge != installed.bridge
+            || old.lookups != installed.lookups
+            || old.learns != installed.learns;
+        if moved {
+            self.unlink(id, &old);
+            self.link(id, &installed);
+        }
+        if let Some(slot) = self.slots.get_mut(id as usize) {
+            *slot = Some(installed);
+        }
+        Some(old)
     }
 
     /// Notes what a flow depends on now.
     pub(super) fn relink(&mut self, id: FlowId, made_of: Translation) {
         let Some(mut installed) = self.slots.get_mut(id as usize).and_then(Option::take) else { return };
-        if installed.lookups != made_of.lookups || installed.learns != made_of.learns {
+        let moved = installed.bridge != made_of.bridge
+            || installed.lookups != made_of.lookups
+            || installed.learns != made_of.learns;
+        if moved {
             self.unlink(id, &installed);
-            installed.lookups = made_of.lookups;
-            installed.learns = made_of.learns;
-            installed.bridge = made_of.bridge;
-            self.link(id, &installed);
         }
         installed.bridge = made_of.bridge;
         installed.epoch = made_of.epoch;
         installed.rules = made_of.rules;
+        installed.lookups = made_of.lookups;
+        installed.learns = made_of.learns;
+        if moved {
+            self.link(id, &installed);
+        }
         if let Some(slot) = self.slots.get_mut(id as usize) {
             *slot = Some(installed);
         }

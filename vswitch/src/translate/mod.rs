@@ -7,7 +7,7 @@
 //! ```
 //!
 //! THE invariant: a packet that agrees with the first one in every bit of the mask gets the same actions. It holds
-//! because every look at the packet goes through [`look`](walk), which adds the bits to the mask, and because what
+//! because every look at the packet adds the bits it saw to the mask, and because what
 //! a rule has overwritten is a constant that need not be looked at.
 //!
 //! Header changes are lazy, as in Open vSwitch: they gather until an output needs them, so a change that nobody

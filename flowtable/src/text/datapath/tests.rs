@@ -194,3 +194,42 @@ proptest! {
         }
     }
 }
+
+/// Fields that datapath actions can set, by the names the datapath has for them.
+const SETTABLE: [Field; 24] = {
+    use Field::*;
+    [
+        EthSrc, EthDst, IpSrc, IpDst, IpTos, IpTtl, Ipv6Src, Ipv6Dst, Ipv6Label, Ipv6Tclass, Ipv6Hlimit,
+        ArpSpa, ArpTpa, ArpOp, ArpSha, TcpSrc, TcpDst, UdpSrc, UdpDst, SctpDst, IcmpType, Icmpv6Code,
+        NdTarget, VlanTci,
+    ]
+};
+
+fn any_action() -> impl Strategy<Value = Action> {
+    let set = (prop::sample::select(&SETTABLE[..]), any::<u128>(), any::<u128>(), any::<bool>());
+    let set = set.prop_map(|(field, value, mask, whole)| {
+        let mask = if whole { field.ones() } else { mask | 1 };
+        // A TCI without its "present" bit cannot be set.
+        let present = if field == Field::VlanTci { 0x1000 } else { 0 };
+        Action::set(SetField::masked(field, value | present, mask | present))
+    });
+    prop_oneof![
+        4 => set,
+        2 => (1..100u32).prop_map(|port| Action::Output(PortNo(port))),
+        1 => Just(Action::PopVlan),
+        1 => (prop_oneof![Just(0x8100), Just(0x88a8)], any::<u16>())
+            .prop_map(|(tpid, tci)| Action::PushVlan { tpid, tci: tci & 0xefff }),
+        1 => (14..2000u32).prop_map(Action::Truncate),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn printed_actions_parse_back(actions in prop::collection::vec(any_action(), 0..6)) {
+        for ports in [&PortNumbers as &dyn PortNames, &Named] {
+            let text = format_actions(&actions, ports);
+            let again = parse_actions(&text, ports).map_err(|e| TestCaseError::fail(format!("{text}: {e}")))?;
+            prop_assert_eq!(again.as_slice(), actions.as_slice(), "{}", text);
+        }
+    }
+}

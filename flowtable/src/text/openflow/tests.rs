@@ -283,3 +283,59 @@ proptest! {
         }
     }
 }
+
+/// Fields that can be set in a packet of `tcp,dl_vlan=5` or `icmp6,icmp_type=135` and come back by the same name.
+fn settable(ipv6: bool) -> Vec<Field> {
+    use Field::*;
+    let mut fields = vec![EthSrc, EthDst, VlanTci, VlanPcp, IpDscp, IpEcn, IpTtl];
+    fields.extend(if ipv6 {
+        [Ipv6Src, Ipv6Dst, Ipv6Label, NdTarget, Icmpv6Code]
+    } else {
+        [IpSrc, IpDst, IpTos, TcpSrc, TcpDst]
+    });
+    fields
+}
+
+fn any_action(ipv6: bool) -> impl Strategy<Value = RuleAction> {
+    let set = (prop::sample::select(settable(ipv6)), any::<u128>(), any::<u128>(), any::<bool>());
+    let set = set.prop_map(|(field, value, mask, whole)| {
+        let mask = if whole { field.ones() } else { mask | 1 };
+        match field {
+            Field::VlanTci => SetField::masked(field, value | 0x1000, mask),
+            Field::Icmpv6Code => SetField::masked(field, value & 0xff, mask),
+            _ => SetField::masked(field, value, mask),
+        }
+    });
+    let port = || prop_oneof![1..4u16, 1..=0xfeffu16];
+    prop_oneof![
+        4 => set.prop_map(RuleAction::set),
+        1 => port().prop_map(|port| RuleAction::Output { port, max_len: None }),
+        1 => (port(), 14..2000u32).prop_map(|(port, len)| RuleAction::Output { port, max_len: Some(len) }),
+        1 => (0..4096u16).prop_map(RuleAction::SetVlanVid),
+        1 => (0..8u8).prop_map(RuleAction::SetVlanPcp),
+        1 => prop_oneof![Just(0x8100), Just(0x88a8)].prop_map(RuleAction::PushVlan),
+        1 => prop::sample::select(vec![
+            RuleAction::Normal,
+            RuleAction::Flood,
+            RuleAction::InPort,
+            RuleAction::All,
+            RuleAction::Local,
+            RuleAction::DecTtl,
+        ]),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn printed_actions_parse_back(
+        (ipv6, actions) in any::<bool>().prop_flat_map(|v6| (Just(v6), prop::collection::vec(any_action(v6), 0..6))),
+    ) {
+        let flow_match = parsed(if ipv6 { "icmp6,icmp_type=135,dl_vlan=5" } else { "tcp,dl_vlan=5" });
+        for ports in [&PortNumbers as &dyn PortNames, &Named] {
+            let text = format_actions(&actions, ports);
+            let again = parse_actions(&text, &flow_match, ports);
+            let again = again.map_err(|e| TestCaseError::fail(format!("{text}: {e}")))?;
+            prop_assert_eq!(&again, &actions, "{}", text);
+        }
+    }
+}

@@ -35,6 +35,8 @@ impl Pace {
     fn new() -> Result<Pace, PmdError> {
         let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)
             .map_err(|e| PmdError::system("making a timer for a paced replay", "", e))?;
+        // Measures the clock now, which takes a while, and not in the worker's first burst.
+        clock::cycles_per_second();
         Ok(Pace { started: None, timer: Arc::new(timer) })
     }
 

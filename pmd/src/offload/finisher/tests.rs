@@ -106,24 +106,49 @@ proptest! {
         let _ = Finisher::new().finish(frame, OffloadCaps::default(), 1514, |f| assert!(f.len() <= 1514));
     }
 
+    /// Headers that parse, mostly, and claims that may be true of them: no panic, nothing too long, no payload invented.
     #[test]
     fn plausible_headers_with_wrong_claims_are_survived(
-        len in 0usize..400,
+        len in prop_oneof![0usize..400, 0usize..70_000],
         corrupt in prop::collection::vec((0usize..80, any::<u8>()), 0..4),
+        kind in 0usize..5,
         gso_size: u16,
-        csum_start in 30u16..60,
-        v6: bool,
+        csum_start in prop_oneof![Just(34u16), Just(54), 30u16..60],
+        csum_offset in prop_oneof![Just(16u16), Just(6), 0u16..64],
+        flags: [bool; 4],
+        split in 0usize..=HEAD_CAPACITY,
+        max_frame in prop_oneof![Just(1514usize), Just(65_535 + 22), Just(usize::MAX), 0usize..3000],
+        caps: [bool; 6],
     ) {
-        let (mut frame, mut offload) = tcp_frame(v6, &[], &vec![5; len], gso_size);
-        offload.csum_start = csum_start;
+        let [v6, udp, needs_csum, ecn] = flags;
+        // Longer than an IP length can say, too.
+        let (mut frame, _) = tcp_frame(v6, &[], &[], 0);
+        frame.resize(frame.len() + len, 5);
+        if udp {
+            frame[if v6 { 20 } else { 23 }] = UDP;
+        }
         for (at, value) in corrupt {
             if let Some(byte) = frame.get_mut(at) {
                 *byte = value;
             }
         }
-        let (head, rest) = frame.split_at(frame.len().min(HEAD_CAPACITY));
+        let gso = [Gso::None, Gso::TcpV4, Gso::TcpV6, Gso::Udp, Gso::UdpL4][kind];
+        let offload =
+            Offload { needs_csum, gso, ecn, gso_size, csum_start, csum_offset, ..Offload::default() };
+        let [csum, tso4, tso6, with_ecn, ufo, uso] = caps;
+        let caps = OffloadCaps { csum, tso4, tso6, ecn: with_ecn, ufo, uso };
+        let (head, rest) = frame.split_at(frame.len().min(split));
         let spans = [Span::from_slice(rest)];
-        let _ = Finisher::new().finish(Frame::new(head, offload, &spans, rest.len()), OffloadCaps::default(), 9000, |_| {});
+        let mut payload = 0;
+        let done = Finisher::new().finish(Frame::new(head, offload, &spans, rest.len()), caps, max_frame, |f| {
+            assert!(f.len() <= max_frame || caps.takes(&f.offload) && f.offload.gso != Gso::None);
+            let mut runs = 0;
+            f.for_each_payload(|run| runs += run.len());
+            assert_eq!(runs, f.payload_len());
+            payload += runs;
+        });
+        prop_assert!(payload <= rest.len());
+        prop_assert!(done.is_err() || payload == rest.len() || gso != Gso::None);
     }
 }
 

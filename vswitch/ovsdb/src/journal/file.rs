@@ -205,11 +205,16 @@ impl Journal {
         new: &Snapshot,
         options: &CommitOptions,
     ) -> io::Result<()> {
-        if let Some(record) = transaction_record(old, new, options) {
-            self.append(&encode(&record)).map_err(|fault| self.explain(&fault))?;
-        }
-        if options.durable {
-            self.file.sync_data().map_err(|fault| self.explain(&fault))?;
+        let before = self.length;
+        let record = transaction_record(old, new, options);
+        let written = record.map_or(Ok(()), |record| self.append(&encode(&record)));
+        let synced = written.and_then(|()| if options.durable { self.file.sync_data() } else { Ok(()) });
+        if let Err(fault) = synced {
+            // The transaction fails, so its record must not be found at the next start. If even this fails, the next
+            // append does it.
+            self.length = before;
+            let _ = self.file.set_len(before);
+            return Err(self.explain(&fault));
         }
         if self.length > COMPACT_ABOVE && self.length / COMPACT_GROWTH > self.compacted {
             // The records are safe either way; a full disk must not fail the transaction that is written.

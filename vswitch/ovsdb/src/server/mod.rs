@@ -15,4 +15,6 @@ pub use listener::{Server, ServerError, ServerHandle};
 pub use shared::{Limits, Methods, NoMethods};
 
 #[cfg(test)]
+mod replay_tests;
+#[cfg(test)]
 mod tests;

@@ -35,9 +35,10 @@ impl Db {
         match super::execute(self, operations, &context) {
             super::Outcome::Done(results) => results,
             super::Outcome::Blocked(_) => {
-                vec![
-                    OvsdbError::new(crate::ErrorKind::TimedOut, "wait without timeout would block").to_json(),
-                ]
+                let fault = OvsdbError::new(crate::ErrorKind::TimedOut, "a wait without timeout would block");
+                let mut results = vec![fault.to_json()];
+                results.resize(operations.len(), Value::Null);
+                results
             }
         }
     }

@@ -17,6 +17,9 @@ use crate::{ErrorKind, OvsdbError, Uuid};
 
 type Done = Result<Value, Stop>;
 
+/// Most rows the selects of one transaction return together: a small request must not make a reply of any size.
+const MOST_SELECTED: usize = 1 << 18;
+
 impl Transaction<'_> {
     /// Runs one operation and gives its result object.
     pub(super) fn operation(&mut self, op: &Map<String, Value>, uuid: Uuid) -> Done {
@@ -110,7 +113,13 @@ impl Transaction<'_> {
         let condition = Condition::parse(members.array("where")?, schema, &self.names)?;
         let columns = columns(&members, schema)?;
         let mut rows = Vec::new();
-        for uuid in self.matching(table, &condition) {
+        let matching = self.matching(table, &condition);
+        let selected = self.selected.saturating_add(matching.len());
+        if selected > MOST_SELECTED {
+            let details = format!("the transaction selects more than {MOST_SELECTED} rows; split it");
+            return Err(OvsdbError::new(ErrorKind::ResourcesExhausted, details).into());
+        }
+        for uuid in matching {
             let Some(row) = self.working.now.row(table, uuid) else { continue };
             let shown = columns.iter().map(|(name, column)| {
                 let value = value_of(uuid, row, *column).to_json(schema.kind(*column));
@@ -118,6 +127,7 @@ impl Transaction<'_> {
             });
             rows.push(Value::Object(shown.collect()));
         }
+        self.selected = selected;
         Ok(json!({ "rows": rows }))
     }
 

@@ -48,6 +48,8 @@ pub(super) struct Transaction<'a> {
     pub(super) options: &'a mut CommitOptions,
     pub(super) context: &'a Context<'a>,
     pub(super) names: Names,
+    /// Rows selected so far.
+    pub(super) selected: usize,
 }
 
 /// Runs the operations and commits if all succeed.
@@ -56,7 +58,7 @@ pub(crate) fn execute(db: &Db, operations: &[Value], context: &Context<'_>) -> O
     let done = db.commit(|working, options| {
         let mut names = Names::default();
         let prepared: Vec<_> = operations.iter().map(|json| prepare(json, &mut names)).collect();
-        let mut transaction = Transaction { working, options, context, names };
+        let mut transaction = Transaction { working, options, context, names, selected: 0 };
         for prepared in prepared {
             let (op, uuid) = prepared?;
             results.push(transaction.operation(op, uuid)?);

@@ -87,9 +87,7 @@ pub(crate) fn run(
 }
 
 fn write(out: &mut dyn Write, text: &str) -> Result<(), Error> {
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .map_err(|why| crate::error::failed!("cannot write the output: {why}"))
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|why| Error::output(&why))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 #![expect(clippy::needless_pass_by_value, reason = "json! literals read better without a & at each call")]
 
+mod invariants;
 mod model;
 mod references;
 
