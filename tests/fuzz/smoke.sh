@@ -1,12 +1,12 @@
 #!/bin/sh
 # Runs every fuzz target for a while and says what it reached. Fails when an input breaks a property, and says which.
 #
-#   tests/fuzz/smoke.sh [SECONDS [TARGET...]]     20 s for each target
+#   tests/fuzz/smoke.sh [SECONDS [TARGET...]]     default: SECONDS_EACH or 20, every target
 #   tests/fuzz/smoke.sh --replay TARGET FILE...   runs these inputs once, with a backtrace
 #
-# Stable Rust: the compiler's own coverage pass with libFuzzer from the crate libfuzzer-sys, which needs a C++ compiler (see
-# compiler.sh). What the fuzzer learns stays in corpus/, findings go to artifacts/; both are beside this script and ignored by
-# git. docs/howto/fuzz.md says more.
+# Stable Rust: the compiler's own coverage pass, with libFuzzer from the crate libfuzzer-sys. That one is C++; where there is no
+# compiler for it, tools/lab/cxx.sh fetches one into the lab cache. What the fuzzer learns stays in corpus/, what it finds
+# goes to artifacts/; both are beside this script and ignored by git. docs/howto/fuzz.md says more.
 set -eu
 export LC_ALL=C
 here=$(cd "$(dirname "$0")" && pwd)
@@ -22,15 +22,18 @@ if [ "${1-}" = --replay ]; then
   shift 2
   seconds=0
 else
-  seconds=${1:-${SECONDS_PER_TARGET:-20}}
+  seconds=${1:-${SECONDS_EACH:-20}}
   case $seconds in *[!0-9]* | '' | 0) say "'$seconds' is not a number of seconds"; exit 2 ;; esac
   [ $# -eq 0 ] || shift
 fi
 
 # --- build ---------------------------------------------------------------------------------------------------------
-CXX=$("$here/compiler.sh") || exit 1
-library=$(dirname "$("$CXX" -print-file-name=libstdc++.a)")
-export CXX
+if ! command -v "${CXX:-c++}" >/dev/null; then
+  say "no C++ compiler (${CXX:-c++}), which libFuzzer needs: fetching one into the lab cache"
+  CXX=$("$here/../../tools/lab/cxx.sh") || { say "that failed: install the package g++, or set CXX"; exit 1; }
+  export CXX CXXSTDLIB=stdc++
+  library=$(dirname "$("$CXX" -print-file-name=libstdc++.so)")
+fi
 # One flag per line of this list; --target keeps them away from build scripts.
 export RUSTFLAGS="--cfg fuzzing
   -Cpasses=sancov-module
@@ -38,7 +41,7 @@ export RUSTFLAGS="--cfg fuzzing
   -Cllvm-args=-sanitizer-coverage-inline-8bit-counters
   -Cllvm-args=-sanitizer-coverage-pc-table
   -Cllvm-args=-sanitizer-coverage-trace-compares
-  -Lnative=$library"
+  ${library:+-Lnative=$library}"
 RUSTFLAGS=$(echo "$RUSTFLAGS" | tr -s '\n ' ' ')
 say "building the targets"
 CARGO_TARGET_DIR=$build cargo build --locked --release --quiet --manifest-path "$here/Cargo.toml" --target $host --bins

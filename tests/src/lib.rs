@@ -10,8 +10,10 @@
 
 pub mod failure;
 pub mod guest;
+pub mod hugepages;
 pub mod lab;
 pub mod netns;
+pub mod ovs;
 pub mod process;
 pub mod switch;
 pub mod testpmd;

@@ -1,6 +1,6 @@
 //! DPDK's `dpdk-testpmd`: an independent vhost-user front-end (virtio-user) and back-end (`net_vhost`).
 //!
-//! Runs without hugepages and without PCI. It polls, so it costs a full core while it lives.
+//! Runs without PCI, and without hugepages unless asked ([`Memory`]). It polls, so it costs a full core while it lives.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,6 +22,25 @@ const START: Duration = Duration::from_secs(40);
 pub struct Testpmd {
     process: Process,
     telemetry: PathBuf,
+}
+
+/// What testpmd keeps its packets in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Memory {
+    /// Ordinary pages: works everywhere.
+    Ordinary,
+    /// Hugepages, for measurements; somebody must have reserved them ([`crate::hugepages`]).
+    Huge,
+}
+
+impl Memory {
+    fn arguments(self) -> [&'static str; 4] {
+        match self {
+            Self::Ordinary => ["--no-huge", "--no-shconf", "-m", "512"],
+            // One file, because a virtio-user device can share only a few.
+            Self::Huge => ["--in-memory", "--single-file-segments", "-m", "256"],
+        }
+    }
 }
 
 /// Packet counters of one testpmd port.
@@ -47,10 +66,23 @@ impl Testpmd {
         devices: &[String],
         application: &[&str],
     ) -> Result<Self> {
-        let mut arguments: Vec<String> =
-            ["--no-huge", "--no-shconf", "--no-pci", "--lcores", lcores, "-m", "512"]
-                .map(str::to_owned)
-                .into();
+        Self::start_with(lab, name, lcores, Memory::Ordinary, devices, application)
+    }
+
+    /// Like [`Self::start`], with the memory it is to use.
+    ///
+    /// # Errors
+    /// As [`Self::start`]; with [`Memory::Huge`] also when too few hugepages are free.
+    pub fn start_with(
+        lab: &Lab,
+        name: &str,
+        lcores: &str,
+        memory: Memory,
+        devices: &[String],
+        application: &[&str],
+    ) -> Result<Self> {
+        let mut arguments: Vec<String> = memory.arguments().map(str::to_owned).into();
+        arguments.extend(["--no-pci", "--lcores", lcores].map(str::to_owned));
         let prefix = name.to_owned();
         arguments.extend(["--file-prefix".to_owned(), prefix.clone()]);
         for device in devices {

@@ -28,8 +28,9 @@ mod config;
 pub mod fuzz;
 mod memory;
 mod net;
+mod port;
 mod ring;
 mod session;
 
 pub use config::{Mode, OffloadOffer, VhostConfig};
-pub use net::VhostPort;
+pub use port::VhostPort;

@@ -48,7 +48,8 @@ pub fn run(data: &[u8]) {
             3 => stage.receive(None),
             4 => stage.receive(Some((input.u16(), input.u16()))),
             5 => stage.send(&mut input),
-            6 => stage.sleep(),
+            6 if input.u8() % 2 == 0 => stage.sleep(),
+            6 => stage.hairpin(),
             _ => stage.start(usize::from(input.u8() % 2), input.u16()),
         }
     }
@@ -98,7 +99,18 @@ pub fn seeds() -> Vec<Vec<u8>> {
             offer(0, 0),
             send(3000, 1),
         ],
-        [head(7), desc(0, 0, 0x5000, 20, 0, 0), offer(0, 0), [tx(60), vec![6, 7, 0, 0, 0], tx(60)].concat()],
+        [
+            head(7),
+            desc(0, 0, 0x5000, 20, 0, 0),
+            offer(0, 0),
+            [tx(60), vec![6, 0, 7, 0, 0, 0], tx(60)].concat(),
+        ],
+        [
+            head(4),
+            [desc(0, 0, 0x9000, 2000, 2, 0), offer(0, 0), desc(1, 0, 0x5000, 1500, 0, 0)].concat(),
+            offer(1, 0),
+            vec![6, 1],
+        ],
         [head(7), desc(1, 0, 0xfff0, 100, 0, 0), offer(1, 0), [rx.clone(), vec![7, 1, 1, 0], rx].concat()],
     ]
     .map(|parts| parts.concat())
@@ -259,6 +271,15 @@ impl Stage {
             allowed.push(used_ring(0, self.size));
             only_changed(&before, &after, &allowed);
         }
+    }
+
+    /// Sends what it receives back to the guest: payload goes from guest memory to guest memory.
+    fn hairpin(&mut self) {
+        let mut batch = self.storage.begin();
+        let count = self.rx.rx_burst(&mut batch);
+        let slots: Vec<u16> = (0..count as u16).collect();
+        assert!(self.tx.tx_burst(&batch, &slots) <= count);
+        self.rx.rx_done();
     }
 
     /// What a worker does before and after it sleeps.

@@ -23,6 +23,10 @@ pub fn run(data: &[u8]) {
     let (value, mask) = (input.u128(), input.u128());
     let frame = input.rest();
     let (key, layers) = key_of(frame, frame.len());
+    let mut fresh = FlowKey::default();
+    extract(frame, frame.len(), PortNo(3), &mut fresh);
+    assert_eq!(fresh, key, "extraction depends on what the key held before");
+    assert!([layers.l3(), layers.l4()].into_iter().flatten().all(|at| at <= frame.len()), "{layers:?}");
     lengths_are_respected(frame, usize::from(cut), usize::from(beyond));
     text_says_the_same(&key);
     let field = FIELDS[usize::from(choice) % FIELDS.len()].field;

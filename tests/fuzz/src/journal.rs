@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use serde_json::{Value, json};
-use vswitch_ovsdb::journal::{OpenError, encode, replay};
+use vswitch_ovsdb::journal::{DamageKind, OpenError, encode, replay};
 use vswitch_ovsdb::{DatabaseSchema, Db};
 
 use super::input::Input;
@@ -111,7 +111,7 @@ fn schema() -> &'static DatabaseSchema {
                 "rate": {"type": "real"}}},
             "Interface": {"columns": {
                 "name": {"type": "string"},
-                "type": {"type": kinds},
+                "type": {"type": {"key": kinds}},
                 "options": map,
                 "up": {"type": {"key": "boolean", "min": 0, "max": 1}, "ephemeral": true}}}
         }});
@@ -148,6 +148,10 @@ fn check(file: &[u8], has_bridge: bool) {
     assert_eq!(found.damage.is_none(), found.good == file.len());
     let again: Vec<Value> = replay(&file[..found.good]).records;
     assert_eq!(again, found.records, "the good part reads differently by itself");
+    let written: Vec<u8> = found.records.iter().flat_map(encode).collect();
+    assert_eq!(replay(&written).records, found.records, "what was read, written again, reads differently");
+    let cut = replay(&written[..file.len() % (written.len() + 1)]).damage;
+    assert!(cut.is_none_or(|damage| damage.kind == DamageKind::TornTail), "a cut is more than a torn tail");
 
     let folder = tempfile::tempdir().expect("a scratch folder can be made");
     let path = folder.path().join("conf.db");

@@ -4,7 +4,8 @@
 //! the interesting code. The programs in `bin/` hand `run` to libFuzzer; `tests/tests/fuzz_regressions.rs` includes this file and
 //! replays seeds and past findings without it. `docs/howto/fuzz.md` says how to run, add, and keep what was found.
 //!
-//! Targets are deterministic: no thread, no clock, no state that outlives an input. One input tells one story.
+//! Targets are deterministic: no thread, no clock, no state that outlives an input. One input tells one story. The exception,
+//! `management_session`, says why.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -19,6 +20,7 @@ pub mod frames;
 pub mod input;
 pub mod journal;
 pub mod jsonrpc;
+pub mod management_session;
 pub mod offload;
 pub mod vhost_messages;
 
@@ -34,12 +36,13 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     Target { name: "descriptor_chains", run: descriptor_chains::run, seeds: descriptor_chains::seeds },
     Target { name: "flow_text", run: flow_text::run, seeds: flow_text::seeds },
     Target { name: "frame_key", run: frame_key::run, seeds: frame_key::seeds },
     Target { name: "journal", run: journal::run, seeds: journal::seeds },
     Target { name: "jsonrpc", run: jsonrpc::run, seeds: jsonrpc::seeds },
+    Target { name: "management_session", run: management_session::run, seeds: management_session::seeds },
     Target { name: "offload", run: offload::run, seeds: offload::seeds },
     Target { name: "vhost_messages", run: vhost_messages::run, seeds: vhost_messages::seeds },
 ];

@@ -19,8 +19,9 @@ use super::fault::RingFault;
 use super::split::SplitRing;
 use crate::net::NetRules;
 
-/// Times a worker looks at a held lock before it gives up for this burst: about a microsecond.
-const SPINS: u32 = 64;
+/// Times a worker looks at a held lock before it gives up for this burst: some tens of microseconds, the time another
+/// worker takes to send a full burst of large frames through the same ring. Only a holder that lost its CPU takes longer.
+const SPINS: u32 = 2000;
 
 /// What the lock protects.
 #[derive(Default)]
@@ -133,7 +134,7 @@ impl Vring {
         self.lock.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
 
-    /// Takes the lock if it comes free within about a microsecond. For workers.
+    /// Takes the lock if it comes free soon ([`SPINS`]). For workers.
     #[inline]
     pub(crate) fn try_lock(&self) -> Option<VringGuard<'_>> {
         if self.try_acquire() || (0..SPINS).any(|_| self.spin_once()) {

@@ -51,21 +51,11 @@ pub enum DaemonError {
         rundir: PathBuf,
     },
     /// The database cannot be opened.
-    #[error("database {}: {text}", path.display())]
-    Database {
-        /// Its file.
-        path: PathBuf,
-        /// What is wrong.
-        text: String,
-    },
+    #[error(transparent)]
+    Database(#[from] vswitch_ovsdb::OpenError),
     /// The management socket cannot be opened.
-    #[error("management socket {}: {text}", path.display())]
-    Socket {
-        /// Its path.
-        path: PathBuf,
-        /// What is wrong.
-        text: String,
-    },
+    #[error(transparent)]
+    Socket(#[from] vswitch_ovsdb::server::ServerError),
     /// The switch did not start.
     #[error("starting the switch: {0}")]
     Switch(#[from] SwitchError),
@@ -107,8 +97,7 @@ impl Daemon {
 
         let socket = rundir.join("db.sock");
         let methods = std::sync::Arc::new(SwitchMethods::new(switch.clone()));
-        let server = Server::start(&db, &socket, methods)
-            .map_err(|e| DaemonError::Socket { path: socket.clone(), text: e.to_string() })?;
+        let server = Server::start(&db, &socket, methods)?;
         log::info!("serving {}", socket.display());
         detached.ready();
 
@@ -132,8 +121,7 @@ fn make_rundir(rundir: &Path) -> Result<(), DaemonError> {
 }
 
 fn open_database(path: &Path) -> Result<Db, DaemonError> {
-    let (db, warnings) = Db::open(path, vswitch_ovsdb::schema::vswitch_schema())
-        .map_err(|e| DaemonError::Database { path: path.to_owned(), text: e.to_string() })?;
+    let (db, warnings) = Db::open(path, vswitch_ovsdb::schema::vswitch_schema())?;
     for warning in warnings {
         log::warn!("{}: {warning}", path.display());
     }

@@ -12,7 +12,7 @@ use crossbeam_queue::ArrayQueue;
 use flowtable::actions::ActionList;
 use flowtable::key::PortNo;
 use pmd::packet::OwnedPacket;
-use pmd::port::{DropCounters, RxQueue, TxQueue, Waker};
+use pmd::port::{DropCounters, DropReason, RxQueue, TxQueue, Waker};
 
 use super::counters::{RxqCounters, WorkerCounters};
 use super::flow::{FlowSink, Megaflow};
@@ -69,6 +69,8 @@ pub enum Command {
         in_port: PortNo,
         /// What to do with it.
         actions: ActionList,
+        /// Reason counted when `actions` is empty.
+        drop_reason: DropReason,
     },
     /// Change when the worker sleeps.
     SetIdle(IdlePolicy),
@@ -177,7 +179,7 @@ impl FlowSink for WorkerHandle {
         self.send(Command::Remove(flow.clone()));
     }
 
-    fn execute(&self, packet: OwnedPacket, in_port: PortNo, actions: ActionList) {
-        self.send(Command::Execute { packet, in_port, actions });
+    fn execute(&self, packet: OwnedPacket, in_port: PortNo, actions: ActionList, drop_reason: DropReason) {
+        self.send(Command::Execute { packet, in_port, actions, drop_reason });
     }
 }

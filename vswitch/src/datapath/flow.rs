@@ -83,6 +83,6 @@ pub trait FlowSink: Send + Sync {
     /// Removes a flow, if that very one is still installed.
     fn remove(&self, flow: &Arc<Megaflow>);
 
-    /// Carries a packet out by `actions`.
-    fn execute(&self, packet: OwnedPacket, in_port: PortNo, actions: ActionList);
+    /// Carries a packet out by `actions`; if they are empty it is dropped and counted under `drop_reason`.
+    fn execute(&self, packet: OwnedPacket, in_port: PortNo, actions: ActionList, drop_reason: DropReason);
 }

@@ -115,10 +115,15 @@ fn a_miss_goes_up_and_comes_back_decided() {
     bench.send(1, &frame(700));
     let upcall = bench.upcall();
     assert_eq!((upcall.worker, upcall.key.in_port, upcall.packet.len()), (0, 1, 700));
-    bench.worker.execute(upcall.packet, PortNo(1), ActionList::new(vec![output(2)]));
+    bench.worker.execute(upcall.packet, PortNo(1), ActionList::new(vec![output(2)]), DropReason::Action);
+    bench.send(1, &frame(60));
+    let upcall = bench.upcall();
+    bench.worker.execute(upcall.packet, PortNo(1), ActionList::drop_all(), DropReason::VlanNotAllowed);
+    bench.worker.barrier();
+    assert_eq!(bench.drops[0].get(DropReason::VlanNotAllowed), 1);
     assert_eq!(bench.receive(2), frame(700));
     let counters = bench.worker.counters().snapshot();
-    assert_eq!((counters.packets, counters.misses, counters.executed), (1, 1, 1));
+    assert_eq!((counters.packets, counters.misses, counters.executed), (2, 2, 2));
 }
 
 #[test]

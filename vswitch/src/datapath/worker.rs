@@ -88,6 +88,7 @@ struct Injected {
     packet: OwnedPacket,
     in_port: PortNo,
     actions: ActionList,
+    drop_reason: DropReason,
 }
 
 struct Worker {
@@ -191,8 +192,8 @@ impl Worker {
     fn carry_out_commands(&mut self) -> bool {
         for _ in 0..COMMANDS_PER_ROUND {
             let Some(command) = self.mailbox.commands.pop() else { break };
-            if let Command::Execute { packet, in_port, actions } = command {
-                self.injected.push(Injected { packet, in_port, actions });
+            if let Command::Execute { packet, in_port, actions, drop_reason } = command {
+                self.injected.push(Injected { packet, in_port, actions, drop_reason });
                 if self.injected.len() == BURST {
                     self.execute_injected();
                 }
@@ -245,6 +246,10 @@ impl Worker {
         let mut batch = self.storage.begin();
         let mut scratch = FlowKey::default();
         for injected in &self.injected {
+            if injected.actions.is_drop() {
+                engine.transmit.count_drop(injected.in_port, injected.drop_reason, 1);
+                continue;
+            }
             if !injected.packet.receive_into(&mut batch) {
                 engine.transmit.count_drop(injected.in_port, DropReason::RxNoBuffer, 1);
                 continue;

@@ -55,7 +55,7 @@ pub(super) fn add(switch: &Switch, params: &Value) -> Result<Value, String> {
     let mut rules = Vec::with_capacity(texts.len());
     for (at, text) in texts.iter().enumerate() {
         let text = text.as_str().ok_or_else(|| format!("flow {at} must be a string, not {text}"))?;
-        rules.push(openflow::parse_flow(text, &names, now_ms).map_err(|e| format!("{text}: {e}"))?);
+        rules.push(openflow::parse_flow(text, &names, now_ms).map_err(|e| format!("flow {text:?}: {e}"))?);
     }
     switch.bridges().add_rules(bridge, rules).map_err(|e| e.to_string())?;
     switch.sync();
@@ -67,7 +67,8 @@ pub(super) fn delete(switch: &Switch, params: &Value) -> Result<Value, String> {
     let text = required(params, 1, "match")?;
     let strict = params.get(2).and_then(Value::as_bool).unwrap_or(false);
     let names = BridgePorts::of(switch.bridges(), bridge)?;
-    let filter = openflow::parse_flow_match(text, &names, strict).map_err(|e| format!("{text}: {e}"))?;
+    let filter =
+        openflow::parse_flow_match(text, &names, strict).map_err(|e| format!("match {text:?}: {e}"))?;
     let deleted = switch.bridges().delete_rules(bridge, &filter, strict).map_err(|e| e.to_string())?;
     switch.sync();
     Ok(json!({ "deleted": deleted }))
@@ -77,7 +78,8 @@ pub(super) fn dump(switch: &Switch, params: &Value) -> Result<Value, String> {
     let bridge = required(params, 0, "bridge")?;
     let text = required(params, 1, "match")?;
     let names = BridgePorts::of(switch.bridges(), bridge)?;
-    let filter = openflow::parse_flow_match(text, &names, false).map_err(|e| format!("{text}: {e}"))?;
+    let filter =
+        openflow::parse_flow_match(text, &names, false).map_err(|e| format!("match {text:?}: {e}"))?;
     // Counters are credited from the megaflows when they are revalidated.
     switch.sync();
     let rules = switch.bridges().rules(bridge, &filter).map_err(|e| e.to_string())?;

@@ -67,6 +67,8 @@ fn worker(report: &WorkerReport) -> Value {
         "numa": report.numa,
         "state": if counters.sleeping { "sleeping" } else { "polling" },
         "busy_pct": 100.0 * ratio(counters.busy_cycles, counters.total_cycles),
+        "busy_cycles": counters.busy_cycles,
+        "total_cycles": counters.total_cycles,
         "cycles_per_packet": ratio(counters.busy_cycles, counters.packets),
         "packets": counters.packets,
         "packets_per_burst": ratio(counters.packets, counters.bursts),

@@ -43,7 +43,13 @@ impl FlowSink for FakeWorker {
         self.told.lock().unwrap().push(Told::Remove(flow.clone()));
     }
 
-    fn execute(&self, _packet: OwnedPacket, in_port: PortNo, actions: ActionList) {
+    fn execute(
+        &self,
+        _packet: OwnedPacket,
+        in_port: PortNo,
+        actions: ActionList,
+        _reason: pmd::port::DropReason,
+    ) {
         self.told.lock().unwrap().push(Told::Execute(in_port, actions));
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use flowtable::actions::ActionList;
 use flowtable::key::{KEY_WORDS, PortNo};
 use flowtable::rules::Rule;
+use pmd::port::DropReason;
 
 use super::engine::{Engine, bump};
 use super::registry::Installed;
@@ -18,7 +19,14 @@ const REINSTALL_MS: u64 = 1000;
 
 /// Decisions of one batch, so that packets of one flow are decided once. Forgotten when an address was learned,
 /// for that may change the next decision.
-type Decided = HashMap<(u16, [u64; KEY_WORDS]), (ActionList, Vec<Arc<Rule>>)>;
+type Decided = HashMap<(u16, [u64; KEY_WORDS]), Decision>;
+
+/// What is to be done with packets of one flow.
+struct Decision {
+    actions: ActionList,
+    drop_reason: DropReason,
+    rules: Vec<Arc<Rule>>,
+}
 
 impl Engine {
     /// Decides about a batch in order of arrival: the queue before it gave every port its share.
@@ -46,16 +54,20 @@ impl Engine {
             if self.learn(&translation, now_ms) {
                 decided.clear();
             }
-            let decision = (translation.actions.clone(), translation.rules.clone());
+            let decision = Decision {
+                actions: translation.actions.clone(),
+                drop_reason: translation.drop_reason,
+                rules: translation.rules.clone(),
+            };
             self.install(worker, &key, translation, sink, now_ms);
             decided.insert(name, decision);
         }
-        let Some((actions, rules)) = decided.get(&name) else { return };
-        for rule in rules {
+        let Some(decision) = decided.get(&name) else { return };
+        for rule in &decision.rules {
             rule.stats.credit(1, packet.len() as u64, now_ms);
         }
         // After the install: a worker that has carried this packet out knows the flow of the next.
-        sink.execute(packet, PortNo(key.in_port), actions.clone());
+        sink.execute(packet, PortNo(key.in_port), decision.actions.clone(), decision.drop_reason);
     }
 
     /// Follows a translation's recommendations; true if a lookup may now have another answer.

@@ -108,11 +108,6 @@ pub(super) struct Allowance {
 /// Allowances that concern a whole file; a single line says `// tidy: REASON` instead.
 pub(super) const ALLOWANCES: &[Allowance] = &[
     Allowance {
-        file: "vhost-port/src/net/port.rs",
-        words: &[],
-        reason: "the port object: made, asked for its status and dropped by control threads",
-    },
-    Allowance {
         file: "vhost-port/src/net/shared.rs",
         words: &["Mutex", "Arc::clone", "log::", "info!"],
         reason: "what control threads share; queues touch its atomics and rings only",

@@ -17,7 +17,13 @@ impl FlowSink for Reporter {
 
     fn remove(&self, _flow: &Arc<Megaflow>) {}
 
-    fn execute(&self, _packet: OwnedPacket, _in_port: PortNo, actions: ActionList) {
+    fn execute(
+        &self,
+        _packet: OwnedPacket,
+        _in_port: PortNo,
+        actions: ActionList,
+        _reason: pmd::port::DropReason,
+    ) {
         self.0.lock().unwrap().send(outputs(&actions)).unwrap();
     }
 }

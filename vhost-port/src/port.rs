@@ -7,11 +7,8 @@ use std::thread::JoinHandle;
 use pmd::port::{PmdError, Port, PortEvents, PortInfo, RxQueue, TxQueue};
 use pmd::sys::sigbus::Alarm;
 
-use super::from_guest::VhostRx;
-use super::rules::NetRules;
-use super::shared::Shared;
-use super::to_guest::VhostTx;
 use crate::config::{Mode, VhostConfig};
+use crate::net::{NetRules, Shared, VhostRx, VhostTx};
 use crate::session;
 
 /// Most queue pairs of a port: ring indexes are eight bits in some messages.

@@ -1,0 +1,122 @@
+//! Open vSwitch with DPDK from the cache: what we compare with.
+//!
+//! Needs hugepages ([`crate::hugepages`]) and runs one polling thread on processor 1.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::failure::{During as _, Result};
+use crate::lab::Lab;
+use crate::process::{Process, run};
+
+/// How long each of its two daemons may take.
+const START: Duration = Duration::from_secs(30);
+
+/// A running Open vSwitch with the bridge `br0`; ended when dropped.
+#[derive(Debug)]
+pub struct OpenVswitch {
+    switch: Process,
+    _database: Process,
+    folder: PathBuf,
+    bin: PathBuf,
+    ip: PathBuf,
+}
+
+impl OpenVswitch {
+    /// Starts database and switch in the folder `ovs` of the scratch folder.
+    ///
+    /// # Errors
+    /// One of them does not come up; the message holds the end of its log.
+    pub fn start(lab: &Lab) -> Result<Self> {
+        let folder = lab.path("ovs");
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir(&folder).during(folder.display())?;
+        let bin = lab.cache().join("bin");
+        let database_file = folder.join("conf.db").display().to_string();
+        let schema = lab.cache().join("root/usr/share/openvswitch/vswitch.ovsschema").display().to_string();
+        lab.run("ovsdb-tool", &["create", &database_file, &schema])?;
+
+        let socket = folder.join("db.sock");
+        let remote = format!("--remote=punix:{}", socket.display());
+        let mut database =
+            start(&bin, &folder, "ovsdb-server", &[database_file, remote, "--unixctl=none".to_owned()])?;
+        database.until("database socket", START, |_| socket.exists().then_some(()))?;
+
+        let plugins = std::fs::read_to_string(bin.join(".pmds")).during("plugin folder")?;
+        let extra = format!("other_config:dpdk-extra=--no-pci --in-memory -d {}", plugins.trim());
+        let db = format!("--db=unix:{}", socket.display());
+        let settings = [
+            "other_config:dpdk-init=true",
+            "other_config:dpdk-socket-mem=512",
+            "other_config:pmd-cpu-mask=0x2",
+        ];
+        let mut arguments = vec![db.as_str(), "--no-wait", "init", "--", "set", "Open_vSwitch", ".", &extra];
+        arguments.extend(settings);
+        lab.run("ovs-vsctl", &arguments)?;
+
+        let remote = format!("unix:{}", socket.display());
+        let unixctl = format!("--unixctl={}", folder.join("vs.ctl").display());
+        let switch = start(&bin, &folder, "ovs-vswitchd-dpdk", &[remote, unixctl])?;
+        let ovs = Self { switch, _database: database, folder, bin, ip: lab.program("ip") };
+        ovs.vsctl(&["add-br", "br0", "--", "set", "Bridge", "br0", "datapath_type=netdev"])?;
+        Ok(ovs)
+    }
+
+    /// `ovs-vsctl ARGUMENTS`; returns when the change is live.
+    ///
+    /// # Errors
+    /// As [`run`].
+    pub fn vsctl(&self, arguments: &[&str]) -> Result<String> {
+        let db = format!("--db=unix:{}", self.folder.join("db.sock").display());
+        let mut list = vec![db.as_str(), "--timeout=30"];
+        list.extend_from_slice(arguments);
+        run(&self.bin.join("ovs-vsctl"), &list)
+    }
+
+    /// Adds a vhost-user port that listens, and gives the path of its socket.
+    ///
+    /// # Errors
+    /// As [`Self::vsctl`].
+    pub fn vhost_port(&self, name: &str) -> Result<PathBuf> {
+        self.vsctl(&["add-port", "br0", name, "--", "set", "Interface", name, "type=dpdkvhostuser"])?;
+        Ok(self.folder.join(name))
+    }
+
+    /// Forwards everything from one port to another.
+    ///
+    /// # Errors
+    /// As [`run`].
+    pub fn forward(&self, from: &str, to: &str) -> Result<()> {
+        let management = format!("unix:{}", self.folder.join("br0.mgmt").display());
+        let number = |port: &str| self.vsctl(&["get", "Interface", port, "ofport"]);
+        let (from, to) = (number(from)?, number(to)?);
+        let rule = format!("priority=100,in_port={},actions=output:{}", from.trim(), to.trim());
+        run(&self.bin.join("ovs-ofctl"), &["add-flow", &management, &rule]).map(drop)
+    }
+
+    /// The switch's process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.switch.pid()
+    }
+}
+
+impl Drop for OpenVswitch {
+    fn drop(&mut self) {
+        self.switch.stop(Duration::from_secs(5));
+        // Devices it leaves behind.
+        for device in ["br0", "ovs-netdev"] {
+            let _ = run(&self.ip, &["link", "del", device]);
+        }
+    }
+}
+
+/// Starts a daemon in the foreground with its files in `folder`.
+fn start(bin: &Path, folder: &Path, program: &str, arguments: &[String]) -> Result<Process> {
+    let mut list: Vec<String> = ["RUNDIR", "DBDIR", "LOGDIR", "SYSCONFDIR"]
+        .map(|what| format!("OVS_{what}={}", folder.display()))
+        .into();
+    list.push(bin.join(program).display().to_string());
+    list.extend_from_slice(arguments);
+    Process::start(program, Path::new("env"), &list, &folder.join(format!("{program}.log")), false)
+}
