@@ -97,7 +97,11 @@ fn changes_are_seen(frame: &[u8], key: &FlowKey, layers: &Layers, set: &SetField
     }
     assert!(is_settable(set.field), "{:?} was set", set.field);
     let (after, layers_after) = key_of(&changed, changed.len());
-    if is_plain(set.field) {
+    // A broken chain of IPv6 extension headers leaves the addresses in the key and nothing else of the header (a whole one has at
+    // least a next header that is not zero), though the header is there to be changed.
+    let broken_chain = key.eth_type.get() == 0x86dd && key.words()[6] == 0;
+    let hidden = matches!(set.field, Field::IpTtl | Field::Ipv6Hlimit | Field::Ipv6Label);
+    if is_plain(set.field) && !(broken_chain && hidden) {
         let wanted = set.apply_to(set.field.get(key));
         assert_eq!(set.field.get(&after), wanted, "{set:?} is not what the next switch sees");
         assert_eq!(&layers_after, layers);
