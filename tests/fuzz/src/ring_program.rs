@@ -48,7 +48,7 @@ pub fn run(data: &[u8]) {
             3 => stage.receive(None),
             4 => stage.receive(Some((input.u16(), input.u16()))),
             5 => stage.send(&mut input),
-            6 if input.u8() % 2 == 0 => stage.sleep(),
+            6 if input.u8().is_multiple_of(2) => stage.sleep(),
             6 => stage.hairpin(),
             _ => stage.start(usize::from(input.u8() % 2), input.u16()),
         }
