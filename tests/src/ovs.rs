@@ -87,11 +87,25 @@ impl OpenVswitch {
     /// # Errors
     /// As [`run`].
     pub fn forward(&self, from: &str, to: &str) -> Result<()> {
-        let management = format!("unix:{}", self.folder.join("br0.mgmt").display());
         let number = |port: &str| self.vsctl(&["get", "Interface", port, "ofport"]);
         let (from, to) = (number(from)?, number(to)?);
         let rule = format!("priority=100,in_port={},actions=output:{}", from.trim(), to.trim());
-        run(&self.bin.join("ovs-ofctl"), &["add-flow", &management, &rule]).map(drop)
+        self.ofctl("add-flow", &rule)
+    }
+
+    /// Forgets all rules and forwards like an ordinary learning bridge.
+    ///
+    /// # Errors
+    /// As [`run`].
+    pub fn learn(&self) -> Result<()> {
+        // A filter that matches every rule.
+        self.ofctl("del-flows", "")?;
+        self.ofctl("add-flow", "priority=0,actions=NORMAL")
+    }
+
+    fn ofctl(&self, verb: &str, rule: &str) -> Result<()> {
+        let management = format!("unix:{}", self.folder.join("br0.mgmt").display());
+        run(&self.bin.join("ovs-ofctl"), &[verb, &management, rule]).map(drop)
     }
 
     /// The switch's process id.
