@@ -134,7 +134,8 @@ fn port_notes(port: &RowView<'_>, row: &RowView<'_>) -> Option<String> {
     let given = ["mac", "bfd", "cfm_mpid", "lldp"].into_iter().filter(|column| !row.datum(column).is_empty());
     let rates = ["ingress_policing_rate", "ingress_policing_kpkts_rate"];
     let rates = rates.into_iter().filter(|column| row.int(column) != 0);
-    passed_over(&of_port.chain(given).chain(rates).collect::<Vec<_>>())
+    let priority_tags = port.map_get("other_config", "priority-tags").map(|_| "other_config:priority-tags");
+    passed_over(&of_port.chain(given).chain(rates).chain(priority_tags).collect::<Vec<_>>())
 }
 
 fn passed_over(columns: &[&str]) -> Option<String> {
