@@ -160,8 +160,7 @@ impl Worker {
                 std::hint::spin_loop();
             }
         }
-        self.mailbox.ended.store(true, Ordering::Release);
-        while self.mailbox.commands.pop().is_some() {}
+        self.mailbox.end();
     }
 
     fn sleep(&mut self) {
