@@ -1,7 +1,7 @@
 #!/bin/sh
 # Runs every fuzz target for a while and says what it reached. Fails when an input breaks a property, and says which.
 #
-#   tests/fuzz/smoke.sh [SECONDS [TARGET...]]     default: $SECONDS_EACH or 20, every target
+#   tests/fuzz/smoke.sh [SECONDS [TARGET...]]     default: SECONDS_EACH or 20, every target
 #   tests/fuzz/smoke.sh --replay TARGET FILE...   runs these inputs once, with a backtrace
 #
 # Stable Rust: the compiler's own coverage pass, with libFuzzer from the crate libfuzzer-sys. That one is C++; where there is no
@@ -22,9 +22,9 @@ if [ "${1-}" = --replay ]; then
   shift 2
   seconds=0
 else
-  seconds=${SECONDS_EACH:-20}
-  case ${1-} in [1-9]*) seconds=$1; shift ;; esac
+  seconds=${1:-${SECONDS_EACH:-20}}
   case $seconds in *[!0-9]* | '' | 0) say "'$seconds' is not a number of seconds"; exit 2 ;; esac
+  [ $# -eq 0 ] || shift
 fi
 
 # --- build ---------------------------------------------------------------------------------------------------------
@@ -61,23 +61,20 @@ if [ -n "$replay" ]; then
 fi
 
 # --- run -----------------------------------------------------------------------------------------------------------
-all=$(cd "$here" && ls src/bin/*.rs targets/*.rs | sed 's/.*\///; s/\.rs$//' | sort)
+all=$(cd "$here/src/bin" && ls -- *.rs | sed 's/\.rs$//')
 found=0
 printf '%-20s %10s %8s %8s %8s\n' target exec/s edges features corpus
 for target in ${*:-$all}; do
-  echo "$all" | grep -qx -- "$target" || { say "no target $target; there are: $(echo "$all" | tr '\n' ' ')"; exit 2; }
+  [ -e "$here/src/bin/$target.rs" ] || { say "no target $target; there are: $(echo "$all" | tr '\n' ' ')"; exit 2; }
   corpus=$here/corpus/$target findings=$here/artifacts/$target
-  kept=$here/regressions/$target
-  [ -e "$here/src/bin/$target.rs" ] || kept=$here/../regressions/$target
-  mkdir -p "$corpus" "$findings" "$kept"
+  mkdir -p "$corpus" "$findings" "$here/regressions/$target"
   log=$findings/log
   status=0
   FUZZ_SEEDS=$TMPDIR/$target.seeds
   export FUZZ_SEEDS
   mkdir "$FUZZ_SEEDS"
-  [ ! -d "$here/seeds/$target" ] || cp "$here/seeds/$target/"* "$FUZZ_SEEDS"
   "$programs/$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=1024 -max_len=2048 -len_control=0 \
-    -artifact_prefix="$findings/" "$corpus" "$FUZZ_SEEDS" "$kept" >"$log" 2>&1 || status=$?
+    -artifact_prefix="$findings/" "$corpus" "$FUZZ_SEEDS" "$here/regressions/$target" >"$log" 2>&1 || status=$?
   # The last line of progress: "#1234 DONE cov: 567 ft: 890 corp: 12/345b lim: 678 exec/s: 910 rss: 11Mb".
   grep '^#.*cov:' "$log" | tail -n 1 |
     sed 's/.*cov: \([0-9]*\) ft: \([0-9]*\) corp: \([0-9]*\).*exec\/s: \([0-9]*\).*/\4 \1 \2 \3/' | {
@@ -92,7 +89,7 @@ for target in ${*:-$all}; do
     if [ -n "$input" ]; then
       say "  input:  $input"
       say "  replay: tests/fuzz/smoke.sh --replay $target $input"
-      say "  once fixed, keep it: cp $input $kept/WHAT-IT-WAS"
+      say "  once fixed, keep it: cp $input tests/fuzz/regressions/$target/WHAT-IT-WAS"
     fi
   fi
 done

@@ -11,7 +11,7 @@ pub(super) const CRATE_ARROWS: &[(&str, &[&str])] = &[
     ("xtask", &[]),
     // End-to-end tests and fuzz targets see everything; nothing imports them.
     ("tests", &["flowtable", "pmd", "vhost-port", "vswitch", "vswitch-ovsdb"]),
-    ("fuzz", &["flowtable", "pmd", "vhost-port", "vswitch", "vswitch-ovsdb", "tests"]),
+    ("fuzz", &["flowtable", "pmd", "vhost-port", "vswitch", "vswitch-ovsdb"]),
 ];
 
 /// A rule about paths in source files.
