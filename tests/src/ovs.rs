@@ -39,6 +39,8 @@ impl OpenVswitch {
         let settings = [
             "other_config:dpdk-init=true",
             "other_config:dpdk-socket-mem=512",
+            // Or its packet pools take whatever hugepages are free, and others find none.
+            "other_config:dpdk-socket-limit=512",
             "other_config:pmd-cpu-mask=0x2",
         ];
         let mut arguments = vec![db.as_str(), "--no-wait", "init", "--", "set", "Open_vSwitch", ".", &extra];
