@@ -10,7 +10,7 @@ define needs-root
 @[ "$$(id -u)" = 0 ] || { \
   echo "make $@ needs root, for three things: a TAP device (CAP_NET_ADMIN), a network namespace (CAP_SYS_ADMIN) and"; \
   echo "moving the one into the other. Nothing is installed and nothing is left behind. Run it as root, for example:"; \
-  echo "  sudo env \"PATH=$$PATH\" make $@"; exit 1; }
+  echo '  sudo env "PATH=$$PATH" make $@'; exit 1; }
 endef
 
 help: ## this list

@@ -9,7 +9,6 @@
 //! far beyond the expected time; no assertion is about speed.
 
 pub mod failure;
-pub mod fuzzed;
 pub mod guest;
 pub mod hugepages;
 pub mod lab;

@@ -1,6 +1,7 @@
-//! Open vSwitch with DPDK from the cache: what we compare with.
+//! Open vSwitch from the cache: what we compare with.
 //!
-//! Needs hugepages ([`crate::hugepages`]) and runs one polling thread on processor 1.
+//! [`OpenVswitch`] is the one with DPDK, for speed: it needs hugepages ([`crate::hugepages`]) and runs one polling thread on
+//! processor 1. [`DummyOvs`] is the same program on devices of its own invention, for behaviour: it needs nothing.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -29,25 +30,17 @@ impl OpenVswitch {
     /// One of them does not come up; the message holds the end of its log.
     pub fn start(lab: &Lab) -> Result<Self> {
         let folder = lab.path("ovs");
-        let _ = std::fs::remove_dir_all(&folder);
-        std::fs::create_dir(&folder).during(folder.display())?;
         let bin = lab.cache().join("bin");
-        let database_file = folder.join("conf.db").display().to_string();
-        let schema = lab.cache().join("root/usr/share/openvswitch/vswitch.ovsschema").display().to_string();
-        lab.run("ovsdb-tool", &["create", &database_file, &schema])?;
-
-        let socket = folder.join("db.sock");
-        let remote = format!("--remote=punix:{}", socket.display());
-        let mut database =
-            start(&bin, &folder, "ovsdb-server", &[database_file, remote, "--unixctl=none".to_owned()])?;
-        database.until("database socket", START, |_| socket.exists().then_some(()))?;
-
+        let database = database(lab, &folder, &bin)?;
         let plugins = std::fs::read_to_string(bin.join(".pmds")).during("plugin folder")?;
         let extra = format!("other_config:dpdk-extra=--no-pci --in-memory -d {}", plugins.trim());
+        let socket = folder.join("db.sock");
         let db = format!("--db=unix:{}", socket.display());
         let settings = [
             "other_config:dpdk-init=true",
             "other_config:dpdk-socket-mem=512",
+            // Or its packet pools take whatever hugepages are free, and others find none.
+            "other_config:dpdk-socket-limit=512",
             "other_config:pmd-cpu-mask=0x2",
         ];
         let mut arguments = vec![db.as_str(), "--no-wait", "init", "--", "set", "Open_vSwitch", ".", &extra];
@@ -67,10 +60,7 @@ impl OpenVswitch {
     /// # Errors
     /// As [`run`].
     pub fn vsctl(&self, arguments: &[&str]) -> Result<String> {
-        let db = format!("--db=unix:{}", self.folder.join("db.sock").display());
-        let mut list = vec![db.as_str(), "--timeout=30"];
-        list.extend_from_slice(arguments);
-        run(&self.bin.join("ovs-vsctl"), &list)
+        vsctl(&self.bin, &self.folder, arguments)
     }
 
     /// Adds a vhost-user port that listens, and gives the path of its socket.
@@ -87,11 +77,25 @@ impl OpenVswitch {
     /// # Errors
     /// As [`run`].
     pub fn forward(&self, from: &str, to: &str) -> Result<()> {
-        let management = format!("unix:{}", self.folder.join("br0.mgmt").display());
         let number = |port: &str| self.vsctl(&["get", "Interface", port, "ofport"]);
         let (from, to) = (number(from)?, number(to)?);
         let rule = format!("priority=100,in_port={},actions=output:{}", from.trim(), to.trim());
-        run(&self.bin.join("ovs-ofctl"), &["add-flow", &management, &rule]).map(drop)
+        self.ofctl("add-flow", &rule)
+    }
+
+    /// Forgets all rules and forwards like an ordinary learning bridge.
+    ///
+    /// # Errors
+    /// As [`run`].
+    pub fn learn(&self) -> Result<()> {
+        // A filter that matches every rule.
+        self.ofctl("del-flows", "")?;
+        self.ofctl("add-flow", "priority=0,actions=NORMAL")
+    }
+
+    fn ofctl(&self, verb: &str, rule: &str) -> Result<()> {
+        let management = format!("unix:{}", self.folder.join("br0.mgmt").display());
+        run(&self.bin.join("ovs-ofctl"), &[verb, &management, rule]).map(drop)
     }
 
     /// The switch's process id.
@@ -109,6 +113,98 @@ impl Drop for OpenVswitch {
             let _ = run(&self.ip, &["link", "del", device]);
         }
     }
+}
+
+/// An Open vSwitch whose devices exist only inside it; ended when dropped.
+#[derive(Debug)]
+pub struct DummyOvs {
+    switch: Process,
+    _database: Process,
+    folder: PathBuf,
+    bin: PathBuf,
+}
+
+impl DummyOvs {
+    /// Starts database and switch in the folder `ovs-dummy` of the scratch folder. It understands two VLAN tags, as we do.
+    ///
+    /// # Errors
+    /// One of them does not come up; the message holds the end of its log.
+    pub fn start(lab: &Lab) -> Result<Self> {
+        let folder = lab.path("ovs-dummy");
+        let bin = lab.cache().join("bin");
+        let database = database(lab, &folder, &bin)?;
+        let control = folder.join("vs.ctl");
+        let arguments = [
+            format!("unix:{}", folder.join("db.sock").display()),
+            format!("--unixctl={}", control.display()),
+            "--enable-dummy=override".to_owned(),
+        ];
+        vsctl(
+            &bin,
+            &folder,
+            &["--no-wait", "init", "--", "set", "Open_vSwitch", ".", "other_config:vlan-limit=2"],
+        )?;
+        let mut switch = start(&bin, &folder, "ovs-vswitchd-dpdk", &arguments)?;
+        switch.until("control socket", START, |_| control.exists().then_some(()))?;
+        Ok(Self { switch, _database: database, folder, bin })
+    }
+
+    /// `ovs-vsctl ARGUMENTS`; returns when the change is live.
+    ///
+    /// # Errors
+    /// As [`run`].
+    pub fn vsctl(&self, arguments: &[&str]) -> Result<String> {
+        vsctl(&self.bin, &self.folder, arguments)
+    }
+
+    /// `ovs-ofctl COMMAND BRIDGE ARGUMENTS`.
+    ///
+    /// # Errors
+    /// As [`run`].
+    pub fn ofctl(&self, command: &str, bridge: &str, arguments: &[&str]) -> Result<String> {
+        let management = format!("unix:{}", self.folder.join(format!("{bridge}.mgmt")).display());
+        let mut list = vec![command, management.as_str()];
+        list.extend_from_slice(arguments);
+        run(&self.bin.join("ovs-ofctl"), &list)
+    }
+
+    /// Lets a frame come in by a device.
+    ///
+    /// # Errors
+    /// As [`run`].
+    pub fn receive(&self, device: &str, frame: &[u8]) -> Result<String> {
+        let hex: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
+        let target = format!("--target={}", self.folder.join("vs.ctl").display());
+        run(&self.bin.join("ovs-appctl"), &[&target, "netdev-dummy/receive", device, &hex])
+    }
+}
+
+impl Drop for DummyOvs {
+    fn drop(&mut self) {
+        self.switch.stop(Duration::from_secs(5));
+    }
+}
+
+/// Makes the folder afresh and starts a database with Open vSwitch's schema in it.
+fn database(lab: &Lab, folder: &Path, bin: &Path) -> Result<Process> {
+    let _ = std::fs::remove_dir_all(folder);
+    std::fs::create_dir(folder).during(folder.display())?;
+    let database_file = folder.join("conf.db").display().to_string();
+    let schema = lab.cache().join("root/usr/share/openvswitch/vswitch.ovsschema").display().to_string();
+    lab.run("ovsdb-tool", &["create", &database_file, &schema])?;
+    let socket = folder.join("db.sock");
+    let remote = format!("--remote=punix:{}", socket.display());
+    let mut database =
+        start(bin, folder, "ovsdb-server", &[database_file, remote, "--unixctl=none".to_owned()])?;
+    database.until("database socket", START, |_| socket.exists().then_some(()))?;
+    Ok(database)
+}
+
+fn vsctl(bin: &Path, folder: &Path, arguments: &[&str]) -> Result<String> {
+    let db = format!("--db=unix:{}", folder.join("db.sock").display());
+    let mut list = vec![db.as_str(), "--timeout=30"];
+    list.extend_from_slice(arguments);
+    run(&bin.join("ovs-vsctl"), &list)
 }
 
 /// Starts a daemon in the foreground with its files in `folder`.

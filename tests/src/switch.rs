@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::failure::{During as _, Failure, Result};
-use crate::lab::Lab;
+use crate::lab::{Binaries, Lab};
 use crate::process::{Process, last_lines};
 
 /// How long `vswitchd` may take until its socket answers.
@@ -37,11 +37,19 @@ impl Vswitchd {
     /// # Errors
     /// As [`Self::start`].
     pub fn start_kept(lab: &Lab, keep: bool) -> Result<Self> {
+        Self::start_build(lab, lab.binaries(), keep)
+    }
+
+    /// Like [`Self::start_kept`], of another build than the lab's own.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_build(lab: &Lab, binaries: &Binaries, keep: bool) -> Result<Self> {
         let rundir = lab.path("run");
         std::fs::create_dir_all(&rundir).during(rundir.display())?;
         let mut switch = Self {
-            program: lab.binaries().vswitchd(),
-            vsctl: lab.binaries().vsctl(),
+            program: binaries.vswitchd(),
+            vsctl: binaries.vsctl(),
             rundir,
             log: lab.path("vswitchd.log"),
             keep,

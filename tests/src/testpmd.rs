@@ -91,6 +91,8 @@ impl Testpmd {
         arguments.extend(["--", "-i", "--total-num-mbufs=16384"].map(str::to_owned));
         arguments.extend(application.iter().map(|s| (*s).to_owned()));
         let log = lab.path(&format!("{name}.log"));
+        // The prompt waited for is this one's, not that of an earlier testpmd of the same name.
+        let _ = std::fs::remove_file(&log);
         // Its runtime folder would otherwise be left behind in /var/run/dpdk.
         let runtime = format!("RUNTIME_DIRECTORY={}", lab.scratch().display());
         arguments.splice(0..0, [runtime, lab.program("dpdk-testpmd").display().to_string()]);

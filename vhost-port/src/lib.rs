@@ -24,6 +24,8 @@
 //! then refuses every memory table.
 
 mod config;
+#[doc(hidden)]
+pub mod fuzz;
 mod memory;
 mod net;
 mod port;

@@ -93,6 +93,7 @@ impl Port for VhostPort {
             link_resets: peer.link_resets,
             mtu,
             mac: None,
+            ifindex: None,
             rx_queues: shared.rx_queues(),
             status,
             error: peer.error.clone(),

@@ -254,6 +254,8 @@ impl Frame<'_> {
     fn locate(&self, field: Field) -> Result<Place, RewriteError> {
         use Field::*;
         match field {
+            // Without its EtherType extraction sees no Ethernet header either.
+            EthDst | EthSrc if self.head.len() < ETH_TYPE_AT + 2 => Err(RewriteError::NoEthernet),
             EthDst => Ok(Place::plain(0, 6)),
             EthSrc => Ok(Place::plain(6, 6)),
             VlanTci | VlanVid | VlanPcp => self.locate_vlan(field),

@@ -47,7 +47,8 @@ const W_TPID: usize = 9;
 
 /// Where the network and transport headers lie that the key was taken from, in bytes from the frame's start.
 ///
-/// A header is named here exactly when the key has its fields, so rewriting code may go by these offsets.
+/// A header is named here exactly when the key has its fields, so rewriting code may go by these offsets. (Of an IPv6 header
+/// with a broken chain of extensions the key has the addresses only.)
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Layers {
     /// ARP, IPv4 or IPv6 header, or [`Layers::ABSENT`].

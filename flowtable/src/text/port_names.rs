@@ -25,11 +25,15 @@ impl PortNames for PortNumbers {
     }
 }
 
+/// Names that, bare, would be something else where a port can stand.
+const WORDS: [&str; 3] = ["drop", "local", "pop_vlan"];
+
 /// Prints a port by name, in quotes where the name could be taken for something else.
 pub(super) fn format_port(port: PortNo, ports: &dyn PortNames) -> String {
     let Some(name) = ports.name(port) else { return port.to_string() };
     let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
-        && name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+        && name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && !WORDS.iter().any(|word| name.eq_ignore_ascii_case(word));
     if plain { name } else { scan::quote(&name) }
 }
 

@@ -8,7 +8,7 @@
 //! | [`pcap`] | replays a capture file, records another | never sleeps while replaying |
 //!
 //! A driver is a function `open(config) -> Result<Arc<dyn Port>, PmdError>`. It never imports another driver; what they share is
-//! [`queue_slots`] (who has which queue).
+//! `queue_slots` (who has which queue).
 
 pub mod null;
 pub mod pair;

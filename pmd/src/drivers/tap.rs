@@ -86,7 +86,13 @@ pub fn open(config: &TapConfig) -> Result<Arc<dyn Port>, PmdError> {
         }
         fds.push(Arc::new(fd));
     }
-    control.set_up(&name).map_err(|e| PmdError::system(format!("bringing {} up", config.name), "", e))?;
+    // One that somebody with the right has made and brought up needs no right of ours.
+    if !control.is_up(&name).is_ok_and(|(up, _)| up) {
+        control.set_up(&name).map_err(|e| {
+            let remedy = "it needs CAP_NET_ADMIN: run as root, or bring it up with `ip link set up`";
+            PmdError::system(format!("bringing {} up", config.name), remedy, e)
+        })?;
+    }
     let mtu = control.mtu(&name).ok().and_then(|mtu| u16::try_from(mtu).ok()).unwrap_or(1500);
     let device = Arc::new(Device::new(control, fds[0].clone(), config, mtu));
     let watch = Watch::start(device.clone())

@@ -21,6 +21,8 @@ pub struct PortInfo {
     pub mtu: u16,
     /// MAC address the port or its guest is known by, if any.
     pub mac: Option<[u8; 6]>,
+    /// The kernel's number of the device behind the port, if it is one.
+    pub ifindex: Option<u32>,
     /// Receive queues that can bring packets now (a guest enables and disables pairs).
     pub rx_queues: u16,
     /// Driver-specific facts, as in `Interface.status`.

@@ -93,6 +93,15 @@ impl Control {
         self.ioctl(libc::SIOCSIFMTU, &mut request)
     }
 
+    /// The interface's number.
+    pub fn index(&self, name: &InterfaceName) -> io::Result<u32> {
+        let mut request = name.request();
+        self.ioctl(libc::SIOCGIFINDEX, &mut request)?;
+        // SAFETY: SIOCGIFINDEX has written the ifindex member.
+        let index = unsafe { request.ifr_ifru.ifru_ifindex };
+        u32::try_from(index).map_err(|_| io::ErrorKind::InvalidData.into())
+    }
+
     /// The interface's MAC address.
     pub fn mac(&self, name: &InterfaceName) -> io::Result<[u8; 6]> {
         let mut request = name.request();

@@ -115,9 +115,12 @@ impl SharedPtr {
     /// The 8 bytes are mapped, writable, and 4-aligned.
     #[inline]
     pub unsafe fn store_used(self, offset: usize, element: UsedElement) {
-        let words = [element.id.to_le(), element.len.to_le()];
-        // SAFETY: forwarded.
-        unsafe { self.0.as_ptr().add(offset).cast::<[u32; 2]>().write_volatile(words) };
+        // SAFETY: forwarded. One by one: a pair written at once goes by way of the stack.
+        unsafe {
+            let at = self.0.as_ptr().add(offset).cast::<u32>();
+            at.write_volatile(element.id.to_le());
+            at.add(1).write_volatile(element.len.to_le());
+        }
     }
 
     /// Copies `dst.len()` bytes out.

@@ -44,6 +44,20 @@ impl Binaries {
         Ok(Self { folder: folder.to_owned() })
     }
 
+    /// Programs built earlier, for example of another commit to compare with.
+    ///
+    /// # Errors
+    /// They are not both in `folder`.
+    pub fn at(folder: impl Into<PathBuf>) -> Result<Self> {
+        let binaries = Self { folder: folder.into() };
+        for program in [binaries.vswitchd(), binaries.vsctl()] {
+            if !program.exists() {
+                return Err(Failure::new(format!("there is no {}", program.display())));
+            }
+        }
+        Ok(binaries)
+    }
+
     /// The folder both are in.
     #[must_use]
     pub fn folder(&self) -> &Path {

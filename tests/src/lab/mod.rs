@@ -53,7 +53,10 @@ impl Lab {
         let p = prepared.as_ref().map_err(|e| Failure::new(e.clone()))?;
         let path = p.cache.join("in-use");
         let lock = File::options().create(true).append(true).open(&path).during(path.display())?;
-        flock(&lock, FlockOperation::LockExclusive).during("waiting for the lab")?;
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            eprintln!("lab: another test, demo or bench is using the lab; waiting for it to end");
+            flock(&lock, FlockOperation::LockExclusive).during("waiting for the lab")?;
+        }
         // Short names: a unix socket path is limited to 107 bytes.
         let scratch =
             tempfile::Builder::new().prefix("vsl").tempdir_in("/tmp").during("scratch folder in /tmp")?;

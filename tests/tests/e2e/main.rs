@@ -14,6 +14,7 @@ mod flow_rules;
 mod guest_reboot;
 mod idle;
 mod lab_itself;
+mod like_ovs;
 mod multi_queue;
 mod ports_under_load;
 mod qemu_killed;

@@ -98,7 +98,7 @@ fn idle(shared: &Shared, listener: Option<&Listener>, pause: Option<Duration>) {
 }
 
 /// Serves one front-end until it goes, errs, or the port is dropped.
-fn serve(shared: &Arc<Shared>, stream: UnixStream) {
+pub(crate) fn serve(shared: &Arc<Shared>, stream: UnixStream) {
     let name = &shared.config.name;
     let clones = stream.try_clone().and_then(|peeking| Ok((peeking, stream.try_clone()?)));
     let (mut socket, for_interrupt) = match clones {

@@ -16,4 +16,4 @@ mod features;
 mod machine;
 mod rings;
 
-pub(crate) use control::{interrupt, start};
+pub(crate) use control::{interrupt, serve, start};

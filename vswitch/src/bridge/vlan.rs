@@ -5,12 +5,13 @@
 //! | mode            | untagged or VID 0 in | VID v in           | VLAN v out                   |
 //! |-----------------|----------------------|--------------------|------------------------------|
 //! | access          | VLAN `tag`           | dropped            | untagged, only `tag`         |
-//! | trunk           | VLAN 0, if carried   | VLAN v, if carried | tagged; VLAN 0 untagged      |
+//! | trunk           | VLAN 0, if carried   | VLAN v, if carried | tagged; VLAN 0 without VID   |
 //! | native-tagged   | VLAN `tag`           | VLAN v, if carried | tagged, `tag` too            |
 //! | native-untagged | VLAN `tag`           | VLAN v, if carried | tagged, `tag` untagged       |
 //!
 //! Only the outer tag counts, whatever its TPID (0x8100 or 0x88a8); what lies inside it is payload. A
-//! priority tag (VID 0) is treated as no tag apart from its priority, and is never sent.
+//! priority tag (VID 0) is treated as no tag apart from its priority. A frame of VLAN 0 that has a priority keeps it, and so a tag
+//! with VID 0, where VLANs leave tagged; one without is sent untagged.
 //!
 //! Cost: 512 bytes for a port that trunks a list; membership is one bit test.
 
@@ -185,18 +186,21 @@ impl PortVlans {
         }
     }
 
+    /// Whether a frame without a VID leaves with a tag all the same if it has a priority.
+    pub fn keeps_priority(&self) -> bool {
+        matches!(self.mode, VlanMode::Trunk | VlanMode::NativeTagged)
+    }
+
     fn trunked(&self, vlan: u16) -> bool {
         self.trunks.as_ref().is_none_or(|set| set.contains(vlan))
     }
 }
 
-/// A native VLAN other than 0 is always carried, and then VLAN 0 never is: no frame can be in it.
+/// A native VLAN other than 0 is always carried, and then VLAN 0 never is: no frame can be in it. VLAN 0 as the native one may
+/// come in, but is sent only if it is listed.
 fn native_trunks(native: u16, listed: Option<VlanSet>) -> Option<VlanSet> {
     if native == 0 {
-        return listed.map(|mut set| {
-            set.insert(0);
-            set
-        });
+        return listed;
     }
     let mut set = listed.unwrap_or_else(|| VlanSet { bits: Box::new([u64::MAX; 64]) });
     set.insert(native);
@@ -262,11 +266,13 @@ mod tests {
     }
 
     #[test]
-    fn native_zero_is_carried() {
+    fn native_zero_comes_in_and_leaves_if_listed() {
         for mode in [VlanMode::NativeTagged, VlanMode::NativeUntagged] {
             let port = vlans(Some(mode), None, &[10]);
             assert_eq!((port.admit(0), port.admit(10), port.admit(11)), (Some(0), Some(10), None));
-            assert!(port.carries(0));
+            assert!(!port.carries(0));
+            assert!(vlans(Some(mode), None, &[0, 10]).carries(0));
+            assert!(vlans(Some(mode), None, &[]).carries(0));
         }
     }
 

@@ -18,6 +18,8 @@ pub struct LivePort {
     pub ofport: u16,
     /// A part of the request that could not be had.
     pub complaint: Option<String>,
+    /// Why a bridge's own port leads nowhere until its device can be made; `None` for a port that is what it should be.
+    pub stand_in: Option<String>,
 }
 
 /// What runs, and what of the last pass failed.
@@ -35,7 +37,12 @@ pub struct Running {
     pub bridge_errors: BTreeMap<String, String>,
     /// Ports that failed in the last pass.
     pub port_errors: BTreeMap<String, String>,
+    /// Why workers are not as last asked for.
+    pub worker_error: Option<String>,
 }
+
+/// Largest payload of a frame where `mtu_request` says nothing.
+const DEFAULT_MTU: u16 = 1500;
 
 impl Running {
     /// Takes the steps; a failed one is noted and the rest go on.
@@ -54,8 +61,17 @@ impl Running {
                 Step::SetBridge(config) => self.set_bridge(target, config),
                 Step::AddPort(spec, before) => self.add_port(target, spec, before),
                 Step::ChangePort(spec) => self.change_port(target, spec),
+                Step::Heal(name) => self.heal(target, &name),
             }
         }
+    }
+
+    /// Whether a later pass may succeed where the last one failed: a path that comes free, a device, a CPU.
+    pub fn failing(&self) -> bool {
+        !self.bridge_errors.is_empty()
+            || !self.port_errors.is_empty()
+            || self.worker_error.is_some()
+            || self.ports.values().any(|port| port.stand_in.is_some())
     }
 
     fn remove_port(&mut self, target: &dyn Target, name: &str) {
@@ -75,10 +91,9 @@ impl Running {
     }
 
     fn set_workers(&mut self, target: &dyn Target, cpus: Option<Vec<u32>>) {
-        if let Err(error) = target.set_workers(cpus.as_deref()) {
-            log::error!("workers stay as they are: {error}");
-        }
-        self.workers = Some(cpus);
+        // Not in the book while it fails, so that the next pass tries again.
+        self.worker_error = target.set_workers(cpus.as_deref()).err();
+        self.workers = self.worker_error.is_none().then_some(cpus);
     }
 
     fn set_bridge(&mut self, target: &dyn Target, config: BridgeConfig) {
@@ -101,28 +116,26 @@ impl Running {
             self.port_errors.insert(spec.name, error);
             return;
         }
-        let mut complaint = None;
         let mut added = target.add_port(spec.request(before));
+        let mut stand_in = None;
         if let Err(error) = &added
             && spec.local
         {
             // Without privilege there is no TAP, but a bridge between guests needs none: its own port then leads nowhere.
-            let mut stand_in = spec.request(before);
-            stand_in.kind = PortKind::Null;
-            let instead = target.add_port(stand_in);
-            complaint = instead
-                .is_ok()
-                .then(|| format!("the host cannot reach this bridge, the rest of it works: {error}"));
-            if instead.is_ok() {
-                added = instead;
+            let mut request = spec.request(before);
+            request.kind = PortKind::Null;
+            if let Ok(ofport) = target.add_port(request) {
+                stand_in = Some(format!("the host cannot reach this bridge, the rest of it works: {error}"));
+                added = Ok(ofport);
             }
         }
         match added {
             Ok(ofport) => {
-                if spec.mtu.is_some() && complaint.is_none() {
+                let mut complaint = None;
+                if spec.mtu.is_some() && stand_in.is_none() {
                     complaint = target.set_port(&spec.name, spec.change(spec.mtu)).err();
                 }
-                self.ports.insert(spec.name.clone(), LivePort { spec, ofport, complaint });
+                self.ports.insert(spec.name.clone(), LivePort { spec, ofport, complaint, stand_in });
             }
             Err(error) => {
                 self.port_errors.insert(spec.name, error);
@@ -130,9 +143,22 @@ impl Running {
         }
     }
 
+    /// Puts the real device in the place of a stand-in, once there can be one.
+    fn heal(&mut self, target: &dyn Target, name: &str) {
+        let Some(live) = self.ports.get(name) else { return };
+        let spec = live.spec.clone();
+        if target.can_open(&spec.request(None)) {
+            self.remove_port(target, name);
+            self.add_port(target, spec, None);
+        }
+    }
+
     fn change_port(&mut self, target: &dyn Target, spec: PortSpec) {
         let Some(live) = self.ports.get_mut(&spec.name) else { return };
-        let mtu = spec.mtu.filter(|_| spec.mtu != live.spec.mtu);
+        // One that was refused is asked for again, so that its complaint does not get lost.
+        let again = live.complaint.is_some() && spec.mtu.is_some();
+        let differs = spec.mtu != live.spec.mtu || again;
+        let mtu = (differs && live.stand_in.is_none()).then(|| spec.mtu.unwrap_or(DEFAULT_MTU));
         let mut complaint = target.set_port(&spec.name, spec.change(mtu)).err();
         if complaint.is_some() && mtu.is_some() {
             // The MTU may be what the driver refuses; the rest shall not suffer for it.

@@ -25,6 +25,8 @@ pub enum Step {
     AddPort(PortSpec, Option<u16>),
     /// Change a port while it runs.
     ChangePort(PortSpec),
+    /// Try to replace the stand-in of a bridge's own port by the device it should be.
+    Heal(String),
 }
 
 /// The steps from one to the other, in the order to take them. Empty when they agree.
@@ -61,6 +63,9 @@ pub fn diff(running: &Running, desired: &Desired) -> Vec<Step> {
             Some(live) if !must_reopen(live, wanted) => {
                 if live.spec != *wanted {
                     steps.push(Step::ChangePort(wanted.clone()));
+                }
+                if live.stand_in.is_some() {
+                    steps.push(Step::Heal(name.clone()));
                 }
             }
             _ => opened.push((wanted.clone(), desired.numbers.get(name).copied())),

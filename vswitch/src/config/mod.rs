@@ -9,6 +9,8 @@
 //! - Each row stands alone: an interface that cannot be gets its `error` and `ofport` -1; all others run.
 //! - What runs is compared with what is wanted, never assumed: whatever order changes come in, or whatever failed
 //!   before, the next pass does what is missing and only that.
+//! - What failed is tried again by each pass, and there is one every few seconds while something has failed: a port heals when
+//!   its path comes free or its device can be made.
 //! - `cur_cfg` becomes `next_cfg` after [`Target::sync`]: when a client sees it, packets are treated so.
 //! - The switch is behind a trait, so that all of this runs in a test without one.
 //!

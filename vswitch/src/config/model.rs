@@ -71,6 +71,8 @@ pub struct Desired {
     pub port_faults: BTreeMap<String, String>,
     /// Settings that were passed over while the rest of the interface runs.
     pub port_notes: BTreeMap<String, String>,
+    /// Settings of the switch itself that were passed over.
+    pub root_notes: Vec<String>,
     /// CPUs for workers; `None` lets the switch choose, an error is a mask that could not be read.
     pub workers: Option<Result<Vec<u32>, String>>,
     /// When workers sleep.
@@ -95,8 +97,9 @@ impl Desired {
         let config = root.map("other_config");
         desired.next_cfg = root.int("next_cfg");
         desired.workers = config.get("pmd-cpu-mask").map(|mask| validate::cpu_mask(mask));
-        desired.idle = validate::idle(&config);
-        if let Some(ms) = config.get("stats-update-interval").and_then(|text| text.parse::<u64>().ok()) {
+        desired.root_notes.extend(desired.workers.iter().filter_map(|mask| mask.clone().err()));
+        desired.idle = validate::idle(&config, &mut desired.root_notes);
+        if let Some(ms) = validate::stats_interval_ms(&config, &mut desired.root_notes) {
             desired.stats_interval = Duration::from_millis(ms.max(SHORTEST_INTERVAL_MS));
         }
         let mut used = BTreeSet::new();

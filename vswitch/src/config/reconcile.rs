@@ -6,13 +6,16 @@ use std::sync::mpsc::Receiver;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use vswitch_ovsdb::{Db, OvsdbError, Snapshot};
+use vswitch_ovsdb::{Db, OvsdbError, Snapshot, Subscription};
 
 use super::apply::Running;
 use super::diff::diff;
 use super::model::Desired;
 use super::report;
 use super::target::Target;
+
+/// How long to wait before what failed is tried again though nothing was asked for.
+const RETRY: Duration = Duration::from_secs(2);
 
 /// Passes over the database, one at a time. [`ConfigThread`] runs them; tests call them directly.
 pub struct Reconciler {
@@ -41,13 +44,7 @@ impl Reconciler {
 
     /// Makes the switch agree with a snapshot and writes the outcome. What failed before is tried again.
     pub fn configure(&mut self, snapshot: &Snapshot) -> Result<(), OvsdbError> {
-        let desired = Desired::from_snapshot(snapshot);
-        if let Some(Err(fault)) = &desired.workers
-            && self.desired.workers != desired.workers
-        {
-            log::error!("workers stay as they are: {fault}");
-        }
-        self.desired = desired;
+        self.desired = Desired::from_snapshot(snapshot);
         let steps = diff(&self.running, &self.desired);
         let changed = !steps.is_empty();
         self.running.apply(&*self.target, steps);
@@ -55,6 +52,11 @@ impl Reconciler {
             self.target.sync();
         }
         self.write(true)
+    }
+
+    /// Whether something failed that may succeed later without any change of the database.
+    pub fn failing(&self) -> bool {
+        self.running.failing()
     }
 
     /// Refreshes statistics, link state and status.
@@ -95,24 +97,40 @@ impl ConfigThread {
         })?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopping = Arc::clone(&stop);
-        let thread = thread::Builder::new().name("config".into()).spawn(move || {
-            let mut refresh_at = Instant::now() + reconciler.stats_interval();
-            while !stopping.load(Ordering::Acquire) {
-                let left = refresh_at.saturating_duration_since(Instant::now());
-                let done = match changes.wait(Some(left)) {
-                    Some(snapshot) => reconciler.configure(&snapshot),
-                    None if stopping.load(Ordering::Acquire) => break,
-                    None => {
-                        refresh_at = Instant::now() + reconciler.stats_interval();
-                        reconciler.refresh()
-                    }
-                };
-                if let Err(fault) = done {
-                    log::error!("cannot write the switch's state to the database: {fault}");
-                }
-            }
-        })?;
+        let again = db.clone();
+        let thread = thread::Builder::new()
+            .name("config".into())
+            .spawn(move || follow(&again, &mut changes, &mut reconciler, &stopping))?;
         Ok(ConfigThread { db: db.clone(), stop, thread: Some(thread) })
+    }
+}
+
+/// The thread's work, until it is to stop.
+fn follow(db: &Db, changes: &mut Subscription, reconciler: &mut Reconciler, stopping: &AtomicBool) {
+    let mut refresh_at = Instant::now() + reconciler.stats_interval();
+    let mut retry_at = Instant::now() + RETRY;
+    while !stopping.load(Ordering::Acquire) {
+        let wake_at = if reconciler.failing() { retry_at.min(refresh_at) } else { refresh_at };
+        let woken = changes.wait(Some(wake_at.saturating_duration_since(Instant::now())));
+        if stopping.load(Ordering::Acquire) {
+            return;
+        }
+        let now = Instant::now();
+        let mut done = Ok(());
+        let retry = woken.is_none() && reconciler.failing() && retry_at <= now;
+        if let Some(snapshot) = woken.clone().or_else(|| retry.then(|| db.snapshot())) {
+            done = reconciler.configure(&snapshot);
+            retry_at = Instant::now() + RETRY;
+        }
+        // Woken before the time and without a commit: a port has changed.
+        let nudged = woken.is_none() && now < wake_at;
+        if nudged || refresh_at <= now {
+            refresh_at = now + reconciler.stats_interval();
+            done = done.and_then(|()| reconciler.refresh());
+        }
+        if let Err(fault) = done {
+            log::error!("cannot write the switch's state to the database: {fault}");
+        }
     }
 }
 

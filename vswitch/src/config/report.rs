@@ -39,7 +39,7 @@ pub(super) fn write(
             }
         }
         if let Some(row) = snapshot.table("Open_vSwitch").first() {
-            writes.push(("Open_vSwitch", row.uuid(), root(desired, configured)));
+            writes.push(("Open_vSwitch", row.uuid(), root(&row, desired, running, configured)));
         }
         write_all(txn, writes)
     })
@@ -52,11 +52,19 @@ fn write_all(txn: &mut LocalTxn<'_>, writes: Vec<(&str, Uuid, Columns)>) -> Resu
     Ok(())
 }
 
-fn root(desired: &Desired, configured: bool) -> Columns {
+/// The switch's own row. Open vSwitch has no column for what is wrong with its settings; `statistics` is the one map of
+/// the row that the switch writes, so it stands there under `error`.
+fn root(row: &RowView<'_>, desired: &Desired, running: &Running, configured: bool) -> Columns {
+    let notes = desired.root_notes.iter().chain(&running.worker_error);
+    let error = notes.map(String::as_str).collect::<Vec<_>>().join("; ");
+    if !error.is_empty() && row.map_get("statistics", "error") != Some(&error) {
+        log::warn!("{error}");
+    }
     let mut columns = vec![
         ("ovs_version", Datum::from(env!("CARGO_PKG_VERSION"))),
         ("datapath_types", Datum::set(["netdev"])),
         ("iface_types", Datum::set(TYPES.iter().copied())),
+        ("statistics", Datum::map((!error.is_empty()).then_some(("error", error.as_str())))),
     ];
     if configured {
         columns.push(("cur_cfg", Datum::from(desired.next_cfg)));
@@ -121,8 +129,12 @@ fn interface(
     }
     let live = running.ports.get(name)?;
     let info = report.map(|report| &report.info);
-    let notes =
-        [live.complaint.as_ref(), desired.port_notes.get(name), info.and_then(|info| info.error.as_ref())];
+    let notes = [
+        live.stand_in.as_ref(),
+        live.complaint.as_ref(),
+        desired.port_notes.get(name),
+        info.and_then(|info| info.error.as_ref()),
+    ];
     let notes: Vec<&str> = notes.into_iter().flatten().map(String::as_str).collect();
     let error = (!notes.is_empty()).then(|| notes.join("; "));
     complain(error.as_deref());
@@ -136,6 +148,7 @@ fn interface(
             ("link_resets", Datum::from(count(info.link_resets))),
             ("mtu", Datum::from(i64::from(info.mtu))),
             ("mac_in_use", Datum::optional(info.mac.map(mac_text))),
+            ("ifindex", Datum::optional(info.ifindex.map(i64::from))),
             ("status", Datum::map(info.status.iter().map(|(k, v)| (k.as_str(), v.as_str())))),
         ]);
     }
@@ -144,7 +157,8 @@ fn interface(
 
 /// An interface that does not run.
 fn absent(fault: &str) -> Columns {
-    let cleared = ["admin_state", "link_state", "link_resets", "mtu", "mac_in_use", "status", "statistics"];
+    let cleared =
+        ["admin_state", "link_state", "link_resets", "mtu", "mac_in_use", "ifindex", "status", "statistics"];
     let mut columns: Columns = cleared.map(|column| (column, Datum::empty())).into();
     columns.extend([("ofport", Datum::from(-1)), ("error", Datum::from(fault))]);
     columns

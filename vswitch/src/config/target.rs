@@ -14,6 +14,8 @@ pub trait Target: Send + Sync {
     fn set_bridge(&self, config: BridgeConfig) -> Result<(), String>;
     /// Removes a bridge with its ports.
     fn remove_bridge(&self, name: &str) -> Result<(), String>;
+    /// Whether the device of a request can be opened now. Opens and closes it; the switch does not change.
+    fn can_open(&self, request: &PortRequest) -> bool;
     /// Opens a port and joins it to its bridge; gives its OpenFlow number.
     fn add_port(&self, request: PortRequest) -> Result<u16, String>;
     /// Changes a running port.
@@ -45,6 +47,10 @@ impl Target for Switch {
 
     fn remove_bridge(&self, name: &str) -> Result<(), String> {
         text(self.remove_bridge(name))
+    }
+
+    fn can_open(&self, request: &PortRequest) -> bool {
+        self.can_open(request)
     }
 
     fn add_port(&self, request: PortRequest) -> Result<u16, String> {

@@ -39,8 +39,15 @@ impl Fake {
 
 impl Target for Fake {
     fn set_workers(&self, cpus: Option<&[u32]>) -> Result<(), String> {
-        self.state.lock().unwrap().log.push(format!("workers {cpus:?}"));
+        let mut state = self.state.lock().unwrap();
+        if cpus.is_some_and(|cpus| cpus.contains(&63)) && state.refused.contains(&"cpu63".to_owned()) {
+            return Err("CPU 63 of pmd-cpu-mask is not online".into());
+        }
+        state.log.push(format!("workers {cpus:?}"));
         Ok(())
+    }
+    fn can_open(&self, request: &PortRequest) -> bool {
+        !self.state.lock().unwrap().refused.contains(&request.name)
     }
     fn set_idle(&self, _: IdlePolicy) {}
     fn set_bridge(&self, config: BridgeConfig) -> Result<(), String> {
@@ -278,6 +285,43 @@ fn the_local_port_falls_back_when_there_is_no_tap() {
     let row = interface(&snapshot, "br0");
     assert_eq!(row.opt_int("ofport"), Some(65534));
     assert!(row.str("error").contains("cannot reach this bridge"));
+
+    // Other changes do not hide what is wrong.
+    bench.transact(&[json!({"op": "update", "table": "Port", "where": [], "row": {"tag": 3}})]);
+    assert_eq!(bench.pass(), ["set br0 Some(3) None", "sync"]);
+    assert!(interface(&bench.snapshot(), "br0").str("error").contains("cannot reach this bridge"));
+
+    // When the device can be made, it takes the place of the stand-in.
+    bench.fake.state.lock().unwrap().refused.clear();
+    assert!(bench.reconciler.failing());
+    assert_eq!(bench.pass(), ["-port br0", "port br0", "sync"]);
+    assert!(!bench.reconciler.failing());
+    let snapshot = bench.snapshot();
+    let row = interface(&snapshot, "br0");
+    assert_eq!((row.opt_int("ofport"), row.opt_str("error")), (Some(65534), None));
+    assert_ne!(bench.fake.state.lock().unwrap().ports["br0"].0.kind, PortKind::Null);
+}
+
+#[test]
+fn an_mtu_taken_back_is_the_default_again() {
+    let mut bench = Bench::new();
+    bench.add_bridge("br0", &[("p1", json!({}), json!({"type": VHOST, "mtu_request": 9000}))]);
+    bench.pass();
+    let mtu = |bench: &Bench| bench.fake.state.lock().unwrap().ports["p1"].0.mtu;
+    assert_eq!(mtu(&bench), Some(9000));
+    let request =
+        |mtu: Value| json!({"op": "update", "table": "Interface", "where": [], "row": {"mtu_request": mtu}});
+    bench.transact(&[request(json!(["set", []]))]);
+    bench.pass();
+    assert_eq!(mtu(&bench), Some(1500));
+
+    // A refused one stays known through other changes.
+    bench.fake.state.lock().unwrap().mtu_limit = Some(2000);
+    bench.transact(&[request(json!(9000))]);
+    bench.pass();
+    bench.transact(&[json!({"op": "update", "table": "Port", "where": [], "row": {"tag": 3}})]);
+    bench.pass();
+    assert!(interface(&bench.snapshot(), "p1").str("error").contains("too large"));
 }
 
 #[test]
@@ -357,8 +401,38 @@ fn worker_masks_are_applied_and_bad_ones_leave_workers_alone() {
     };
     bench.transact(&[set("6")]);
     assert_eq!(bench.pass(), ["workers Some([1, 2])", "sync"]);
+    let error = |bench: &Bench| {
+        let snapshot = bench.snapshot();
+        snapshot.table("Open_vSwitch").first().unwrap().map_get("statistics", "error").map(str::to_owned)
+    };
     bench.transact(&[set("xyz")]);
     assert_eq!(bench.pass(), Vec::<String>::new());
+    assert!(error(&bench).unwrap().contains("pmd-cpu-mask=xyz is not a hexadecimal mask"));
+
+    // One that cannot be now is tried again until it can.
+    bench.fake.state.lock().unwrap().refused.push("cpu63".into());
+    bench.transact(&[set("8000000000000000")]);
+    bench.pass();
+    assert_eq!(error(&bench).unwrap(), "CPU 63 of pmd-cpu-mask is not online");
+    assert!(bench.reconciler.failing());
+    bench.fake.state.lock().unwrap().refused.clear();
+    assert_eq!(bench.pass(), ["workers Some([63])", "sync"]);
+    assert_eq!(error(&bench), None);
+    assert!(!bench.reconciler.failing());
+}
+
+#[test]
+fn odd_settings_of_the_switch_are_named() {
+    let mut bench = Bench::new();
+    let odd = [("pmd-spin-us", "-1"), ("pmd-always-poll", "yes"), ("stats-update-interval", "5s")];
+    bench.transact(&[json!({"op": "update", "table": "Open_vSwitch", "where": [],
+        "row": {"other_config": ["map", odd]}})]);
+    bench.pass();
+    let snapshot = bench.snapshot();
+    let error = snapshot.table("Open_vSwitch").first().unwrap().map_get("statistics", "error").unwrap();
+    for (key, value) in odd {
+        assert!(error.contains(&format!("other_config:{key}={value}: use ")), "{error}");
+    }
 }
 
 #[test]
@@ -390,6 +464,31 @@ fn the_thread_follows_changes_and_ends() {
         commits.wait(patience);
     }
     drop(thread);
+}
+
+#[test]
+fn the_thread_heals_what_failed_without_being_asked() {
+    let db = Db::in_memory(vswitch_schema());
+    let fake = Arc::new(Fake::default());
+    fake.state.lock().unwrap().refused.push("p1".into());
+    let (_port_changed, changes) = channel();
+    let mut commits = db.subscribe();
+    let _thread = ConfigThread::start(&db, fake.clone(), changes).unwrap();
+    let bench = Bench {
+        db: db.clone(),
+        fake: Arc::default(),
+        reconciler: Reconciler::new(Db::in_memory(vswitch_schema()), Arc::new(Fake::default())).unwrap(),
+    };
+    bench.add_bridge("br0", &[("p1", json!({}), json!({"type": VHOST}))]);
+    let ofport = |snapshot: &Snapshot| interface(snapshot, "p1").opt_int("ofport");
+    let patience = Some(Duration::from_secs(30));
+    while ofport(&db.snapshot()) != Some(-1) {
+        commits.wait(patience);
+    }
+    fake.state.lock().unwrap().refused.clear();
+    while ofport(&db.snapshot()) != Some(1) {
+        assert!(commits.wait(patience).is_some(), "it was not tried again");
+    }
 }
 
 proptest! {

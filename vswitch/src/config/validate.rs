@@ -41,14 +41,29 @@ pub(super) fn cpu_mask(text: &str) -> Result<Vec<u32>, String> {
     Ok(cpus)
 }
 
+/// The longest `pmd-spin-us`: a minute. Who wants more wants `pmd-always-poll`.
+const LONGEST_SPIN_US: u64 = 60_000_000;
+
 /// When workers sleep: `pmd-always-poll`, and `pmd-spin-us` microseconds of polling after the last packet.
-pub(super) fn idle(config: &Options<'_>) -> IdlePolicy {
+pub(super) fn idle(config: &Options<'_>, notes: &mut Vec<String>) -> IdlePolicy {
     let mut idle = IdlePolicy::default();
-    if let Some(us) = config.get("pmd-spin-us").and_then(|text| text.parse().ok()) {
+    if let Some(us) = noted(notes, number(config, "pmd-spin-us", 0, LONGEST_SPIN_US)).flatten() {
         idle.spin = Duration::from_micros(us);
     }
-    idle.always_poll = config.get("pmd-always-poll") == Some(&"true");
+    if let Some(always) = noted(notes, flag(config, "pmd-always-poll", false)) {
+        idle.always_poll = always;
+    }
     idle
+}
+
+/// Milliseconds between writes of statistics, if set.
+pub(super) fn stats_interval_ms(config: &Options<'_>, notes: &mut Vec<String>) -> Option<u64> {
+    noted(notes, number(config, "stats-update-interval", 0, u64::from(u32::MAX))).flatten()
+}
+
+/// The value, or `None` with a note of the fault: the rest goes on with the default.
+fn noted<T>(notes: &mut Vec<String>, value: Result<T, String>) -> Option<T> {
+    value.map_err(|fault| notes.push(format!("other_config:{fault}"))).ok()
 }
 
 /// A name becomes part of paths and of a kernel interface.
@@ -99,7 +114,7 @@ fn flag(options: &Options<'_>, key: &str, default: bool) -> Result<bool, String>
         None => Ok(default),
         Some(&"true") => Ok(true),
         Some(&"false") => Ok(false),
-        Some(text) => Err(format!("options:{key}={text}: use true or false")),
+        Some(text) => Err(format!("{key}={text}: use true or false")),
     }
 }
 
@@ -119,7 +134,8 @@ fn port_notes(port: &RowView<'_>, row: &RowView<'_>) -> Option<String> {
     let given = ["mac", "bfd", "cfm_mpid", "lldp"].into_iter().filter(|column| !row.datum(column).is_empty());
     let rates = ["ingress_policing_rate", "ingress_policing_kpkts_rate"];
     let rates = rates.into_iter().filter(|column| row.int(column) != 0);
-    passed_over(&of_port.chain(given).chain(rates).collect::<Vec<_>>())
+    let priority_tags = port.map_get("other_config", "priority-tags").map(|_| "other_config:priority-tags");
+    passed_over(&of_port.chain(given).chain(rates).chain(priority_tags).collect::<Vec<_>>())
 }
 
 fn passed_over(columns: &[&str]) -> Option<String> {

@@ -4,7 +4,7 @@
 //! the sender.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -99,6 +99,17 @@ impl Mailbox {
             ended: AtomicBool::new(false),
         }
     }
+
+    /// The worker's last act: nobody takes commands any more, and those that wait are dropped.
+    pub(super) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+        fence(Ordering::SeqCst);
+        self.drop_commands();
+    }
+
+    fn drop_commands(&self) {
+        while self.commands.pop().is_some() {}
+    }
 }
 
 /// A handle to a worker, for control threads.
@@ -145,7 +156,12 @@ impl WorkerHandle {
             self.mailbox.waker.wake();
             std::thread::sleep(Duration::from_micros(20));
         }
-        if self.mailbox.asleep.swap(false, Ordering::SeqCst) {
+        // The worker says that it has ended and then empties its queue; we do it the other way round. With a full fence on both
+        // sides one of us sees the other, so no command, nor whoever waits for its answer, is left behind.
+        fence(Ordering::SeqCst);
+        if self.mailbox.ended.load(Ordering::Acquire) {
+            self.mailbox.drop_commands();
+        } else if self.mailbox.asleep.swap(false, Ordering::SeqCst) {
             self.mailbox.waker.wake();
         }
     }

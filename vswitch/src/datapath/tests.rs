@@ -287,3 +287,23 @@ fn trains_in_one_burst_keep_their_order_and_are_counted_apart() {
     assert_eq!(counters.emc_hits + counters.megaflow_hits, rounds * 8);
     assert!(counters.emc_hits > 0);
 }
+
+#[test]
+fn nobody_waits_for_a_worker_that_ends() {
+    let pool = Pool::create(64).unwrap();
+    let (upcalls, _receiver) = upcall_queue().unwrap();
+    let core = pmd::sys::cpu::online()[0];
+    for _ in 0..100 {
+        let upcalls = upcalls.clone();
+        let config = WorkerConfig { id: 0, core, idle: IdlePolicy::default(), upcalls, pool };
+        let (worker, thread) = spawn(config).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| (0..50).for_each(|_| worker.barrier()));
+            }
+            scope.spawn(|| (0..50).for_each(|_| assert!(worker.take_rxq(PortNo(1), 0).is_none())));
+            worker.send(Command::Stop);
+        });
+        thread.join().unwrap();
+    }
+}

@@ -114,6 +114,11 @@ impl UpcallReceiver {
         self.shared.asleep.store(false, Ordering::SeqCst);
     }
 
+    /// Upcalls that wait now.
+    pub fn waiting(&self) -> usize {
+        self.shared.queue.len()
+    }
+
     /// Interrupts [`UpcallReceiver::receive`] from any thread.
     pub fn waker(&self) -> Waker {
         self.shared.waker.clone()

@@ -164,8 +164,7 @@ impl Worker {
         }
         let mut ticks = Ticks::now();
         while self.round(&mut ticks) {}
-        self.mailbox.ended.store(true, Ordering::Release);
-        while self.mailbox.commands.pop().is_some() {}
+        self.mailbox.end();
     }
 
     /// Polls every queue once and does what else is due. False when a command ends the worker.

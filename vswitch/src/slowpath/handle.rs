@@ -28,8 +28,8 @@ pub struct SlowPathHandle {
 }
 
 impl SlowPathHandle {
-    /// Returns when every installed megaflow agrees with the bridges as they were when this was called, as far as
-    /// the slow path can tell: workers have been told, not waited for.
+    /// Returns when every installed megaflow agrees with the bridges as they were when this was called, and every packet that
+    /// waited then has been decided about, as far as the slow path can tell: workers have been told, not waited for.
     pub fn revalidate_now(&self) {
         self.ask(Request::Revalidate);
     }

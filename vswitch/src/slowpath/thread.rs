@@ -45,6 +45,9 @@ impl SlowPath {
 /// Somebody who waits for a pass.
 struct Waiter {
     ticket: u64,
+    /// Upcalls that waited before the request and have not been decided yet. A port's number may be given to another port
+    /// when the answer comes, so no packet of the old one may be left.
+    undecided: usize,
     reply: Sender<()>,
 }
 
@@ -52,23 +55,32 @@ fn run(mut engine: Engine, upcalls: &UpcallReceiver, requests: &Receiver<Request
     let mut batch = Vec::new();
     let mut waiters: Vec<Waiter> = Vec::new();
     let mut busy = false;
-    while answer_requests(&mut engine, requests, &mut waiters) {
+    while answer_requests(&mut engine, upcalls, requests, &mut waiters) {
         let timeout = if busy || !waiters.is_empty() { Duration::ZERO } else { engine.idle_for() };
         upcalls.receive(&mut batch, timeout);
+        for waiter in &mut waiters {
+            waiter.undecided = waiter.undecided.saturating_sub(batch.len());
+        }
         engine.handle(&mut batch);
         busy = engine.revalidate_some();
-        for waiter in waiters.extract_if(.., |waiter| engine.has_passed(waiter.ticket)) {
+        let answered = |waiter: &mut Waiter| waiter.undecided == 0 && engine.has_passed(waiter.ticket);
+        for waiter in waiters.extract_if(.., answered) {
             answer(&waiter.reply, ());
         }
     }
 }
 
 /// Answers what waits; false when the thread shall end.
-fn answer_requests(engine: &mut Engine, requests: &Receiver<Request>, waiters: &mut Vec<Waiter>) -> bool {
+fn answer_requests(
+    engine: &mut Engine,
+    upcalls: &UpcallReceiver,
+    requests: &Receiver<Request>,
+    waiters: &mut Vec<Waiter>,
+) -> bool {
     loop {
         match requests.try_recv() {
             Ok(Request::Revalidate(reply)) => {
-                waiters.push(Waiter { ticket: engine.ask_for_pass(), reply });
+                waiters.push(Waiter { ticket: engine.ask_for_pass(), undecided: upcalls.waiting(), reply });
             }
             Ok(Request::Flush(reply)) => {
                 engine.flush();

@@ -7,7 +7,7 @@
 //!               └──────▶ ports    (drivers; changes come back as events)
 //! ```
 //!
-//! All of this is control side and may block; one lock ([`Switch::inner`]) orders changes. Workers are reached by
+//! All of this is control side and may block; one lock (`Switch::inner`) orders changes. Workers are reached by
 //! command only and wait for nothing here. A change is live when the call returns and [`Switch::sync`] has been called.
 //!
 //! Lock order: `Switch::inner`, then whatever `Bridges` and `SlowPath` take inside. Port events arrive without

@@ -74,6 +74,11 @@ pub(super) struct PortEntry {
 }
 
 impl Switch {
+    /// Whether the driver of a request can be opened now, whatever ports there are. It is closed again.
+    pub fn can_open(&self, request: &PortRequest) -> bool {
+        super::open::open(request, &self.rundir, self.pool).is_ok()
+    }
+
     /// Opens a port and joins it to its bridge. Returns its OpenFlow number.
     pub fn add_port(&self, request: PortRequest) -> Result<u16, SwitchError> {
         let mut inner = self.lock();
@@ -141,7 +146,6 @@ impl Switch {
     pub fn remove_port(&self, name: &str) -> Result<(), SwitchError> {
         let mut inner = self.lock();
         let number = inner.number(name)?;
-        self.bridges.remove_port(name)?;
         inner.names.remove(name);
         let Some(entry) = inner.ports.remove(&number) else { return Ok(()) };
         for (&index, rxq) in &entry.rxqs {
@@ -149,7 +153,8 @@ impl Switch {
                 drop(worker.handle.take_rxq(number, index));
             }
         }
-        // No flow may name the number when it is given to another port.
+        self.bridges.remove_port(name)?;
+        // No flow, and no packet that waits for a decision, may name the number when it is given to another port.
         self.slow.revalidate_now();
         for worker in &inner.workers {
             worker.handle.send(Command::RemovePort(number));

@@ -202,3 +202,67 @@ fn workers_come_and_go_under_traffic() {
         std::thread::yield_now();
     }
 }
+
+/// Ports, workers, rules and queries from many threads at once. What is checked is that all of it ends, that nothing is left
+/// over, and that the switch still switches.
+#[test]
+fn everything_at_once() {
+    let bench = Bench::new();
+    let switch = &bench.switch;
+    let cpus = pmd::sys::cpu::online();
+    std::thread::scope(|scope| {
+        for name in ["x", "y", "z"] {
+            scope.spawn(|| flap(&bench, name));
+        }
+        scope.spawn(|| {
+            for round in 0..20 {
+                let from = round % cpus.len();
+                switch.set_workers(Some(&cpus[from..])).unwrap();
+            }
+        });
+        scope.spawn(|| {
+            for round in 0..60u32 {
+                // As if ports reported a change of their queues, known ones and those just removed.
+                switch.maintenance.sender().send(events::Event::Changed(PortNo(round % 6))).unwrap();
+                let affinity = BTreeMap::from([(0, cpus[round as usize % cpus.len()])]);
+                let vlan = VlanConfig::access((round % 3) as u16);
+                // The port may just not be there.
+                let _ = switch.set_port("y", PortChange { vlan, mtu: None, affinity });
+            }
+        });
+        scope.spawn(|| {
+            for _ in 0..40 {
+                let all = flowtable::key::FlowMatch::any();
+                let rule = flowtable::rules::Rule::new(9, all, vec![RuleAction::Normal], switch.now_ms());
+                switch.bridges().add_rules("br0", vec![rule]).unwrap();
+                switch.sync();
+                let queues: usize = switch.worker_reports().iter().map(|worker| worker.rxqs.len()).sum();
+                assert!(queues <= 3);
+                assert!(switch.port_reports(None).iter().all(|port| port.bridge == "br0"));
+                let _ = (switch.dp_flows(), switch.bridges().fdb("br0").unwrap());
+                let strict = RuleFilter::default();
+                switch.bridges().delete_rules("br0", &strict, false).unwrap();
+            }
+        });
+    });
+    assert!(switch.port_reports(None).is_empty());
+    assert!(switch.worker_reports().iter().all(|worker| worker.rxqs.is_empty()));
+    let all = flowtable::key::FlowMatch::any();
+    let rule = flowtable::rules::Rule::new(9, all, vec![RuleAction::Normal], switch.now_ms());
+    switch.bridges().add_rules("br0", vec![rule]).unwrap();
+    switch.sync();
+    assert!(switch.dp_flows().is_empty(), "flows of removed ports are left");
+    switch.add_port(bench.recorder("a")).unwrap();
+    switch.add_port(bench.source("s", &[frame(1, 2, 3)])).unwrap();
+    bench.await_sent("a", 1);
+}
+
+/// Adds and removes a port that brings traffic, again and again.
+fn flap(bench: &Bench, name: &str) {
+    let frames: Vec<_> = (0..200).map(|i| frame(0xee, i as u8, 0)).collect();
+    let request = bench.source(name, &frames);
+    for _ in 0..25 {
+        bench.switch.add_port(request.clone()).unwrap();
+        bench.switch.remove_port(name).unwrap();
+    }
+}

@@ -78,6 +78,10 @@ impl Switch {
     fn stop_leaving(&self, inner: &mut Inner) {
         let (leaving, staying): (Vec<_>, Vec<_>) = inner.workers.drain(..).partition(|w| w.leaving);
         inner.workers = staying;
+        if !leaving.is_empty() {
+            // They poll nothing any more. What they sent for a decision comes back to them before they are told to stop.
+            self.slow.revalidate_now();
+        }
         for mut worker in leaving {
             let id = worker.handle.id();
             self.sinks.remove(id);

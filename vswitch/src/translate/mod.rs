@@ -78,7 +78,8 @@ pub(crate) fn translate_in(state: &State, key: &FlowKey) -> Translation {
             rules: Vec::new(),
             learns: Vec::new(),
             lookups: Vec::new(),
-            cacheable: true,
+            // The port is on its way out, and its number may go to another, whose packets must find no flow of this one.
+            cacheable: false,
         };
     };
     let mut walk = Walk::new(bridge, in_port, key);

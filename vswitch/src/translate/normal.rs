@@ -6,8 +6,21 @@ use pmd::port::DropReason;
 use super::walk::Walk;
 use crate::bridge::{BridgePort, Learn, MacKey};
 
-/// 01:80:c2:00:00:00 to 01:80:c2:00:00:0f: for the bridge itself, never forwarded (IEEE 802.1Q, table 8-1).
-const RESERVED_GROUP: [u8; 5] = [0x01, 0x80, 0xc2, 0x00, 0x00];
+/// Addresses of protocols between neighbouring bridges, not forwarded unless `forward-bpdu` says so. First and last of each range; the
+/// same as in Open vSwitch.
+const RESERVED: [([u8; 6], [u8; 6]); 8] = [
+    // IEEE 802.1Q, table 8-1: STP, pause frames, LACP, LLDP.
+    ([0x01, 0x80, 0xc2, 0x00, 0x00, 0x00], [0x01, 0x80, 0xc2, 0x00, 0x00, 0x0f]),
+    // Extreme Networks: EDP, EAPS, EAPS.
+    ([0x00, 0xe0, 0x2b, 0x00, 0x00, 0x00], [0x00, 0xe0, 0x2b, 0x00, 0x00, 0x00]),
+    ([0x00, 0xe0, 0x2b, 0x00, 0x00, 0x04], [0x00, 0xe0, 0x2b, 0x00, 0x00, 0x04]),
+    ([0x00, 0xe0, 0x2b, 0x00, 0x00, 0x06], [0x00, 0xe0, 0x2b, 0x00, 0x00, 0x06]),
+    // Cisco: ISL; CFM; CDP, VTP and their kin, PVST+; STP uplink fast.
+    ([0x01, 0x00, 0x0c, 0x00, 0x00, 0x00], [0x01, 0x00, 0x0c, 0x00, 0x00, 0x00]),
+    ([0x01, 0x00, 0x0c, 0xcc, 0xcc, 0xc0], [0x01, 0x00, 0x0c, 0xcc, 0xcc, 0xc7]),
+    ([0x01, 0x00, 0x0c, 0xcc, 0xcc, 0xcc], [0x01, 0x00, 0x0c, 0xcc, 0xcc, 0xcd]),
+    ([0x01, 0x00, 0x0c, 0xcd, 0xcd, 0xcd], [0x01, 0x00, 0x0c, 0xcd, 0xcd, 0xcd]),
+];
 
 /// Where a frame goes.
 enum Destination<'a> {
@@ -79,9 +92,10 @@ impl<'a> Walk<'a> {
         let before = self.tags.save();
         for port in ports {
             let egress = port.vlans.egress_vid(vlan);
-            // A tag that stays as it is need not be looked at again, but a priority tag is never sent.
+            // A tag that stays as it is need not be looked at again, but one without VID may have to go.
             if egress != vid || vid == 0 {
-                self.tags.set_egress_vid(self.key, &mut self.mask, egress);
+                let keep_priority = port.vlans.keeps_priority();
+                self.tags.set_egress_vid(self.key, &mut self.mask, egress, keep_priority);
             }
             self.emit_output(port.dp);
             self.tags.restore(&before);
@@ -95,5 +109,5 @@ fn mac(value: u128) -> [u8; 6] {
 }
 
 fn is_reserved(dst: [u8; 6]) -> bool {
-    dst[..5] == RESERVED_GROUP && dst[5] < 0x10
+    RESERVED.iter().any(|(first, last)| (*first..=*last).contains(&dst))
 }

@@ -95,12 +95,22 @@ impl Tags {
     }
 
     /// Makes the frame leave with this VID: the tag is taken off for zero, changed or put on otherwise. The
-    /// priority stays when there is a tag to carry it.
-    pub(super) fn set_egress_vid(&mut self, key: &FlowKey, mask: &mut FlowMask, vid: u16) {
+    /// priority stays when there is a tag to carry it; with `keep_priority` a priority other than zero keeps the tag.
+    pub(super) fn set_egress_vid(
+        &mut self,
+        key: &FlowKey,
+        mask: &mut FlowMask,
+        vid: u16,
+        keep_priority: bool,
+    ) {
         if vid != 0 {
             self.set_bits(key, mask, vid, VID_BITS);
         } else if self.is_tagged(key, mask) {
-            self.pop(key, mask);
+            if keep_priority && self.outer_bits(key, mask, PCP_BITS) != 0 {
+                self.set_bits(key, mask, 0, VID_BITS);
+            } else {
+                self.pop(key, mask);
+            }
         }
     }
 

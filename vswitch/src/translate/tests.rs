@@ -112,6 +112,10 @@ fn reserved_groups_stay_unless_asked_for() {
     let above = FlowKey { eth_dst: [1, 0x80, 0xc2, 0, 0, 0x10], ..bpdu };
     bridges.set_bridge(BridgeConfig::new("br")).unwrap();
     assert_eq!(fate(&bridges, &above), [out(12)]);
+    let cdp = FlowKey { eth_dst: [1, 0, 0xc, 0xcc, 0xcc, 0xcc], ..bpdu };
+    assert_eq!(fate(&bridges, &cdp), []);
+    let kin = FlowKey { eth_dst: [1, 0, 0xc, 0xcc, 0xcc, 0xce], ..bpdu };
+    assert_eq!(fate(&bridges, &kin), [out(12)]);
 }
 
 #[test]
@@ -147,6 +151,11 @@ fn a_priority_tag_is_no_tag_but_keeps_its_priority() {
     let pushed = Action::PushVlan { tpid: 0x8100, tci: 0x6005 };
     let actions = fate(&bridges, &key);
     assert_eq!(actions, [Action::PopVlan, out(13), pushed, out(12)]);
+
+    // In VLAN 0 the priority is all the tag says: without one it goes, with one it stays where VLANs leave tagged.
+    let bridges = bridge(&[VlanConfig::default(), VlanConfig::default(), VlanConfig::access(0)]);
+    assert_eq!(fate(&bridges, &key), [out(12), Action::PopVlan, out(13)]);
+    assert_eq!(fate(&bridges, &frame(11, &[0])), [Action::PopVlan, out(12), out(13)]);
 }
 
 #[test]

@@ -67,6 +67,7 @@ impl Device {
             info.mtu = mtu;
         }
         info.mac = self.control.mac(&name).ok();
+        info.ifindex = self.control.index(&name).ok();
         info
     }
 

@@ -8,6 +8,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
 use super::*;
 use crate::packet::{BatchStorage, Gso, Offload};
@@ -397,5 +398,26 @@ fn large_datagrams_are_cut_by_the_kernel_or_by_us() {
         let (frame, fragmented) = large_datagram(mac, &data, Gso::Udp, 1480);
         send(&frame, fragmented);
         receive(&[5000]);
+    });
+}
+
+#[test]
+fn a_device_made_by_the_operator_needs_no_privilege() {
+    in_namespace(|| {
+        ip("tuntap add dev tap1 mode tap user root");
+        ip("tuntap add dev tap2 mode tap user root");
+        ip("link set tap1 up");
+        // Of this thread only.
+        let none = CapabilitySet::empty();
+        let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
+        set_capabilities(None, sets).unwrap();
+
+        let refused = open(&TapConfig { name: "tap3".into(), queues: 1 }).err().unwrap().to_string();
+        assert!(refused.contains("tap3") && refused.contains("ip tuntap add"), "{refused}");
+        let down = open(&TapConfig { name: "tap2".into(), queues: 1 }).err().unwrap().to_string();
+        assert!(down.contains("tap2") && down.contains("ip link set up"), "{down}");
+        let port = open(&TapConfig { name: "tap1".into(), queues: 1 }).unwrap();
+        assert_eq!(port.info().link, LinkState::Up);
+        assert!(port.info().ifindex.is_some_and(|index| index > 1));
     });
 }

@@ -10,7 +10,7 @@ use tests::lab::Lab;
 use tests::process::run;
 use tests::switch::Vswitchd;
 
-use crate::kept::Description;
+use crate::kept::{Description, Growing};
 
 /// Long enough for a first ping on a machine that is busy with other things.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -30,6 +30,7 @@ pub(crate) struct Set {
     switch: Vswitchd,
     netns: NetnsName,
     lab: Lab,
+    description: Growing,
     started: Instant,
     lines: Vec<String>,
 }
@@ -71,7 +72,16 @@ impl Set {
         let lab = Lab::open()?;
         say(started, &format!("cache {}", lab.cache().display()));
 
-        let switch = Vswitchd::start_kept(&lab, keep)?;
+        let description = Growing::guard(Description {
+            folder: lab.scratch().to_owned(),
+            netns: NETNS.to_owned(),
+            processes: Vec::new(),
+            consoles: Vec::new(),
+            ip: lab.program("ip"),
+        })?;
+
+        let mut switch = Vswitchd::start_kept(&lab, keep)?;
+        description.started(switch.process()?.pid(), None);
         say(started, &format!("vswitchd runs, its folder is {}", switch.rundir().display()));
         switch.vsctl("add-br br0")?;
         switch.vsctl("add-port br0 vm1 -- set Interface vm1 type=vhost-user")?;
@@ -93,9 +103,12 @@ impl Set {
             Nic::new(path, Socket::QemuListens, 2),
         ];
         let mut number = 0;
-        let mut start = |nic: Nic| {
+        let mut start = |nic: Nic| -> Result<Guest> {
             number += 1;
-            Guest::start(&lab, &GuestConfig { keep, ..GuestConfig::new(&format!("vm{number}"), nic) })
+            let mut guest =
+                Guest::start(&lab, &GuestConfig { keep, ..GuestConfig::new(&format!("vm{number}"), nic) })?;
+            description.started(guest.process().pid(), Some(guest.console_path()));
+            Ok(guest)
         };
         let [first, second] = cards;
         let mut guests = [start(first)?, start(second)?];
@@ -105,25 +118,12 @@ impl Set {
             guest.address("eth0", &format!("{address}/24"))?;
             say(started, &format!("guest {} is up: {}, {address}", i + 1, guest.run("uname -sr")?));
         }
-        Ok(Self { guests, switch, netns, lab, started, lines: Vec::new() })
-    }
-
-    /// What has been created, for cleaning up without destructors.
-    pub(crate) fn description(&mut self) -> Description {
-        let mut processes: Vec<u32> = self.switch.process().map(|p| p.pid()).into_iter().collect();
-        processes.extend(self.guests.iter_mut().map(|g| g.process().pid()));
-        Description {
-            folder: self.lab.scratch().to_owned(),
-            netns: NETNS.to_owned(),
-            processes,
-            consoles: self.guests.iter().map(|g| g.console_path().to_owned()).collect(),
-            ip: self.lab.program("ip"),
-        }
+        Ok(Self { guests, switch, netns, lab, description, started, lines: Vec::new() })
     }
 
     /// Leaves everything up and says how to go on.
     pub(crate) fn keep(mut self) -> Result<()> {
-        self.description().save()?;
+        self.description.now().save()?;
         self.netns.kept = true;
         self.lab.keep_scratch();
         let vsctl = format!("{} --db {}", self.lab.binaries().vsctl().display(), self.switch.remote());

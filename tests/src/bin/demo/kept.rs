@@ -3,10 +3,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 use tests::failure::{During as _, Failure, Result};
 use tests::guest::run_in_running_guest;
 use tests::lab;
@@ -76,11 +80,45 @@ impl Description {
                 if !self.runs() {
                     break;
                 }
-                std::thread::sleep(Duration::from_millis(20));
+                thread::sleep(Duration::from_millis(20));
             }
         }
         let _ = Command::new(&self.ip).args(["netns", "del", &self.netns]).stderr(Stdio::null()).status();
         let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// The description while the demo is being built, shared with whoever cleans up when it is interrupted: on Ctrl-C or
+/// `kill`, destructors do not run.
+#[derive(Clone)]
+pub(crate) struct Growing(Arc<Mutex<Description>>);
+
+impl Growing {
+    /// Starts with what is known at first, and does from now on what destructors would do when a signal comes.
+    pub(crate) fn guard(description: Description) -> Result<Self> {
+        let growing = Self(Arc::new(Mutex::new(description)));
+        let seen = growing.clone();
+        let mut signals = Signals::new([SIGINT, SIGTERM]).during("signal handler")?;
+        thread::spawn(move || {
+            if signals.forever().next().is_some() {
+                eprintln!("\ndemo: interrupted, cleaning up");
+                seen.now().remove();
+                std::process::exit(130);
+            }
+        });
+        Ok(growing)
+    }
+
+    /// The description as of now.
+    pub(crate) fn now(&self) -> Description {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes a program that has been started and, for a guest, its command channel.
+    pub(crate) fn started(&self, pid: u32, console: Option<&Path>) {
+        let mut description = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        description.processes.push(pid);
+        description.consoles.extend(console.map(Path::to_owned));
     }
 }
 

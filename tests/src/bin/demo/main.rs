@@ -14,11 +14,8 @@ mod kept;
 
 use std::env;
 use std::process::ExitCode;
-use std::thread;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
-use tests::failure::{During as _, Failure, Result};
+use tests::failure::{Failure, Result};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -42,23 +39,9 @@ fn demo() -> Result<()> {
     let keep = env::var("KEEP").is_ok_and(|v| !v.is_empty() && v != "0");
     kept::refuse_if_running()?;
     let mut set = acts::Set::build(keep)?;
-    clean_up_when_interrupted(set.description())?;
     acts::ping(&mut set)?;
     acts::guest_to_guest(&mut set)?;
     acts::guest_to_host(&mut set)?;
     acts::summary(&mut set)?;
     if keep { set.keep() } else { Ok(()) }
-}
-
-/// On Ctrl-C or `kill`, destructors do not run: this does what they would have done.
-fn clean_up_when_interrupted(description: kept::Description) -> Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM]).during("signal handler")?;
-    thread::spawn(move || {
-        if signals.forever().next().is_some() {
-            eprintln!("\ndemo: interrupted, cleaning up");
-            description.remove();
-            std::process::exit(130);
-        }
-    });
-    Ok(())
 }

@@ -87,3 +87,21 @@ fn a_stopped_slow_path_answers_nobody_and_blocks_nobody() {
     slow.forget_worker(0);
     assert!(slow.dump().is_empty());
 }
+
+#[test]
+fn what_waited_before_a_change_is_decided_before_the_call_returns() {
+    let lab = Lab::new();
+    let (slow, upcalls, executed) = start(&lab);
+    // More than one look at the queue takes. A packet left behind could be taken for one of the port that gets the number
+    // next.
+    for source in 0..400u16 {
+        let [a, b] = source.to_be_bytes();
+        let mut key = frame(1, 1, 2);
+        key.eth_src = [2, 9, 9, 9, a, b];
+        assert!(upcalls.send(Upcall { worker: 0, key, packet: lab.packet() }));
+    }
+    lab.bridges.remove_port("p1").unwrap();
+    slow.revalidate_now();
+    assert_eq!(slow.stats().upcalls, 400);
+    assert_eq!(executed.try_iter().count(), 400);
+}

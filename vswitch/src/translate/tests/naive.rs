@@ -173,7 +173,9 @@ impl Run<'_> {
         let (src, dst) = (self.key.eth_src, self.key.eth_dst);
         let vid = self.tags.last().map_or(0, |tag| tag.1 & 0x0fff);
         let Some(vlan) = self.in_port.vlans.admit(vid) else { return };
-        if dst[..5] == [1, 0x80, 0xc2, 0, 0] && dst[5] < 16 {
+        let reserved = dst[..5] == [1, 0x80, 0xc2, 0, 0] && dst[5] < 16
+            || dst[..5] == [1, 0, 0xc, 0xcc, 0xcc] && [0xcc, 0xcd].contains(&dst[5]);
+        if reserved {
             return;
         }
         let unicast = dst[0] & 1 == 0 && !self.bridge.flood_vlans.contains(vlan);
@@ -196,6 +198,9 @@ impl Run<'_> {
     fn send_in_vlan(&mut self, port: &BridgePort, vlan: u16) {
         let before = self.tags.clone();
         match port.vlans.egress_vid(vlan) {
+            0 if port.vlans.keeps_priority() && self.tags.last().is_some_and(|tag| tag.1 & 0xe000 != 0) => {
+                self.set_tag(0, 0x0fff);
+            }
             0 => drop(self.tags.pop()),
             vid => self.set_tag(vid, 0x0fff),
         }

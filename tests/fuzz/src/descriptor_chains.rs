@@ -1,0 +1,327 @@
+//! Boundary: guest memory and rings. A guest writes any bytes there, at any time.
+//!
+//! An input is a program: it writes descriptors (in the ring or in indirect tables), indexes and any words, and lets a worker
+//! receive from the guest's transmit ring and send to its receive ring in between, also between a burst and its end,
+//! when payload is still named.
+//!
+//! Property: no panic, every burst ends, and
+//! - receiving writes nothing but its used ring, where chains appear in the order they were offered;
+//! - sending writes nothing but its used ring and buffers that the guest offered for writing;
+//! - a broken ring says why and does nothing more until it is started anew.
+
+use std::fs::File;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use pmd::packet::{BatchStorage, Gso, Offload, Span};
+use pmd::port::{RxQueue, TxQueue};
+use pmd::virtio::features::*;
+use pmd::virtio::split::{DESC_F_INDIRECT, DESC_F_WRITE};
+use rustix::fs::{MemfdFlags, memfd_create};
+use vhost_port::fuzz::{Bench, Ring};
+use vhost_port::{Mode, VhostConfig};
+
+use super::input::Input;
+
+/// Two regions of half each, side by side.
+const MEMORY: usize = 0x1_0000;
+const AREA: usize = 0x1000;
+const AVAIL: usize = 0x400;
+const USED: usize = 0x800;
+/// Rings and indirect tables lie below, buffers should not.
+const TABLES: usize = 0x2000;
+const PAYLOAD: usize = 0x4000;
+
+/// Runs one input: what was negotiated, then the program.
+pub fn run(data: &[u8]) {
+    let mut input = Input::new(data);
+    let mut stage = Stage::new(&mut input);
+    for _ in 0..256 {
+        if input.is_empty() {
+            return;
+        }
+        match input.u8() % 8 {
+            0 => stage.write_descriptor(&mut input),
+            1 => stage.write_word(&mut input),
+            2 => stage.offer(&mut input),
+            3 => stage.receive(None),
+            4 => stage.receive(Some((input.u16(), input.u16()))),
+            5 => stage.send(&mut input),
+            6 if input.u8().is_multiple_of(2) => stage.sleep(),
+            6 => stage.hairpin(),
+            _ => stage.start(usize::from(input.u8() % 2), input.u16()),
+        }
+    }
+}
+
+/// Plain chains, chains of several, indirect tables, loops, wrong directions; both ways.
+pub fn seeds() -> Vec<Vec<u8>> {
+    let head = |bits: u8| vec![bits, 3];
+    let desc = |table: u8, slot: u8, addr: u32, len: u16, flags: u8, next: u8| {
+        [&[0, table, slot][..], &addr.to_le_bytes(), &len.to_le_bytes(), &[flags, next]].concat()
+    };
+    let offer = |ring: u8, head: u8| vec![2, ring, head, 1];
+    let send = |len: u16, gso: u8| [&[5][..], &len.to_le_bytes(), &[gso]].concat();
+    let (rx, tx) = (vec![3], |len| send(len, 0));
+    let mutate = vec![4, 0x04, 0x14, 9, 0];
+    [
+        [head(7), desc(1, 0, 0x5000, 72, 0, 0), offer(1, 0), rx.clone()],
+        [
+            head(7),
+            [desc(1, 0, 0x5000, 12, 1, 1), desc(1, 1, 0x7fe0, 600, 0, 0)].concat(),
+            offer(1, 0),
+            mutate,
+        ],
+        [
+            head(6),
+            [desc(1, 2, 0x2000, 32, 4, 0), desc(2, 0, 0x5000, 12, 1, 1), desc(2, 1, 0x6000, 60, 0, 0)]
+                .concat(),
+            offer(1, 2),
+            rx.clone(),
+        ],
+        [
+            head(5),
+            [desc(1, 0, 0x5000, 20, 1, 1), desc(1, 1, 0x5000, 20, 1, 0)].concat(),
+            offer(1, 0),
+            rx.clone(),
+        ],
+        [head(7), desc(0, 0, 0x9000, 2000, 2, 0), offer(0, 0), tx(60)],
+        [
+            head(4),
+            [desc(0, 0, 0x9000, 600, 2, 0), desc(0, 1, 0xb000, 600, 2, 0), offer(0, 1)].concat(),
+            offer(0, 0),
+            tx(1000),
+        ],
+        [
+            head(3),
+            [desc(0, 0, 0x9000, 12, 3, 1), desc(0, 1, 0x7ff0, 1600, 2, 0)].concat(),
+            offer(0, 0),
+            send(3000, 1),
+        ],
+        [
+            head(7),
+            desc(0, 0, 0x5000, 20, 0, 0),
+            offer(0, 0),
+            [tx(60), vec![6, 0, 7, 0, 0, 0], tx(60)].concat(),
+        ],
+        [
+            head(4),
+            [desc(0, 0, 0x9000, 2000, 2, 0), offer(0, 0), desc(1, 0, 0x5000, 1500, 0, 0)].concat(),
+            offer(1, 0),
+            vec![6, 1],
+        ],
+        [head(7), desc(1, 0, 0xfff0, 100, 0, 0), offer(1, 0), [rx.clone(), vec![7, 1, 1, 0], rx].concat()],
+    ]
+    .map(|parts| parts.concat())
+    .into()
+}
+
+/// A guest's memory, and a worker on both of its rings.
+struct Stage {
+    file: File,
+    bench: Bench,
+    features: u64,
+    size: u16,
+    rx: Box<dyn RxQueue>,
+    tx: Box<dyn TxQueue>,
+    storage: BatchStorage,
+}
+
+impl Stage {
+    fn new(input: &mut Input<'_>) -> Stage {
+        let bits = input.u8();
+        let when = |bit: u8, features: u64| if bits >> bit & 1 == 1 { features } else { 0 };
+        let features = when(0, VIRTIO_F_EVENT_IDX)
+            | when(1, VIRTIO_F_INDIRECT_DESC)
+            | when(2, VIRTIO_NET_F_MRG_RXBUF)
+            | when(3, VIRTIO_F_VERSION_1)
+            | when(4, VIRTIO_NET_F_CSUM | VIRTIO_NET_F_HOST_TSO4 | VIRTIO_NET_F_HOST_TSO6)
+            | when(5, VIRTIO_NET_F_GUEST_CSUM | VIRTIO_NET_F_GUEST_TSO4);
+        let file: File = memfd_create("guest", MemfdFlags::CLOEXEC).unwrap().into();
+        file.set_len(MEMORY as u64).unwrap();
+        let mode = Mode::Connect(PathBuf::from("fuzz"));
+        let config = VhostConfig { max_queue_pairs: 1, ..VhostConfig::new("fuzz", mode) };
+        let mut bench = Bench::new(config).unwrap();
+        let half = MEMORY as u64 / 2;
+        bench.map(&file, 0, 0, half).unwrap();
+        bench.map(&file, half, half, half).unwrap();
+        let (rx, tx) = (bench.rx_queue(0).unwrap(), bench.tx_queue());
+        let size = 1 << (input.u8() % 6);
+        let stage = Stage { file, bench, features, size, rx, tx, storage: BatchStorage::new() };
+        stage.start(0, 0);
+        stage.start(1, 0);
+        stage
+    }
+
+    /// Starts a ring at an index, as a front-end does after the guest's driver did.
+    fn start(&self, index: usize, base: u16) {
+        let area = index * AREA;
+        self.write(area + USED + 2, &base.to_le_bytes());
+        let [descriptors, avail, used] = [0, AVAIL, USED].map(|part| (area + part) as u64);
+        let ring = Ring { index, size: self.size.into(), descriptors, avail, used, base };
+        self.bench.start(ring, self.features).unwrap();
+        assert_eq!(self.bench.fault(index), None);
+    }
+
+    fn write(&self, at: usize, bytes: &[u8]) {
+        if at + bytes.len() <= MEMORY {
+            self.file.write_all_at(bytes, at as u64).unwrap();
+        }
+    }
+
+    fn word(&self, at: usize) -> u16 {
+        let mut bytes = [0; 2];
+        self.file.read_exact_at(&mut bytes, at as u64).unwrap();
+        u16::from_le_bytes(bytes)
+    }
+
+    fn image(&self) -> Vec<u8> {
+        let mut image = vec![0; MEMORY];
+        self.file.read_exact_at(&mut image, 0).unwrap();
+        image
+    }
+
+    /// Table 0 and 1 are those of the rings, higher ones indirect.
+    fn write_descriptor(&mut self, input: &mut Input<'_>) {
+        let (table, slot) = (usize::from(input.u8() % 8), usize::from(input.u8() % 64));
+        let base = if table < 2 { table * AREA } else { TABLES + (table - 2) * 0x200 };
+        let (addr, len, flags, next) = (input.u32(), input.u16(), input.u8(), input.u8());
+        // The top byte spreads addresses over all 64 bits and lengths over 32.
+        let wide = addr >> 24;
+        let addr = if wide == 0 { u64::from(addr) } else { u64::from(addr).rotate_right(wide) };
+        let len = u32::from(len) << (flags >> 4);
+        let mut bytes = addr.to_le_bytes().to_vec();
+        bytes.extend(len.to_le_bytes());
+        bytes.extend([flags & 7, 0, next, 0]);
+        self.write(base + slot * 16, &bytes);
+    }
+
+    /// Any word of the first pages, or the payload's header.
+    fn write_word(&mut self, input: &mut Input<'_>) {
+        let (at, value) = (input.u16(), input.u16());
+        self.write(usize::from(at), &value.to_le_bytes());
+    }
+
+    /// Offers a head and moves the avail index on.
+    fn offer(&mut self, input: &mut Input<'_>) {
+        let (ring, head, ahead) = (usize::from(input.u8() % 2), input.u8(), input.u8());
+        let avail = ring * AREA + AVAIL;
+        let index = self.word(avail + 2);
+        self.write(avail + 4 + usize::from(index % self.size) * 2, &u16::from(head).to_le_bytes());
+        self.write(avail + 2, &index.wrapping_add(ahead.into()).to_le_bytes());
+    }
+
+    /// Receives a burst; a word may change while its payload is named.
+    fn receive(&mut self, change: Option<(u16, u16)>) {
+        let broken = self.bench.fault(1).is_some();
+        let before = self.image();
+        let mut batch = self.storage.begin();
+        let count = self.rx.rx_burst(&mut batch);
+        assert_eq!(count, batch.len());
+        assert!(!broken || count == 0, "a broken ring went on");
+        if let Some((at, value)) = change {
+            self.file.write_all_at(&value.to_le_bytes(), u64::from(at & !1)).unwrap();
+        }
+        for slot in 0..count as u16 {
+            let frame = batch.frame(slot);
+            assert!((14..=65_535 + 22).contains(&frame.len()), "a frame of {} bytes", frame.len());
+            let mut bytes = vec![0; frame.len()];
+            assert_eq!(frame.copy_to(&mut bytes), bytes.len());
+        }
+        self.rx.rx_done();
+        if change.is_some() {
+            return;
+        }
+        let after = self.image();
+        let used = used_ring(1, self.size);
+        only_changed(&before, &after, std::slice::from_ref(&used));
+        let word = |image: &[u8], at: usize| u16::from_le_bytes([image[at], image[at + 1]]);
+        let (was, is) = (word(&before, used.start + 2), word(&after, used.start + 2));
+        assert!(!broken || was == is, "a broken ring gave chains back");
+        let done = is.wrapping_sub(was);
+        assert!(done <= self.size, "{done} chains from a ring of {}", self.size);
+    }
+
+    /// Sends a frame that may need cutting.
+    fn send(&mut self, input: &mut Input<'_>) {
+        let (len, gso) = (usize::from(input.u16() % 9000), input.u8());
+        let mut bytes = super::frames::tcp4(len);
+        bytes.truncate(len.max(14));
+        let broken = self.bench.fault(0).is_some();
+        let before = self.image();
+        let mut batch = self.storage.begin();
+        batch.receive(Span::from_slice(&bytes));
+        if gso % 4 == 1 {
+            batch.packet_mut(0).offload = Offload {
+                needs_csum: true,
+                gso: Gso::TcpV4,
+                gso_size: 1000,
+                csum_start: 34,
+                csum_offset: 16,
+                ..Offload::default()
+            };
+        }
+        let sent = self.tx.tx_burst(&batch, &[0]);
+        assert!(!broken || sent == 0, "a broken ring went on");
+        let after = self.image();
+        let mut allowed = writable(&before, 0, self.size);
+        // Where a buffer covers the tables themselves, what the device saw is not what we see.
+        if allowed.iter().all(|buffer| buffer.start >= PAYLOAD) {
+            allowed.push(used_ring(0, self.size));
+            only_changed(&before, &after, &allowed);
+        }
+    }
+
+    /// Sends what it receives back to the guest: payload goes from guest memory to guest memory.
+    fn hairpin(&mut self) {
+        let mut batch = self.storage.begin();
+        let count = self.rx.rx_burst(&mut batch);
+        let slots: Vec<u16> = (0..count as u16).collect();
+        assert!(self.tx.tx_burst(&batch, &slots) <= count);
+        self.rx.rx_done();
+    }
+
+    /// What a worker does before and after it sleeps.
+    fn sleep(&mut self) {
+        self.rx.arm();
+        self.rx.disarm();
+    }
+}
+
+fn used_ring(ring: usize, size: u16) -> Range<usize> {
+    let start = ring * AREA + USED;
+    start..start + 6 + usize::from(size) * 8
+}
+
+/// Buffers that a ring's table, and the indirect tables it names, offer for writing.
+fn writable(image: &[u8], ring: usize, size: u16) -> Vec<Range<usize>> {
+    let mut out = Vec::new();
+    let mut tables = vec![(ring * AREA, usize::from(size), true)];
+    while let Some((start, count, outer)) = tables.pop() {
+        for at in (0..count).map(|i| start + i * 16) {
+            let Some(bytes) = image.get(at..at + 16) else { break };
+            let addr = u64::from_le_bytes(bytes[..8].try_into().unwrap());
+            let Ok(addr) = usize::try_from(addr).map(|a| a.min(MEMORY)) else { continue };
+            let len = u32::from_le_bytes(bytes[8..12].try_into().unwrap()) as usize;
+            let flags = u16::from_le_bytes([bytes[12], bytes[13]]);
+            if flags & DESC_F_INDIRECT != 0 && outer {
+                tables.push((addr, len / 16, false));
+            }
+            if flags & DESC_F_WRITE != 0 {
+                out.push(addr..(addr + len).min(MEMORY));
+            }
+        }
+    }
+    out
+}
+
+fn only_changed(before: &[u8], after: &[u8], allowed: &[Range<usize>]) {
+    if before == after {
+        return;
+    }
+    for (at, (old, new)) in before.iter().zip(after).enumerate() {
+        let fine = old == new || allowed.iter().any(|range| range.contains(&at));
+        assert!(fine, "the device wrote guest memory at {at:#x}, which was not offered");
+    }
+}

@@ -1,4 +1,0 @@
-//! libFuzzer's entry to [`tests::fuzzed::json_rpc`].
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|data: &[u8]| tests::fuzzed::json_rpc(data));

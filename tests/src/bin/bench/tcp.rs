@@ -1,0 +1,104 @@
+//! TCP by iperf3: between two emulated guests, and between two network namespaces on TAP ports, where the Linux bridge is
+//! the other contestant.
+//!
+//! A guest without KVM is slower than any switch: its row is there to see regressions, not to compare.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tests::failure::{Failure, Result};
+use tests::guest::receiver_rate;
+use tests::lab::Lab;
+use tests::netns::Netns;
+use tests::process::Process;
+use tests::switch::Vswitchd;
+
+use crate::Bench;
+use crate::idle::two_guests;
+use crate::report::{Report, Table};
+
+/// Length of one transfer, seconds.
+const TRANSFER: u32 = 5;
+/// Addresses of the two namespaces.
+const ADDRESSES: [&str; 2] = ["10.2.0.1", "10.2.0.2"];
+
+/// Measures the row.
+pub(crate) fn tcp(bench: &Bench, report: &mut Report) -> Result<()> {
+    report.push(guests(bench)?);
+    report.push(namespaces(bench)?);
+    Ok(())
+}
+
+fn guests(bench: &Bench) -> Result<Table> {
+    let (_switch, [mut first, mut second]) = two_guests(bench)?;
+    let mut table = Table::new("TCP between two guests under software emulation", "Mbit/s");
+    second.serve_iperf()?;
+    for _ in 0..bench.rounds {
+        table.add("vswitchd", first.tcp_rate("10.1.0.2", TRANSFER, false)?);
+        table.add("vswitchd, reverse", first.tcp_rate("10.1.0.2", TRANSFER, true)?);
+    }
+    table.remark("the guests share the two processors with the switch: they are the limit");
+    Ok(table)
+}
+
+fn namespaces(bench: &Bench) -> Result<Table> {
+    let mut table = Table::new("TCP between two network namespaces", "Mbit/s");
+    for _ in 0..bench.rounds {
+        table.add("vswitchd, TAP ports", through_switch(&bench.lab)?);
+        table.add("Linux bridge, veth pairs", through_bridge(&bench.lab)?);
+    }
+    table.compare("vswitchd, TAP ports", "Linux bridge, veth pairs");
+    table.remark("the bridge passes buffers from socket to socket inside the kernel; a TAP copies each byte out and in");
+    Ok(table)
+}
+
+fn through_switch(lab: &Lab) -> Result<f64> {
+    let (left, right) = (Netns::new(lab)?, Netns::new(lab)?);
+    let _ = std::fs::remove_dir_all(lab.path("run"));
+    let switch = Vswitchd::start(lab)?;
+    switch.vsctl("add-br br0")?;
+    for ((netns, address), role) in [&left, &right].into_iter().zip(ADDRESSES).zip(["a", "b"]) {
+        let device = lab.device(role);
+        switch.vsctl(&format!("add-port br0 {device} -- set Interface {device} type=tap"))?;
+        netns.adopt(&device, &format!("{address}/24"))?;
+    }
+    transfer(lab, &left, &right)
+}
+
+fn through_bridge(lab: &Lab) -> Result<f64> {
+    let (left, right, middle) = (Netns::new(lab)?, Netns::new(lab)?, Netns::new(lab)?);
+    middle.ip(&["link", "add", "br0", "type", "bridge"])?;
+    middle.ip(&["link", "set", "br0", "up"])?;
+    for ((netns, address), port) in [&left, &right].into_iter().zip(ADDRESSES).zip(["v0", "v1"]) {
+        let address = format!("{address}/24");
+        netns.ip(&["link", "add", "eth0", "type", "veth", "peer", "name", port, "netns", middle.name()])?;
+        netns.ip(&["addr", "add", &address, "dev", "eth0"])?;
+        netns.ip(&["link", "set", "eth0", "up"])?;
+        middle.ip(&["link", "set", port, "master", "br0", "up"])?;
+    }
+    transfer(lab, &left, &right)
+}
+
+/// Mbit/s from one namespace to the other.
+fn transfer(lab: &Lab, left: &Netns<'_>, right: &Netns<'_>) -> Result<f64> {
+    left.reaches(ADDRESSES[1], 10)?;
+    let log = lab.path("iperf3.log");
+    let _ = std::fs::remove_file(&log);
+    let mut server = right.start("iperf3", &["-s", "--forceflush"], &log)?;
+    listening(&mut server)?;
+    let seconds = TRANSFER.to_string();
+    let output = left.run("iperf3", &["-c", ADDRESSES[1], "-t", &seconds, "-i", "0", "-f", "m"])?;
+    receiver_rate(&output).ok_or_else(|| Failure::new(format!("iperf3 shows no receiver rate: {output}")))
+}
+
+fn listening(server: &mut Process) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !server.log().contains("listening") {
+        server.must_run()?;
+        if Instant::now() > deadline {
+            return Err(Failure::new("the iperf3 server does not listen"));
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
