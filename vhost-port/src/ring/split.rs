@@ -175,6 +175,16 @@ impl SplitRing {
         self.next_avail = self.next_avail.wrapping_add(1);
     }
 
+    /// Takes all that waits and gives it back unread. Returns how many chains.
+    pub(crate) fn discard(&mut self) -> Result<u16, RingFault> {
+        let waiting = self.refresh()?;
+        for _ in 0..waiting {
+            let head = self.head(0)?;
+            self.complete(head, 0);
+        }
+        Ok(waiting)
+    }
+
     /// Asks the processor for what a coming chain will need: its descriptor.
     #[inline]
     pub(crate) fn prefetch_descriptor(&self, ahead: u16) {
