@@ -1,7 +1,7 @@
 # Everything here runs on a Debian 12 machine with Rust and make; QEMU, the guest kernel and the stock peers are fetched
 # into a cache folder by tools/lab/setup.sh on first use. Nothing is installed on the machine.
 .DEFAULT_GOAL := help
-.PHONY: help build check test demo demo-guest demo-stop bench fuzz-smoke lab lab-clean clean
+.PHONY: help build check test demo demo-guest demo-stop bench instructions fuzz-smoke lab lab-clean clean
 
 CARGO ?= cargo
 
@@ -46,6 +46,9 @@ bench: ## compare with OVS-DPDK and testpmd in one alternating run (ROUNDS=3, RO
 	$(needs-root)
 	$(CARGO) build --locked --release -p vswitch -p vsctl --bins
 	$(CARGO) run --locked --release --quiet -p tests --bin bench
+
+instructions: ## instructions per packet by stage, against docs/perf/instructions.json (RECORD=1, STAGES=...), needs valgrind
+	$(CARGO) run --locked --release --quiet -p tests --bin instructions
 
 fuzz-smoke: ## every fuzz target for SECONDS (20) each
 	tests/fuzz/smoke.sh

@@ -3,17 +3,19 @@
 //! 8192 entries in sets of two ways. A set's two 16-bit tags lie apart from the keys (16 KiB in all), so a miss
 //! reads one line that is nearly always in the first-level cache and no key. An entry is two adjacent lines: the
 //! ten key words that a plain packet has, and the value. The words beyond (ARP, ND, tunnel, conntrack) lie in an
-//! array of their own that is only read for a packet that has any.
+//! array of their own that is only read for a packet that has any: a bit of the tag says so.
 //!
 //! The cache knows nothing of validity: whoever changes the flow table clears the cache, or removes what it made
 //! stale, or keeps an epoch in the value.
 
-use crate::key::{FlowKey, KEY_WORDS, PLAIN_WORDS, is_plain};
+use crate::key::{FlowKey, KEY_WORDS, NOT_PLAIN, PLAIN_WORDS};
 
 /// Entries of a cache made by [`ExactMatchCache::new`].
 pub const DEFAULT_ENTRIES: usize = 8192;
 
 const WAYS: usize = 2;
+/// The bit of a tag that says that the key has words beyond the front: [`NOT_PLAIN`] in the tag's place.
+const HAS_REST: u16 = (NOT_PLAIN >> 16) as u16;
 const REST_WORDS: usize = KEY_WORDS - PLAIN_WORDS;
 
 /// The part of an entry that every hit reads.
@@ -21,8 +23,6 @@ const REST_WORDS: usize = KEY_WORDS - PLAIN_WORDS;
 #[derive(Clone, Copy)]
 struct Entry<V> {
     front: [u64; PLAIN_WORDS],
-    /// Whether the words beyond `front` are all zero. If not they are in `rests`.
-    plain: bool,
     value: Option<V>,
 }
 
@@ -52,7 +52,7 @@ impl<V: Copy> ExactMatchCache<V> {
     pub fn with_entries(entries: usize) -> ExactMatchCache<V> {
         // More sets than the low half of a hash tells apart would never be used.
         let sets = (entries.min(WAYS << 16) / WAYS).next_power_of_two();
-        let empty = Entry { front: [0; PLAIN_WORDS], plain: true, value: None };
+        let empty = Entry { front: [0; PLAIN_WORDS], value: None };
         ExactMatchCache {
             tags: vec![[0; WAYS]; sets],
             entries: vec![[empty; WAYS]; sets],
@@ -76,14 +76,14 @@ impl<V: Copy> ExactMatchCache<V> {
         self.len() == 0
     }
 
-    /// The value stored for `key`. `hash` is [`hash_key`](crate::key::hash_key) of it.
+    /// The value stored for `key`. `hash` is [`hash_key`](crate::key::hash_key) of it, which the cache believes.
     #[inline]
     pub fn lookup(&mut self, key: &FlowKey, hash: u32) -> Option<V> {
         let (set, tag) = self.place(hash);
-        let tags = self.tags.get(set)?;
-        for (way, have) in tags.iter().enumerate() {
-            if *have == tag && self.holds(set, way, key) {
-                return self.entries[set][way].value;
+        let (tags, entries) = (self.tags.get(set)?, self.entries.get(set)?);
+        for (way, (have, entry)) in tags.iter().zip(entries).enumerate() {
+            if *have == tag && entry.has_front(key) && (tag & HAS_REST == 0 || self.has_rest(set, way, key)) {
+                return entry.value;
             }
         }
         None
@@ -93,7 +93,11 @@ impl<V: Copy> ExactMatchCache<V> {
     pub fn insert(&mut self, key: &FlowKey, hash: u32, value: V) {
         let (set, tag) = self.place(hash);
         let tags = self.tags[set];
-        let same = (0..WAYS).find(|way| tags[*way] == tag && self.holds(set, *way, key));
+        let same = (0..WAYS).find(|way| {
+            tags[*way] == tag
+                && self.entries[set][*way].has_front(key)
+                && (tag & HAS_REST == 0 || self.has_rest(set, *way, key))
+        });
         let way = same.or_else(|| tags.iter().position(|tag| *tag == 0)).unwrap_or_else(|| {
             self.victim = (self.victim + 1) % WAYS;
             self.victim
@@ -102,11 +106,10 @@ impl<V: Copy> ExactMatchCache<V> {
         let (key_front, key_rest) = key.words().split_at(PLAIN_WORDS);
         front.copy_from_slice(key_front);
         rest.copy_from_slice(key_rest);
-        let plain = is_plain(key);
-        if !plain {
+        if tag & HAS_REST != 0 {
             self.rests[set][way] = rest;
         }
-        self.entries[set][way] = Entry { front, plain, value: Some(value) };
+        self.entries[set][way] = Entry { front, value: Some(value) };
         self.tags[set][way] = tag;
     }
 
@@ -136,18 +139,18 @@ impl<V: Copy> ExactMatchCache<V> {
         (set, ((hash >> 16) as u16).max(1))
     }
 
-    #[inline(always)]
-    fn holds(&self, set: usize, way: usize, key: &FlowKey) -> bool {
-        let entry = &self.entries[set][way];
-        let words = key.words();
-        let differ = entry.front.iter().zip(words).fold(0, |differ, (have, want)| differ | (have ^ want));
-        differ == 0 && ((entry.plain & is_plain(key)) || self.holds_rest(set, way, key))
-    }
-
     /// Compares the words that a plain packet does not have.
     #[inline(never)]
-    fn holds_rest(&self, set: usize, way: usize, key: &FlowKey) -> bool {
-        !self.entries[set][way].plain && self.rests[set][way] == key.words()[PLAIN_WORDS..]
+    fn has_rest(&self, set: usize, way: usize, key: &FlowKey) -> bool {
+        self.rests[set][way] == key.words()[PLAIN_WORDS..]
+    }
+}
+
+impl<V> Entry<V> {
+    /// Compares the words that every packet has.
+    #[inline(always)]
+    fn has_front(&self, key: &FlowKey) -> bool {
+        self.front.iter().zip(key.words()).fold(0, |differ, (have, want)| differ | (have ^ want)) == 0
     }
 }
 

@@ -88,13 +88,16 @@ impl Layers {
 pub fn extract(head: &[u8], frame_len: usize, in_port: PortNo, key: &mut FlowKey) -> Layers {
     let head = head.get(..frame_len).unwrap_or(head);
     let words = key.words_mut();
+    if let Some(layers) = usual::extract(head, frame_len, in_port, words) {
+        return layers;
+    }
     *words = [0; KEY_WORDS];
     words[W_PORT] = pair(in_port.0, 0);
 
     if let Some(first) = head.first_chunk::<16>() {
         // In an untagged frame MACs and EtherType lie as they do in the key; two bytes too many are masked off.
         let [front, back]: [u64; 2] = zerocopy::transmute!(*first);
-        let plain = [front, back & u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0])];
+        let plain = [front, back & TYPE_AND_BEFORE];
         match u16::from_be_bytes([first[12], first[13]]) {
             ETH_TYPE_IPV4 => {
                 [words[W_ETH], words[W_ETH + 1]] = plain;
@@ -109,6 +112,9 @@ pub fn extract(head: &[u8], frame_len: usize, in_port: PortNo, key: &mut FlowKey
     }
     other_link(head, frame_len, words)
 }
+
+/// Masks off what follows the EtherType in the second word of an untagged frame.
+const TYPE_AND_BEFORE: u64 = u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0]);
 
 /// Every frame that is not untagged IP: tags, LLC, ARP, protocols without fields.
 #[inline(never)]
@@ -457,6 +463,8 @@ fn store_extra(sha: [u8; 6], tha: [u8; 6], target: &[u8; 16], words: &mut [u64; 
     words[17] = u64::from_ne_bytes([i, j, k, l, 0, 0, 0, 0]);
     [words[18], words[19]] = ipv6_words(target);
 }
+
+mod usual;
 
 #[cfg(test)]
 mod properties;

@@ -11,6 +11,6 @@ pub use extract::{Layers, extract};
 pub use field::{FIELDS, Field, FieldSpec, Prerequisite, ValueKind};
 pub use flow_key::{FlowKey, FlowMask, KEY_WORDS, PortNo, VLAN_PRESENT};
 pub use flow_match::FlowMatch;
-pub(crate) use hash::{PLAIN_WORDS, is_plain};
+pub(crate) use hash::{NOT_PLAIN, PLAIN_WORDS};
 pub use hash::{flow_hash, hash_key, hash_masked};
 pub use mask::SparseMask;

@@ -19,7 +19,7 @@ pub type SlotId = u16;
 
 /// The slots of one worker, made once and used for every burst.
 pub struct BatchStorage {
-    slots: Box<[Packet]>,
+    slots: Box<[Packet; BURST + CLONES]>,
     /// Really `Span<'q>` of the batch that filled it; only [`Batch::frame`] reads it, and
     /// shortens the lifetime again.
     spans: Vec<Span<'static>>,
@@ -34,7 +34,7 @@ impl Default for BatchStorage {
 impl BatchStorage {
     /// Allocates the slots.
     pub fn new() -> BatchStorage {
-        let slots = (0..BURST + CLONES).map(|_| Packet::EMPTY).collect();
+        let slots = Box::new([const { Packet::EMPTY }; BURST + CLONES]);
         BatchStorage { slots, spans: Vec::with_capacity(SPANS) }
     }
 
@@ -57,6 +57,7 @@ pub struct Batch<'q> {
 
 impl<'q> Batch<'q> {
     /// Packets received.
+    #[inline]
     pub fn len(&self) -> usize {
         usize::from(self.len)
     }
@@ -75,6 +76,7 @@ impl<'q> Batch<'q> {
     ///
     /// A driver fills the head ([`Packet::receive_head`]), the offload state, and adds spans with
     /// [`Batch::add_span`] before it starts another.
+    #[inline]
     pub fn start_packet(&mut self) -> Option<&mut Packet> {
         if usize::from(self.len) >= BURST {
             return None;
@@ -117,14 +119,25 @@ impl<'q> Batch<'q> {
 
     /// Receives a frame that is one run of bytes: copies the head, and all of a small frame, and borrows the rest.
     /// False when the burst is full.
+    #[inline]
     pub fn receive(&mut self, frame: Span<'q>) -> bool {
-        let head = if frame.len() <= HEAD_CAPACITY { frame.len() } else { HEAD_SPLIT };
+        if frame.len() > HEAD_CAPACITY {
+            return self.receive_split(frame);
+        }
+        let Some(packet) = self.start_packet() else { return false };
+        frame.copy_to(0, packet.receive_head(frame.len()));
+        true
+    }
+
+    /// Apart, so that a short frame is received in registers.
+    #[inline(never)]
+    fn receive_split(&mut self, frame: Span<'q>) -> bool {
         if !self.has_room(1) {
             return false;
         }
         let Some(packet) = self.start_packet() else { return false };
-        frame.copy_to(0, packet.receive_head(head));
-        self.add_span(frame.slice(head, usize::MAX))
+        frame.copy_to(0, packet.receive_head(HEAD_SPLIT));
+        self.add_span(frame.slice(HEAD_SPLIT, usize::MAX))
     }
 
     /// A packet of the batch. Panics on a slot this batch never gave out.

@@ -16,6 +16,7 @@ mod free_stack;
 mod meta;
 mod owned;
 mod pool;
+pub(crate) mod short_copy;
 mod slot;
 mod span;
 

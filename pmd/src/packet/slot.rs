@@ -14,7 +14,8 @@ pub const HEAD_SPLIT: usize = 192;
 
 /// A packet slot. The head is private memory; `spans` of the batch name the rest.
 ///
-/// Layout: one line of metadata, then headroom and head. `data` moves down when headers are pushed.
+/// Layout: one line of metadata, then headroom and head, so that a frame begins on a line of its own. `data` moves down
+/// when headers are pushed.
 #[repr(C, align(64))]
 pub struct Packet {
     /// Offload state, kept true by the operations below.
@@ -31,8 +32,14 @@ pub struct Packet {
     pub(super) span_count: u16,
     /// Bytes of the frame that lie in spans, at most what the spans hold.
     payload_len: u32,
-    bytes: [u8; HEADROOM + HEAD_CAPACITY],
+    bytes: Bytes,
 }
+
+/// Headroom and head, from a line on.
+#[repr(C, align(64))]
+struct Bytes([u8; HEADROOM + HEAD_CAPACITY]);
+
+const _: () = assert!(core::mem::offset_of!(Packet, bytes) == 64);
 
 impl Packet {
     pub(super) const EMPTY: Packet = Packet {
@@ -52,10 +59,11 @@ impl Packet {
         first_span: 0,
         span_count: 0,
         payload_len: 0,
-        bytes: [0; HEADROOM + HEAD_CAPACITY],
+        bytes: Bytes([0; HEADROOM + HEAD_CAPACITY]),
     };
 
     /// Makes the slot an empty packet again; the bytes are not cleared.
+    #[inline]
     pub(super) fn reset(&mut self, first_span: u16) {
         self.offload = Offload::default();
         self.hash = 0;
@@ -69,13 +77,13 @@ impl Packet {
     /// The private head: the frame's first bytes, all of it when there are no spans.
     #[inline]
     pub fn head(&self) -> &[u8] {
-        &self.bytes[usize::from(self.data)..usize::from(self.data + self.head_len)]
+        &self.bytes.0[usize::from(self.data)..usize::from(self.data + self.head_len)]
     }
 
     /// The private head, to rewrite.
     #[inline]
     pub fn head_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes[usize::from(self.data)..usize::from(self.data + self.head_len)]
+        &mut self.bytes.0[usize::from(self.data)..usize::from(self.data + self.head_len)]
     }
 
     /// Space for a driver to receive a head into: `len` bytes after the headroom, which then are the head.
@@ -85,6 +93,12 @@ impl Packet {
         self.data = HEADROOM as u16;
         self.head_len = len.min(HEAD_CAPACITY) as u16;
         self.head_mut()
+    }
+
+    /// The whole frame, if it is short and asks for no offload: nothing but bytes to copy.
+    #[inline]
+    pub fn plain(&self) -> Option<&[u8]> {
+        (self.payload_len == 0 && self.offload.is_none()).then(|| self.head())
     }
 
     /// Bytes of the frame in spans.

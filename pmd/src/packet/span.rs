@@ -7,6 +7,8 @@
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 
+use super::short_copy;
+
 /// A piece of a frame's payload where it lies: guest memory, a device buffer, or a pool chunk.
 ///
 /// Never turned into a reference: its owner may change the bytes while we read them. A torn read gives the
@@ -23,6 +25,7 @@ impl<'q> Span<'q> {
     ///
     /// # Safety
     /// The bytes must stay mapped and readable for `'q`.
+    #[inline]
     pub unsafe fn new(start: NonNull<u8>, len: u32) -> Span<'q> {
         Span { start, len, borrow: PhantomData }
     }
@@ -36,6 +39,7 @@ impl<'q> Span<'q> {
     }
 
     /// Bytes in the span.
+    #[inline]
     pub fn len(&self) -> usize {
         self.len as usize
     }
@@ -51,6 +55,7 @@ impl<'q> Span<'q> {
     }
 
     /// The span without its first `skip` bytes and cut to at most `len`.
+    #[inline]
     pub fn slice(&self, skip: usize, len: usize) -> Span<'q> {
         let skip = skip.min(self.len());
         let len = len.min(self.len() - skip);
@@ -60,11 +65,12 @@ impl<'q> Span<'q> {
     }
 
     /// Copies from `skip` into `dst` and returns how many bytes were copied: the shorter of the two.
+    #[inline]
     pub fn copy_to(&self, skip: usize, dst: &mut [u8]) -> usize {
         let from = self.slice(skip, dst.len());
         // SAFETY: `from` is mapped and readable for 'q (contract of `new`) and no longer than dst; dst is
         // private memory, so the two do not overlap. Bytes changing meanwhile are plain data of a byte copy.
-        unsafe { core::ptr::copy_nonoverlapping(from.as_ptr(), dst.as_mut_ptr(), from.len()) };
+        unsafe { short_copy::copy(from.as_ptr(), dst.as_mut_ptr(), from.len()) };
         from.len()
     }
 }

@@ -89,6 +89,13 @@ impl NetHeader {
         [self.flags, self.gso_type, h0, h1, g0, g1, s0, s1, o0, o1, n0, n1]
     }
 
+    /// Whether a header that begins with these two bytes claims nothing: [`NetHeader::to_offload`] would then say so,
+    /// whatever else is in it.
+    #[inline]
+    pub fn asks_nothing([flags, gso_type]: [u8; 2]) -> bool {
+        flags & (F_NEEDS_CSUM | F_DATA_VALID) == 0 && gso_type == GSO_NONE
+    }
+
     /// The offload state this header claims for a frame of `frame_len` bytes (without the header).
     #[inline]
     pub fn to_offload(&self, frame_len: usize) -> Result<Offload, BadOffload> {
@@ -162,6 +169,18 @@ impl NetHeader {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_header_that_asks_nothing_has_no_offload() {
+        for (flags, gso_type) in (0..=u8::MAX).flat_map(|flags| (0..=u8::MAX).map(move |gso| (flags, gso))) {
+            if NetHeader::asks_nothing([flags, gso_type]) {
+                let header =
+                    NetHeader { flags, gso_type, gso_size: 9, csum_start: 9999, ..NetHeader::default() };
+                assert!(header.to_offload(60).unwrap().is_none());
+            }
+        }
+        assert!(NetHeader::asks_nothing([0, 0]));
+    }
 
     #[test]
     fn checksum_must_lie_inside() {

@@ -5,6 +5,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
 use super::split::{Descriptor, UsedElement};
+use crate::packet::short_copy;
 
 /// An address in shared memory. Never a reference: the peer may change every byte at any time, so each access is
 /// a single atomic load or store, or a byte copy whose result is only ever data.
@@ -114,9 +115,12 @@ impl SharedPtr {
     /// The 8 bytes are mapped, writable, and 4-aligned.
     #[inline]
     pub unsafe fn store_used(self, offset: usize, element: UsedElement) {
-        let words = [element.id.to_le(), element.len.to_le()];
-        // SAFETY: forwarded.
-        unsafe { self.0.as_ptr().add(offset).cast::<[u32; 2]>().write_volatile(words) };
+        // SAFETY: forwarded. One by one: a pair written at once goes by way of the stack.
+        unsafe {
+            let at = self.0.as_ptr().add(offset).cast::<u32>();
+            at.write_volatile(element.id.to_le());
+            at.add(1).write_volatile(element.len.to_le());
+        }
     }
 
     /// Copies `dst.len()` bytes out.
@@ -136,7 +140,7 @@ impl SharedPtr {
     #[inline]
     pub unsafe fn copy_in(self, src: &[u8]) {
         // SAFETY: forwarded; src is private, so the two do not overlap.
-        unsafe { core::ptr::copy_nonoverlapping(src.as_ptr(), self.0.as_ptr(), src.len()) };
+        unsafe { short_copy::copy(src.as_ptr(), self.0.as_ptr(), src.len()) };
     }
 }
 

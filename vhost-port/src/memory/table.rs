@@ -32,12 +32,12 @@ impl RegionCache {
     #[inline]
     #[expect(unsafe_code, reason = "offset checked against the region")]
     pub(crate) fn get(&self, gpa: u64, len: u32) -> Option<SharedPtr> {
+        // An address below the region wraps to a huge offset, and fails for its end.
         let offset = gpa.wrapping_sub(self.gpa);
-        // One comparison chain: an address below the region wraps to a huge offset.
-        if offset >= self.len || u64::from(len) > self.len - offset {
+        if offset.checked_add(u64::from(len))? > self.len {
             return None;
         }
-        // SAFETY: offset < len of a mapped region, which the table that filled this cache keeps mapped.
+        // SAFETY: offset <= len of a mapped region, which the table that filled this cache keeps mapped.
         Some(unsafe { self.host?.add(offset as usize) })
     }
 }

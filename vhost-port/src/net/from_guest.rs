@@ -15,7 +15,7 @@ use pmd::virtio::NetHeader;
 
 use super::rules::NetRules;
 use super::shared::interrupt;
-use crate::ring::{Direction, RingFault, RingState, Segment, SplitRing, Vring};
+use crate::ring::{Chain, Direction, RingFault, RingState, Segment, SplitRing, Vring};
 
 /// Shortest frame: an Ethernet header.
 const MIN_FRAME: usize = 14;
@@ -152,53 +152,61 @@ fn receive<'q>(
         ring.refresh()?;
     }
     let count = usize::from(ring.waiting()).min(room);
-    let (mut packets, mut bytes) = (0, 0);
-    let mut outcome = Ok(());
-    for _ in 0..count {
-        match receive_one(ring, net, batch) {
-            Ok((head, Taken::Packet(len))) => {
+    let mut chains = [Chain::NONE; BURST];
+    let (found, fault) = ring.look(Direction::Read, &mut chains[..count]);
+    let mut outcome = fault.map_or(Ok(()), Err);
+    let (mut packets, mut bytes, mut done) = (0, 0, 0);
+    for chain in &chains[..found] {
+        // By itself, because of its shortness: a jump and no result to take apart.
+        if let Some(frame) = chain.single.and_then(|segment| plain_frame(segment, net))
+            && batch.receive(frame)
+        {
+            packets += 1;
+            bytes += frame.len() as u64;
+            done += 1;
+            continue;
+        }
+        let taken = match chain.single {
+            Some(segment) => take_single(segment, net, batch),
+            None => walk_and_take(ring, chain.head, net, batch),
+        };
+        match taken {
+            Ok(Taken::Packet(len)) => {
                 packets += 1;
                 bytes += len as u64;
-                ring.complete(head, 0);
             }
-            Ok((head, Taken::Dropped(reason))) => {
-                counters.drops.add(reason, 1);
-                ring.complete(head, 0);
+            Ok(Taken::Dropped(reason)) => counters.drops.add(reason, 1),
+            Ok(Taken::NoRoom) => {
+                outcome = Ok(());
+                break;
             }
-            Ok((_, Taken::NoRoom)) => break,
             Err(fault) => {
                 outcome = Err(fault);
                 break;
             }
         }
+        done += 1;
     }
+    ring.complete_unwritten(&chains[..done]);
     if packets > 0 {
         counters.add_burst(packets, bytes);
     }
     outcome
 }
 
-#[inline]
-fn receive_one(
+#[inline(never)]
+fn walk_and_take(
     ring: &mut SplitRing,
+    head: u16,
     net: &NetRules,
     batch: &mut Batch<'_>,
-) -> Result<(u16, Taken), RingFault> {
-    let head = ring.head(0)?;
-    ring.prefetch_descriptor(PREFETCH);
-    if let Some(segment) = ring.single(head, Direction::Read) {
-        return Ok((head, take_single(segment, net, batch)?));
-    }
+) -> Result<Taken, RingFault> {
     ring.segments.clear();
     let bytes = ring.walk(head, Direction::Read)?;
-    Ok((head, take_chain(&ring.segments, bytes as usize, net, batch)?))
+    take_chain(&ring.segments, bytes as usize, net, batch)
 }
 
-/// How many chains ahead a descriptor is fetched.
-const PREFETCH: u16 = 4;
-
 /// Checks a header against its frame's length and the negotiated features.
-#[inline]
 fn checked(header: &[u8; NetHeader::LEGACY_LEN], len: usize, net: &NetRules) -> Result<Offload, DropReason> {
     if len < MIN_FRAME {
         return Err(DropReason::RxTooShort);
@@ -213,8 +221,23 @@ fn checked(header: &[u8; NetHeader::LEGACY_LEN], len: usize, net: &NetRules) -> 
     if net.allows(&offload) { Ok(offload) } else { Err(DropReason::RxBadOffload) }
 }
 
+/// The frame in a chain of one piece, if it is short and its header asks for nothing: most are so, and there is nothing
+/// to check but that. Another one is looked at again from the start by [`take_single`].
+#[inline(always)]
+fn plain_frame<'q>(segment: Segment, net: &NetRules) -> Option<Span<'q>> {
+    let len = segment.len.checked_sub(net.header_len as u32)?;
+    let mut header = [0; 2];
+    // SAFETY: the piece is mapped and at least header_len long, and stays mapped while the ring's lock is kept.
+    let frame = unsafe {
+        segment.start.copy_out(&mut header);
+        Span::new(segment.start.add(net.header_len).as_non_null(), len)
+    };
+    let short = (MIN_FRAME..=HEAD_CAPACITY).contains(&(len as usize));
+    (short && NetHeader::asks_nothing(header)).then_some(frame)
+}
+
 /// Receives a chain of one piece.
-#[inline]
+#[inline(never)]
 fn take_single(segment: Segment, net: &NetRules, batch: &mut Batch<'_>) -> Result<Taken, RingFault> {
     let Some(len) = segment.len.checked_sub(net.header_len as u32) else {
         return Err(RingFault::NoHeader);
@@ -233,7 +256,7 @@ fn take_single(segment: Segment, net: &NetRules, batch: &mut Batch<'_>) -> Resul
     if !batch.receive(frame) {
         return Ok(Taken::NoRoom);
     }
-    if offload != Offload::default() {
+    if !offload.is_none() {
         batch.packet_mut(slot).offload = offload;
     }
     Ok(Taken::Packet(len as usize))

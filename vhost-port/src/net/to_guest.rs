@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use pmd::offload::Finisher;
-use pmd::packet::{Batch, Frame, Gso, Offload, SlotId};
+use pmd::packet::{BURST, Batch, Frame, Gso, Offload, SlotId};
 use pmd::port::{DropReason, QueueCounters, TxQueue};
 use pmd::virtio::{NetHeader, SharedPtr};
 
 use super::rules::NetRules;
 use super::shared::{Shared, interrupt};
-use crate::ring::{Direction, RingFault, RingState, Segment, SplitRing};
+use crate::ring::{Chain, Direction, RingFault, RingState, Segment, SplitRing};
 
 /// Ethernet header and two tags: what a frame may have beyond its payload.
 const L2_OVERHEAD: usize = 22;
@@ -99,9 +99,13 @@ impl TxQueue for VhostTx {
             return 0;
         }
         let max_frame = usize::from(self.shared.mtu.load(Ordering::Relaxed)) + L2_OVERHEAD;
-        let mut sender = Sender { ring, net, max_frame, merged: &mut self.merged, bytes: 0 };
+        let mut sender = Sender::new(ring, net, max_frame, &mut self.merged);
         let mut sent = 0;
         for (i, &slot) in slots.iter().enumerate() {
+            if batch.packet(slot).plain().is_some_and(|frame| sender.put_plain(frame)) {
+                sent += 1;
+                continue;
+            }
             match sender.send(&batch.frame(slot), &mut self.finisher) {
                 Ok(()) => sent += 1,
                 Err(Unsent::Dropped(DropReason::TxRingFull)) => {
@@ -141,10 +145,24 @@ struct Sender<'a> {
     max_frame: usize,
     merged: &'a mut Vec<(u16, u32)>,
     bytes: u64,
+    /// Chains looked at, and which of them is next.
+    chains: [Chain; BURST],
+    looked: usize,
+    next: usize,
 }
 
-impl Sender<'_> {
-    #[inline]
+impl<'a> Sender<'a> {
+    fn new(
+        ring: &'a mut SplitRing,
+        net: &'a NetRules,
+        max_frame: usize,
+        merged: &'a mut Vec<(u16, u32)>,
+    ) -> Sender<'a> {
+        Sender { ring, net, max_frame, merged, bytes: 0, chains: [Chain::NONE; BURST], looked: 0, next: 0 }
+    }
+
+    /// Sends a frame that may need more than copying.
+    #[inline(never)]
     fn send(&mut self, frame: &Frame<'_>, finisher: &mut Finisher) -> Result<(), Unsent> {
         if self.net.to_guest.takes(&frame.offload) {
             return self.put(frame);
@@ -159,19 +177,68 @@ impl Sender<'_> {
         finished.map_err(Unsent::Dropped)
     }
 
+    /// Sees to it that a chain has been looked at, and names it.
+    #[inline(always)]
+    fn chain(&mut self) -> Result<Chain, Unsent> {
+        if self.next == self.looked {
+            self.look()?;
+        }
+        Ok(self.chains[self.next % BURST])
+    }
+
+    #[inline(never)]
+    fn look(&mut self) -> Result<(), Unsent> {
+        (self.looked, self.next) = (0, 0);
+        if self.ring.waiting() == 0 && self.ring.refresh()? == 0 {
+            return Err(Unsent::Dropped(DropReason::TxRingFull));
+        }
+        let count = usize::from(self.ring.waiting()).min(BURST);
+        let (found, fault) = self.ring.look(Direction::Write, &mut self.chains[..count]);
+        self.looked = found;
+        match fault {
+            Some(fault) if found == 0 => Err(Unsent::Broken(fault)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts a short frame without offloads into the next buffer: most frames, one buffer, one copy. False, with nothing done,
+    /// when it is not that simple; [`Sender::send`] then finds out why.
+    #[inline(always)]
+    fn put_plain(&mut self, frame: &[u8]) -> bool {
+        let needed = self.net.header_len + frame.len();
+        let Ok(Chain { head, single: Some(buffer) }) = self.chain() else { return false };
+        if (buffer.len as usize) < needed || frame.len() > self.max_frame {
+            return false;
+        }
+        // SAFETY: the buffer is mapped and holds header and frame.
+        unsafe {
+            // By constant lengths, which become stores.
+            match self.net.header_len {
+                NetHeader::LEN => buffer.start.copy_in(&PLAIN_HEADER),
+                _ => buffer.start.copy_in(&[0; NetHeader::LEGACY_LEN]),
+            }
+            buffer.start.add(self.net.header_len).copy_in(frame);
+        }
+        self.complete(head, needed);
+        self.bytes += frame.len() as u64;
+        true
+    }
+
+    #[inline(always)]
+    fn complete(&mut self, head: u16, len: usize) {
+        self.ring.complete(head, len as u32);
+        self.next += 1;
+    }
+
     /// Puts a frame that the guest can take as it is into its next buffers.
-    #[inline]
+    #[inline(never)]
     fn put(&mut self, frame: &Frame<'_>) -> Result<(), Unsent> {
         if frame.len() > self.max_frame && frame.offload.gso == Gso::None {
             return Err(Unsent::Dropped(DropReason::TxTooLong));
         }
-        if self.ring.waiting() == 0 && self.ring.refresh()? == 0 {
-            return Err(Unsent::Dropped(DropReason::TxRingFull));
-        }
-        let head = self.ring.head(0)?;
-        self.ring.prefetch_descriptor(PREFETCH);
+        let chain = self.chain()?;
         let needed = self.net.header_len + frame.len();
-        match self.ring.single(head, Direction::Write) {
+        match chain.single {
             Some(buffer) if buffer.len as usize >= needed => {
                 let header = self.header(&frame.offload, 1);
                 // SAFETY: the buffer is mapped and holds header and frame.
@@ -179,9 +246,13 @@ impl Sender<'_> {
                     buffer.start.copy_in(&header[..self.net.header_len]);
                     copy_frame(buffer.start.add(self.net.header_len), frame);
                 }
-                self.ring.complete(head, needed as u32);
+                self.complete(chain.head, needed);
             }
-            _ => self.put_scattered(frame, needed)?,
+            _ => {
+                // Takes as many chains as it needs: what was looked at is no longer what is next.
+                (self.looked, self.next) = (0, 0);
+                self.put_scattered(frame, needed)?;
+            }
         }
         self.bytes += frame.len() as u64;
         Ok(())
@@ -189,7 +260,7 @@ impl Sender<'_> {
 
     #[inline]
     fn header(&self, offload: &Offload, buffers: u16) -> [u8; NetHeader::LEN] {
-        if *offload == Offload::default() {
+        if offload.is_none() {
             let [n0, n1] = buffers.to_le_bytes();
             return [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, n0, n1];
         }
@@ -237,8 +308,8 @@ impl Sender<'_> {
     }
 }
 
-/// How many chains ahead a descriptor is fetched.
-const PREFETCH: u16 = 4;
+/// The header of a frame that fills one buffer and asks for nothing.
+const PLAIN_HEADER: [u8; NetHeader::LEN] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
 
 /// Copies a frame to `to`.
 ///

@@ -20,5 +20,5 @@ mod vring;
 pub(crate) use chain::{Direction, Segment};
 pub(crate) use config::{RingAddresses, RingConfig, checked_size};
 pub(crate) use fault::RingFault;
-pub(crate) use split::{RingRules, SplitRing};
+pub(crate) use split::{Chain, RingRules, SplitRing};
 pub(crate) use vring::{RingState, Vring};

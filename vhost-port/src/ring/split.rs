@@ -41,6 +41,20 @@ pub(crate) struct RingRules {
     pub(crate) indirect: bool,
 }
 
+/// A chain that waits, as a look at the ring found it.
+#[derive(Clone, Copy)]
+pub(crate) struct Chain {
+    pub(crate) head: u16,
+    /// Its buffer, if it is a single one, of the right direction, in the region used last: nearly always. Everything else is
+    /// for [`SplitRing::walk`].
+    pub(crate) single: Option<Segment>,
+}
+
+impl Chain {
+    /// Fills arrays.
+    pub(crate) const NONE: Chain = Chain { head: 0, single: None };
+}
+
 /// A running ring.
 pub(crate) struct SplitRing {
     parts: RingParts,
@@ -142,9 +156,32 @@ impl SplitRing {
         if head > self.mask { Err(RingFault::DescriptorIndex) } else { Ok(head) }
     }
 
+    /// Looks at the next `chains.len()` chains, of which there must be as many waiting, and takes none. Returns how many
+    /// it could name, and the fault that the one after them has.
+    ///
+    /// All before the first is worked on: so the loads of their descriptors overlap, and each buffer's first lines are on
+    /// their way when its turn comes.
+    #[inline]
+    pub(crate) fn look(&self, direction: Direction, chains: &mut [Chain]) -> (usize, Option<RingFault>) {
+        for (ahead, chain) in chains.iter_mut().enumerate() {
+            let head = match self.head(ahead as u16) {
+                Ok(head) => head,
+                Err(fault) => return (ahead, Some(fault)),
+            };
+            let single = self.single(head, direction);
+            if let Some(segment) = &single {
+                // Header and frame rarely share a line.
+                prefetch(segment.start.addr(), direction);
+                prefetch(segment.start.addr() + LINE, direction);
+            }
+            *chain = Chain { head, single };
+        }
+        (chains.len(), None)
+    }
+
     /// The chain at `head` if it is a single buffer of this direction in the region used last: nearly always.
     #[inline]
-    pub(crate) fn single(&self, head: u16, direction: Direction) -> Option<Segment> {
+    pub(super) fn single(&self, head: u16, direction: Direction) -> Option<Segment> {
         // SAFETY: head <= mask (from `head`), inside the checked table.
         let desc = unsafe { self.parts.descriptors.load_descriptor(usize::from(head & self.mask)) };
         if desc.flags & (DESC_F_NEXT | DESC_F_INDIRECT | DESC_F_WRITE) != direction.flag()
@@ -185,15 +222,18 @@ impl SplitRing {
         Ok(waiting)
     }
 
-    /// Asks the processor for what a coming chain will need: its descriptor.
+    /// Takes the next chains, which a look found, with nothing written into them.
     #[inline]
-    pub(crate) fn prefetch_descriptor(&self, ahead: u16) {
-        if ahead < self.waiting()
-            && let Ok(head) = self.head(ahead)
-        {
-            let at = self.parts.descriptors.addr() + usize::from(head) * 16;
-            prefetch(at);
+    pub(crate) fn complete_unwritten(&mut self, chains: &[Chain]) {
+        let mut next = self.next_used;
+        for chain in chains {
+            let element = UsedElement { id: u32::from(chain.head), len: 0 };
+            // SAFETY: the masked index lies inside the checked used ring.
+            unsafe { self.parts.used.store_used(RING + usize::from(next & self.mask) * 8, element) };
+            next = next.wrapping_add(1);
         }
+        self.next_used = next;
+        self.next_avail = self.next_avail.wrapping_add(chains.len() as u16);
     }
 
     /// Shows completed chains to the guest. True when it wants to be told.
@@ -248,15 +288,21 @@ impl SplitRing {
     }
 }
 
-/// Brings the line at `addr` into the first cache; any address will do.
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+/// Brings the line at `addr` into the first cache, for the device to read or to write; any address will do.
 #[inline]
-fn prefetch(addr: usize) {
+fn prefetch(addr: usize, direction: Direction) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch has no effect but on caches and never faults.
     unsafe {
-        use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(std::ptr::without_provenance(addr));
+        use core::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch};
+        match direction {
+            Direction::Read => _mm_prefetch::<_MM_HINT_T0>(std::ptr::without_provenance(addr)),
+            Direction::Write => _mm_prefetch::<_MM_HINT_ET0>(std::ptr::without_provenance(addr)),
+        }
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = addr;
+    let _ = (addr, direction);
 }

@@ -21,7 +21,14 @@ impl FlowStats {
     /// Counts a packet of `bytes` at `now_ms`. Only the owning worker calls this.
     #[inline]
     pub fn hit(&self, bytes: usize, tcp_flags: u16, now_ms: u64) {
-        self.packets.store(self.packets.load(Relaxed).wrapping_add(1), Relaxed);
+        self.hit_by_train(1, bytes, tcp_flags, now_ms);
+    }
+
+    /// Counts `packets` packets of `bytes` together, whose flags together are `tcp_flags`. Only the owning worker calls
+    /// this.
+    #[inline]
+    pub(super) fn hit_by_train(&self, packets: usize, bytes: usize, tcp_flags: u16, now_ms: u64) {
+        self.packets.store(self.packets.load(Relaxed).wrapping_add(packets as u64), Relaxed);
         self.bytes.store(self.bytes.load(Relaxed).wrapping_add(bytes as u64), Relaxed);
         self.used_ms.store(now_ms, Relaxed);
         let seen = self.tcp_flags.load(Relaxed);

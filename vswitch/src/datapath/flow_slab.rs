@@ -1,5 +1,6 @@
 //! The worker's flows by number, so that caches hold eight bytes and not a reference count.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use super::flow::Megaflow;
@@ -8,11 +9,12 @@ use super::flow::Megaflow;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct FlowRef {
     index: u32,
-    generation: u32,
+    /// Not zero, so that an optional reference is eight bytes too.
+    generation: NonZeroU32,
 }
 
 struct Entry {
-    generation: u32,
+    generation: NonZeroU32,
     flow: Option<Arc<Megaflow>>,
 }
 
@@ -33,8 +35,8 @@ impl FlowSlab {
             return FlowRef { index, generation: entry.generation };
         }
         let index = self.entries.len() as u32;
-        self.entries.push(Entry { generation: 0, flow: Some(flow) });
-        FlowRef { index, generation: 0 }
+        self.entries.push(Entry { generation: NonZeroU32::MIN, flow: Some(flow) });
+        FlowRef { index, generation: NonZeroU32::MIN }
     }
 
     /// The flow, unless it has gone.
@@ -50,7 +52,7 @@ impl FlowSlab {
         if entry.generation != flow.generation {
             return None;
         }
-        entry.generation = entry.generation.wrapping_add(1);
+        entry.generation = entry.generation.checked_add(1).unwrap_or(NonZeroU32::MIN);
         self.free.push(flow.index);
         entry.flow.take()
     }

@@ -25,7 +25,7 @@ mod flow_slab;
 mod idle;
 mod transmit;
 
-pub use command::{Command, WorkerHandle};
+pub use command::{Command, RxAssignment, WorkerHandle};
 pub use counters::{RxqCounters, WorkerCounters, WorkerSnapshot};
 pub use flow::{FlowSink, FlowStats, Megaflow};
 pub use idle::IdlePolicy;

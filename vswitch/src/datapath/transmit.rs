@@ -1,5 +1,6 @@
 //! Staging: packets wait per output port until the burst has been decided, then go out together.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use flowtable::key::PortNo;
@@ -41,16 +42,20 @@ impl Transmit {
     /// Stages a packet. False when the port is gone.
     #[inline]
     pub(super) fn stage(&mut self, batch: &Batch<'_>, port: PortNo, slot: SlotId) -> bool {
+        self.stage_train(batch, port, slot..slot + 1)
+    }
+
+    /// Stages packets that follow each other, at most [`BURST`]. False when the port is gone.
+    #[inline]
+    pub(super) fn stage_train(&mut self, batch: &Batch<'_>, port: PortNo, train: Range<SlotId>) -> bool {
         let Some(Some(tx)) = self.ports.get_mut(port.index()) else { return false };
-        match tx.staged.len() {
-            0 => self.pending.push(port),
-            n if n == BURST + CLONES => {
-                tx.queue.tx_burst(batch, &tx.staged);
-                tx.staged.clear();
-            }
-            _ => {}
+        if tx.staged.is_empty() {
+            self.pending.push(port);
+        } else if tx.staged.len() + train.len() > BURST + CLONES {
+            tx.queue.tx_burst(batch, &tx.staged);
+            tx.staged.clear();
         }
-        tx.staged.push(slot);
+        tx.staged.extend(train);
         true
     }
 

@@ -46,36 +46,31 @@ pub struct WorkerConfig {
 
 /// Starts a worker thread. It runs until [`Command::Stop`].
 pub fn spawn(config: WorkerConfig) -> io::Result<(WorkerHandle, JoinHandle<()>)> {
-    let waker = Waker::new()?;
-    let events = EventSet::new(&waker)?;
-    let handle = WorkerHandle {
-        id: config.id,
-        core: config.core,
-        mailbox: Arc::new(Mailbox::new(waker)),
-        counters: Arc::new(WorkerCounters::default()),
-    };
-    let worker = Worker {
-        core: config.core,
-        mailbox: handle.mailbox.clone(),
-        rxqs: Vec::new(),
-        storage: BatchStorage::new(),
-        events,
-        idle: config.idle,
-        injected: Vec::with_capacity(BURST),
-        engine: Engine {
-            id: config.id,
-            classifier: Classifier::new(),
-            transmit: Transmit::default(),
-            burst: Burst::new(),
-            counters: handle.counters.clone(),
-            upcalls: config.upcalls,
-            cache: config.pool.cache(),
-            now_ms: sys::clock::coarse_ms(),
-        },
-    };
-    let name = format!("pmd-c{:02}", config.core); // tidy: once per worker
+    let (handle, worker) = Worker::new(config)?;
+    let name = format!("pmd-c{:02}", handle.core); // tidy: once per worker
     let thread = thread::Builder::new().name(name).spawn(move || worker.run())?;
     Ok((handle, thread))
+}
+
+/// A worker without a thread, for `make instructions`: whoever holds it says when it goes round.
+#[doc(hidden)]
+pub struct Stepped {
+    worker: Worker,
+    ticks: Ticks,
+}
+
+impl Stepped {
+    /// A worker that is not pinned, and sleeps only when a round finds nothing to do for as long as its policy says.
+    pub fn new(config: WorkerConfig) -> io::Result<(WorkerHandle, Stepped)> {
+        let (handle, worker) = Worker::new(config)?;
+        Ok((handle, Stepped { worker, ticks: Ticks::now() }))
+    }
+
+    /// What a worker's thread does all day, once. False when a command has ended the worker.
+    #[inline]
+    pub fn round(&mut self) -> bool {
+        self.worker.round(&mut self.ticks)
+    }
 }
 
 struct RxSlot {
@@ -115,52 +110,101 @@ struct Engine {
     now_ms: u64,
 }
 
+/// Points in time, in ticks of the time-stamp counter.
+struct Ticks {
+    /// Ticks in a second.
+    second: u64,
+    started: u64,
+    last_packet: u64,
+    next_chore: u64,
+}
+
+impl Ticks {
+    fn now() -> Ticks {
+        let (second, now) = (sys::clock::cycles_per_second(), sys::clock::cycles());
+        Ticks { second, started: now, last_packet: now, next_chore: now }
+    }
+}
+
 impl Worker {
+    fn new(config: WorkerConfig) -> io::Result<(WorkerHandle, Worker)> {
+        let waker = Waker::new()?;
+        let events = EventSet::new(&waker)?;
+        let handle = WorkerHandle {
+            id: config.id,
+            core: config.core,
+            mailbox: Arc::new(Mailbox::new(waker)),
+            counters: Arc::new(WorkerCounters::default()),
+        };
+        let worker = Worker {
+            core: config.core,
+            mailbox: handle.mailbox.clone(),
+            rxqs: Vec::new(),
+            storage: BatchStorage::new(),
+            events,
+            idle: config.idle,
+            injected: Vec::with_capacity(BURST),
+            engine: Engine {
+                id: config.id,
+                classifier: Classifier::new(),
+                transmit: Transmit::default(),
+                burst: Burst::new(),
+                counters: handle.counters.clone(),
+                upcalls: config.upcalls,
+                cache: config.pool.cache(),
+                now_ms: sys::clock::coarse_ms(),
+            },
+        };
+        Ok((handle, worker))
+    }
+
     fn run(mut self) {
         if let Err(error) = sys::cpu::pin_current_thread(self.core) {
             log::warn!("worker on CPU {}: not pinned: {error}", self.core); // tidy: once per worker
         }
-        let second = sys::clock::cycles_per_second();
-        let started = sys::clock::cycles();
-        let mut last_packet = started;
-        let mut next_chore = started;
-        loop {
-            let mut now = sys::clock::cycles();
-            let mut busy = false;
-            self.engine.now_ms = sys::clock::coarse_ms();
-            for slot in &mut self.rxqs {
-                let packets = poll_queue(slot, &mut self.storage, &mut self.engine);
-                if packets != 0 {
-                    let end = sys::clock::cycles();
-                    slot.assignment.load.add(packets as u64, end.wrapping_sub(now));
-                    bump(&self.engine.counters.busy_cycles, end.wrapping_sub(now));
-                    now = end;
-                    busy = true;
-                }
-            }
-            if !self.mailbox.commands.is_empty() {
-                if self.carry_out_commands() {
-                    break;
-                }
+        let mut ticks = Ticks::now();
+        while self.round(&mut ticks) {}
+        self.mailbox.end();
+    }
+
+    /// Polls every queue once and does what else is due. False when a command ends the worker.
+    #[inline]
+    fn round(&mut self, ticks: &mut Ticks) -> bool {
+        let mut now = sys::clock::cycles();
+        let mut busy = false;
+        self.engine.now_ms = sys::clock::coarse_ms();
+        for slot in &mut self.rxqs {
+            let packets = poll_queue(slot, &mut self.storage, &mut self.engine);
+            if packets != 0 {
+                let end = sys::clock::cycles();
+                slot.assignment.load.add(packets as u64, end.wrapping_sub(now));
+                bump(&self.engine.counters.busy_cycles, end.wrapping_sub(now));
+                now = end;
                 busy = true;
             }
-            if now.wrapping_sub(next_chore) as i64 >= 0 {
-                next_chore = now.wrapping_add(second);
-                self.engine.classifier.rank();
-            }
-            if busy {
-                last_packet = now;
-            } else {
-                self.engine.counters.total_cycles.store(now.wrapping_sub(started), Ordering::Relaxed);
-                let spin = u128::from(second) * self.idle.spin.as_nanos() / 1_000_000_000;
-                if !self.idle.always_poll && u128::from(now.wrapping_sub(last_packet)) > spin {
-                    self.sleep();
-                    last_packet = sys::clock::cycles();
-                }
-                std::hint::spin_loop();
-            }
         }
-        self.mailbox.end();
+        if !self.mailbox.commands.is_empty() {
+            if self.carry_out_commands() {
+                return false;
+            }
+            busy = true;
+        }
+        if now.wrapping_sub(ticks.next_chore) as i64 >= 0 {
+            ticks.next_chore = now.wrapping_add(ticks.second);
+            self.engine.classifier.rank();
+        }
+        if busy {
+            ticks.last_packet = now;
+            return true;
+        }
+        self.engine.counters.total_cycles.store(now.wrapping_sub(ticks.started), Ordering::Relaxed);
+        let spin = u128::from(ticks.second) * self.idle.spin.as_nanos() / 1_000_000_000;
+        if !self.idle.always_poll && u128::from(now.wrapping_sub(ticks.last_packet)) > spin {
+            self.sleep();
+            ticks.last_packet = sys::clock::cycles();
+        }
+        std::hint::spin_loop();
+        true
     }
 
     fn sleep(&mut self) {
@@ -284,26 +328,41 @@ fn poll_queue(slot: &mut RxSlot, storage: &mut BatchStorage, engine: &mut Engine
 
 impl Engine {
     fn process(&mut self, batch: &mut Batch<'_>, in_port: PortNo) {
-        let packets = batch.len();
+        let packets = batch.len().min(BURST);
         bump(&self.counters.packets, packets as u64);
         bump(&self.counters.bursts, 1);
         self.classifier.classify(batch, in_port, &mut self.burst, &self.counters);
         let mut upcalls = false;
-        for i in 0..packets {
-            let slot = i as SlotId;
-            let Some(flow) = self.burst.flows[i].and_then(|flow| self.classifier.flow(flow)) else {
-                upcalls |= self.upcall(batch, slot, in_port);
+        // Packets of a flow come in trains: what can be done once for all of them is.
+        let mut next = 0;
+        while next < packets {
+            let (first, found) = (next, self.burst.flows[next]);
+            let (mut bytes, mut tcp_flags) = (0, 0);
+            while next < packets && self.burst.flows[next] == found {
+                bytes += batch.packet(next as SlotId).len();
+                tcp_flags |= self.burst.keys[next].tcp_flags.get();
+                next += 1;
+            }
+            let train = first as SlotId..next as SlotId;
+            let Some(flow) = found.and_then(|flow| self.classifier.flow(flow)) else {
+                for slot in train {
+                    upcalls |= self.upcall(batch, slot, in_port);
+                }
                 continue;
             };
-            flow.stats.hit(batch.packet(slot).len(), self.burst.keys[i].tcp_flags.get(), self.now_ms);
+            let count = next - first;
+            flow.stats.hit_by_train(count, bytes, tcp_flags, self.now_ms);
             if let Some(port) = flow.actions.single_output() {
-                if !self.transmit.stage(batch, port, slot) {
-                    self.transmit.count_drop(in_port, DropReason::TxPortGone, 1);
+                if !self.transmit.stage_train(batch, port, train) {
+                    self.transmit.count_drop(in_port, DropReason::TxPortGone, count as u64);
                 }
-            } else if flow.actions.is_empty() {
-                self.transmit.count_drop(in_port, flow.drop_reason, 1);
+            } else if flow.actions.is_drop() {
+                self.transmit.count_drop(in_port, flow.drop_reason, count as u64);
             } else {
-                execute(&mut self.transmit, batch, slot, self.burst.layers[i], in_port, &flow.actions);
+                for slot in train {
+                    let layers = self.burst.layers[usize::from(slot) % BURST];
+                    execute(&mut self.transmit, batch, slot, layers, in_port, &flow.actions);
+                }
             }
         }
         self.transmit.flush(batch);

@@ -1,0 +1,174 @@
+//! A guest in this process: the `vhost` crate's front-end on the port's socket, our driver rings in shared memory.
+//!
+//! Shaped like DPDK's virtio-user, which `make bench` loads the switch with: one descriptor per frame, header and frame
+//! in one buffer, no interrupts wanted, 256 entries.
+#![expect(unsafe_code, reason = "the guest writes its own memory by address")]
+
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::path::Path;
+
+use pmd::sys::map::SharedMap;
+use pmd::virtio::driver_ring::{Buffer, DriverRing, RingMemory};
+use pmd::virtio::features::{VHOST_USER_F_PROTOCOL_FEATURES, VIRTIO_F_VERSION_1, VIRTIO_NET_F_MRG_RXBUF};
+use pmd::virtio::{NetHeader, SharedPtr};
+use tests::failure::{During as _, Failure, Result};
+use vhost::vhost_user::message::VhostUserHeaderFlag;
+use vhost::vhost_user::{Frontend, VhostUserFrontend as _};
+use vhost::{VhostBackend as _, VhostUserMemoryRegionInfo, VringConfigData};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+/// Bytes of guest memory.
+const MEMORY: usize = 4 << 20;
+/// Where the front-end says it has the memory.
+const USER: u64 = 0x7000_0000_0000;
+/// Entries of a ring.
+const SIZE: u16 = 256;
+/// Guest addresses between the rings, and where the buffers of ring 0 and 1 start.
+const RING_AREA: u64 = 0x1_0000;
+const BUFFERS: u64 = 0x10_0000;
+/// Bytes of a buffer, as in an mbuf.
+const BUFFER: u64 = 2048;
+
+/// Index of the ring the guest receives from.
+const RECEIVE: usize = 0;
+/// Index of the ring the guest sends by.
+const TRANSMIT: usize = 1;
+
+struct Ring {
+    driver: DriverRing,
+    /// Chains added so far: says which buffer is next.
+    added: u64,
+    kick: EventFd,
+    call: EventFd,
+}
+
+/// A guest with one queue pair, connected to a port.
+pub(crate) struct Guest {
+    memory: SharedMap,
+    frontend: Frontend,
+    rings: Vec<Ring>,
+}
+
+impl Guest {
+    /// Connects to the port at `path` and starts both rings.
+    pub(crate) fn attach(path: &Path) -> Result<Guest> {
+        let features = VIRTIO_F_VERSION_1 | VIRTIO_NET_F_MRG_RXBUF | VHOST_USER_F_PROTOCOL_FEATURES;
+        let memory = SharedMap::create("guest", MEMORY, false).during("guest memory")?;
+        let mut frontend = Frontend::connect(path, 2).during("connecting to the port")?;
+        let talk = "talking to the port";
+        frontend.set_owner().during(talk)?;
+        frontend.get_features().during(talk)?;
+        let protocol = frontend.get_protocol_features().during(talk)?;
+        frontend.set_protocol_features(protocol).during(talk)?;
+        frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
+        frontend.set_features(features).during(talk)?;
+        let region = VhostUserMemoryRegionInfo {
+            guest_phys_addr: 0,
+            memory_size: MEMORY as u64,
+            userspace_addr: USER,
+            mmap_offset: 0,
+            mmap_handle: memory.as_fd().as_raw_fd(),
+        };
+        frontend.set_mem_table(&[region]).during(talk)?;
+        let mut guest = Guest { memory, frontend, rings: Vec::new() };
+        for index in [RECEIVE, TRANSMIT] {
+            guest.start(index)?;
+        }
+        Ok(guest)
+    }
+
+    fn start(&mut self, index: usize) -> Result<()> {
+        let (_, avail, used) = DriverRing::layout(SIZE);
+        let base = index as u64 * RING_AREA;
+        let memory = RingMemory {
+            descriptors: self.at(base),
+            avail: self.at(base + avail as u64),
+            used: self.at(base + used as u64),
+        };
+        // SAFETY: the parts lie in the guest's memory, which lives as long as the ring does.
+        let driver = unsafe { DriverRing::new(memory, SIZE, false) };
+        let mut driver = driver.ok_or_else(|| Failure::new("no valid ring size"))?;
+        driver.disable_interrupts();
+        let event = || EventFd::new(EFD_NONBLOCK).during("eventfd");
+        let ring = Ring { driver, added: 0, kick: event()?, call: event()? };
+        let talk = "starting a ring";
+        let config = VringConfigData {
+            queue_max_size: SIZE,
+            queue_size: SIZE,
+            flags: 0,
+            desc_table_addr: USER + base,
+            avail_ring_addr: USER + base + avail as u64,
+            used_ring_addr: USER + base + used as u64,
+            log_addr: None,
+        };
+        self.frontend.set_vring_num(index, SIZE).during(talk)?;
+        self.frontend.set_vring_addr(index, &config).during(talk)?;
+        self.frontend.set_vring_base(index, 0).during(talk)?;
+        self.frontend.set_vring_call(index, &ring.call).during(talk)?;
+        self.frontend.set_vring_kick(index, &ring.kick).during(talk)?;
+        self.frontend.set_vring_enable(index, true).during(talk)?;
+        self.rings.push(ring);
+        Ok(())
+    }
+
+    fn at(&self, address: u64) -> SharedPtr {
+        // SAFETY: callers name addresses inside the guest's memory.
+        unsafe { SharedPtr::new(self.memory.start()).add(address as usize) }
+    }
+
+    /// Adds the next buffer of a ring, `len` bytes of it.
+    fn add(&mut self, index: usize, len: u32) -> Result<()> {
+        let ring = &mut self.rings[index];
+        let addr = buffer(index, ring.added);
+        ring.added += 1;
+        let added = ring.driver.add(&[Buffer { addr, len, write: index == RECEIVE }]);
+        added.map(|_| ()).ok_or_else(|| Failure::new("the guest's ring is full"))
+    }
+
+    /// Sends frames, in order.
+    pub(crate) fn send(&mut self, frames: &[Vec<u8>]) -> Result<()> {
+        for frame in frames {
+            let at = self.at(buffer(TRANSMIT, self.rings[TRANSMIT].added));
+            // SAFETY: a buffer lies inside the guest's memory and is longer than any frame sent here.
+            unsafe {
+                at.copy_in(&[0; NetHeader::LEN]);
+                at.add(NetHeader::LEN).copy_in(frame);
+            }
+            self.add(TRANSMIT, (NetHeader::LEN + frame.len()) as u32)?;
+        }
+        self.rings[TRANSMIT].driver.publish();
+        Ok(())
+    }
+
+    /// Offers so many buffers to receive into.
+    pub(crate) fn post(&mut self, buffers: usize) -> Result<()> {
+        for _ in 0..buffers {
+            self.add(RECEIVE, BUFFER as u32)?;
+        }
+        self.rings[RECEIVE].driver.publish();
+        Ok(())
+    }
+
+    /// Takes back what the switch has taken of what was sent: chains.
+    pub(crate) fn sent(&mut self) -> Result<usize> {
+        self.used(TRANSMIT)
+    }
+
+    /// Takes what the switch has delivered: frames.
+    pub(crate) fn received(&mut self) -> Result<usize> {
+        self.used(RECEIVE)
+    }
+
+    fn used(&mut self, index: usize) -> Result<usize> {
+        let mut chains = 0;
+        while self.rings[index].driver.poll_used().during("the switch's used ring")?.is_some() {
+            chains += 1;
+        }
+        Ok(chains)
+    }
+}
+
+/// Guest address of the n-th buffer a ring uses.
+fn buffer(index: usize, n: u64) -> u64 {
+    BUFFERS * (1 + index as u64) + n % u64::from(SIZE) * BUFFER
+}

@@ -1,0 +1,294 @@
+//! What is counted: each stage of a packet's way alone, and the whole way through a worker.
+//!
+//! A stage prepares a burst, then does its work inside [`counted_by_callgrind`], which is where valgrind is told to
+//! count. So neither the guests nor the start-up enter the numbers. Nothing here is random: the same binary gives the same
+//! number, but for a few instructions of hashing with a seed.
+
+use std::hint::black_box;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flowtable::actions::{Action, ActionList};
+use flowtable::cache::ExactMatchCache;
+use flowtable::key::{FlowKey, FlowMask, PortNo, extract, hash_key};
+use flowtable::megaflow::MegaflowTable;
+use pmd::packet::{BURST, BatchStorage, Pool, SlotId, Span};
+use pmd::port::{DropCounters, DropReason, LinkState, Port};
+use tests::failure::{During as _, Failure, Result};
+use vhost_port::{Mode, VhostConfig, VhostPort};
+use vswitch::datapath::worker::{Stepped, WorkerConfig};
+use vswitch::datapath::{Command, FlowStats, IdlePolicy, Megaflow, RxAssignment, WorkerHandle, upcall_queue};
+
+use crate::guest::Guest;
+
+/// Bursts before counting begins: caches fill, and every entry of a ring has been used.
+const WARM_UP: usize = 64;
+/// Bursts counted.
+const COUNTED: usize = 64;
+
+/// A stage: its name and what runs it in a folder for sockets. Returns the packets counted.
+pub(crate) type Stage = (&'static str, fn(&Path) -> Result<usize>);
+
+/// All stages, in the order of a packet's way.
+pub(crate) const STAGES: [Stage; 9] = [
+    ("ring-dequeue", ring_dequeue),
+    ("key-extract", key_extract),
+    ("exact-match-hit", exact_match_hit),
+    ("megaflow-hit", megaflow_hit),
+    ("ring-enqueue", ring_enqueue),
+    ("path-1-flow", |folder| path(folder, 64, Flows::OfPort, |_| 0)),
+    // Each with a megaflow of its own, no two packets that follow each other of the same.
+    ("path-64-flows", |folder| path(folder, 64, Flows::OfConnections(64), |i| i % 64)),
+    // More flows than the exact-match cache can tell apart before it forgets: the megaflow table decides.
+    ("path-new-flows", |folder| path(folder, 64, Flows::OfPort, |i| i)),
+    ("path-1-flow-1518", |folder| path(folder, 1518, Flows::OfPort, |_| 0)),
+];
+
+/// Callgrind counts what happens in here; `main.rs` names this function to it.
+#[inline(never)]
+fn counted_by_callgrind(work: &mut dyn FnMut()) {
+    work();
+}
+
+/// Runs `work` on burst after burst that `prepare` has made ready, and counts it once warm.
+fn count<S>(
+    state: &mut S,
+    prepare: impl Fn(&mut S) -> Result<()>,
+    mut work: impl FnMut(&mut S),
+) -> Result<usize> {
+    for round in 0..WARM_UP + COUNTED {
+        prepare(state)?;
+        if round < WARM_UP {
+            work(state);
+        } else {
+            counted_by_callgrind(&mut || work(state));
+        }
+    }
+    Ok(COUNTED * BURST)
+}
+
+/// A UDP frame of flow number `flow`, without its checksum, as long as a wire would count it less the four bytes of FCS.
+fn frame(len: usize, flow: u32) -> Vec<u8> {
+    let mut frame = vec![0x52, 0x54, 0, 0, 0, 2, 0x52, 0x54, 0, 0, 0, 1, 0x08, 0, 0x45, 0];
+    let ip_len = u16::try_from(len - 4 - 14).unwrap_or(u16::MAX);
+    frame.extend(ip_len.to_be_bytes());
+    frame.extend([0, 0, 0x40, 0, 64, 17, 0, 0, 10]);
+    frame.extend(&flow.to_be_bytes()[1..]);
+    frame.extend([10, 1, 0, 1, 4, 0, 0, 53]);
+    frame.extend((ip_len - 20).to_be_bytes());
+    frame.extend([0, 0]);
+    frame.resize(len - 4, 0);
+    frame
+}
+
+fn frames(len: usize, flow: impl Fn(u32) -> u32, from: u32) -> Vec<Vec<u8>> {
+    (from..from + BURST as u32).map(|i| frame(len, flow(i))).collect()
+}
+
+fn keys() -> Vec<FlowKey> {
+    let mut keys = vec![FlowKey::default(); BURST];
+    for (frame, key) in frames(64, |i| i, 0).iter().zip(&mut keys) {
+        extract(frame, frame.len(), PortNo(1), key);
+    }
+    keys
+}
+
+/// A port with a guest behind it.
+fn port(folder: &Path, name: &str) -> Result<(Arc<dyn Port>, Guest)> {
+    let path = folder.join(name);
+    let port =
+        VhostPort::open(VhostConfig::new(name, Mode::Listen(path.clone()))).during("opening a port")?;
+    let guest = Guest::attach(&path)?;
+    // The last answer came when the ring ran; what the port says of itself follows at once.
+    while port.info().link != LinkState::Up || port.info().rx_queues == 0 {
+        std::thread::yield_now();
+    }
+    Ok((port, guest))
+}
+
+fn all_of_a_burst(what: &str, count: usize) -> Result<()> {
+    if count == BURST { Ok(()) } else { Err(Failure::new(format!("{count} of {BURST} frames {what}"))) }
+}
+
+fn ring_dequeue(folder: &Path) -> Result<usize> {
+    let (port, mut guest) = port(folder, "a")?;
+    let mut queue = port.rx_queue(0).during("the receive queue")?;
+    let mut storage = BatchStorage::new();
+    let burst = frames(64, |_| 0, 0);
+    let prepare = |guest: &mut Guest| {
+        guest.sent()?;
+        guest.send(&burst)
+    };
+    let packets = count(&mut guest, prepare, |_| {
+        black_box(queue.rx_burst(&mut storage.begin()));
+        queue.rx_done();
+    })?;
+    all_of_a_burst("were taken", guest.sent()?)?;
+    Ok(packets)
+}
+
+fn ring_enqueue(folder: &Path) -> Result<usize> {
+    let (port, mut guest) = port(folder, "a")?;
+    let mut queue = port.tx_queue(0).during("the transmit queue")?;
+    let mut storage = BatchStorage::new();
+    let frames = frames(64, |_| 0, 0);
+    let mut batch = storage.begin();
+    for frame in &frames {
+        batch.receive(Span::from_slice(frame));
+    }
+    let slots: Vec<SlotId> = (0..BURST as SlotId).collect();
+    let prepare = |guest: &mut Guest| {
+        guest.received()?;
+        guest.post(BURST)
+    };
+    let packets = count(&mut guest, prepare, |_| {
+        black_box(queue.tx_burst(&batch, &slots));
+    })?;
+    all_of_a_burst("arrived", guest.received()?)?;
+    Ok(packets)
+}
+
+fn key_extract(_: &Path) -> Result<usize> {
+    let frames = frames(64, |i| i, 0);
+    let mut keys = [FlowKey::default(); BURST];
+    count(
+        &mut keys,
+        |_| Ok(()),
+        |keys| {
+            for (frame, key) in black_box(&frames).iter().zip(keys.iter_mut()) {
+                black_box(extract(frame, frame.len(), PortNo(1), key));
+            }
+        },
+    )
+}
+
+fn exact_match_hit(_: &Path) -> Result<usize> {
+    let keys = keys();
+    let mut cache = ExactMatchCache::new();
+    for (i, key) in keys.iter().enumerate() {
+        cache.insert(key, hash_key(key), i as u64);
+    }
+    let mut found = 0;
+    let packets = count(
+        &mut cache,
+        |_| Ok(()),
+        |cache| {
+            found = 0;
+            for key in black_box(&keys) {
+                found += usize::from(black_box(cache.lookup(key, hash_key(key))).is_some());
+            }
+        },
+    )?;
+    all_of_a_burst("were found", found)?;
+    Ok(packets)
+}
+
+fn megaflow_hit(_: &Path) -> Result<usize> {
+    let keys = keys();
+    let mut mask = FlowMask::EXACT_BASE;
+    mask.union(&FlowMask::EXACT_MACS);
+    let mut table = MegaflowTable::new();
+    table.insert(&keys[0], &mask, 7u64);
+    let mut out = [None; BURST];
+    let mut found = 0;
+    let packets = count(
+        &mut table,
+        |_| Ok(()),
+        |table| {
+            found = table.lookup_burst(black_box(&keys), u32::MAX, &mut out);
+            black_box(&out);
+        },
+    )?;
+    all_of_a_burst("were found", found.count_ones() as usize)?;
+    Ok(packets)
+}
+
+/// A worker between two guests, with one rule: what comes in by the first port goes out by the second.
+struct Path2 {
+    worker: Stepped,
+    handle: WorkerHandle,
+    from: Guest,
+    to: Guest,
+    /// Frames sent so far.
+    sent: u32,
+    _ports: [Arc<dyn Port>; 2],
+}
+
+impl Path2 {
+    fn new(folder: &Path, flows: Flows) -> Result<Path2> {
+        let ((in_port, from), (out_port, to)) = (port(folder, "a")?, port(folder, "b")?);
+        let (upcalls, _) = upcall_queue().during("the upcall queue")?;
+        let pool = Pool::create(1024).during("the pool")?;
+        // It must not sleep where nobody would wake it.
+        let idle = IdlePolicy { spin: Duration::ZERO, always_poll: true };
+        let config = WorkerConfig { id: 0, core: 0, idle, upcalls, pool };
+        let (handle, worker) = Stepped::new(config).during("the worker")?;
+        let queue = in_port.rx_queue(0).during("the receive queue")?;
+        handle.send(Command::AddRxq(RxAssignment { port: PortNo(1), index: 0, queue, load: Arc::default() }));
+        for (number, port) in [(1, &in_port), (2, &out_port)] {
+            let (port, queue) = (PortNo(number), port.tx_queue(0).during("a transmit queue")?);
+            handle.send(Command::AddPort { port, queue, drops: Arc::new(DropCounters::default()) });
+        }
+        install(&handle, flows);
+        let _ports = [in_port, out_port];
+        Ok(Path2 { worker, handle, from, to, sent: 0, _ports })
+    }
+}
+
+/// Which megaflows there are.
+#[derive(Clone, Copy)]
+enum Flows {
+    /// One for all IPv4 that comes in by the port.
+    OfPort,
+    /// One for each of so many connections.
+    OfConnections(u32),
+}
+
+fn install(handle: &WorkerHandle, flows: Flows) {
+    let (count, mut mask) = match flows {
+        Flows::OfPort => (1, FlowMask::EXACT_BASE),
+        Flows::OfConnections(count) => (count, FlowMask::EXACT_FIVE_TUPLE),
+    };
+    mask.union(&FlowMask::EXACT_BASE);
+    for number in 0..count {
+        let (frame, mut key) = (frame(64, number), FlowKey::default());
+        extract(&frame, frame.len(), PortNo(1), &mut key);
+        handle.send(Command::Install(Arc::new(Megaflow {
+            key: mask.apply(&key),
+            mask,
+            actions: ActionList::new(vec![Action::Output(PortNo(2))]),
+            drop_reason: DropReason::Action,
+            stats: FlowStats::default(),
+        })));
+    }
+}
+
+fn path(folder: &Path, len: usize, flows: Flows, flow: fn(u32) -> u32) -> Result<usize> {
+    let mut path = Path2::new(folder, flows)?;
+    path.worker.round();
+    let prepare = |path: &mut Path2| {
+        path.from.sent()?;
+        path.to.received()?;
+        path.to.post(BURST)?;
+        path.from.send(&frames(len, flow, path.sent))?;
+        path.sent += BURST as u32;
+        Ok(())
+    };
+    // Until the exact-match cache, which takes one hit in sixteen, has all of the few flows.
+    for _ in 0..20 {
+        for _ in 0..WARM_UP {
+            prepare(&mut path)?;
+            path.worker.round();
+        }
+    }
+    let packets = count(&mut path, prepare, |path| {
+        black_box(path.worker.round());
+    })?;
+    all_of_a_burst("arrived", path.to.received()?)?;
+    let counters = path.handle.counters().snapshot();
+    if counters.misses != 0 {
+        return Err(Failure::new(format!("{} frames missed the flow table", counters.misses)));
+    }
+    Ok(packets)
+}
