@@ -16,7 +16,9 @@
 //!
 //! # Rings that are started but disabled
 //!
-//! They are left alone: nothing is taken from them until they are enabled.
+//! A guest's receive ring is left alone. What a guest puts into its transmit ring is taken and dropped, by the control thread:
+//! workers have nothing to do with such a ring. It is looked at when it is disabled and at every kick; one without a kick
+//! descriptor only when its settings change.
 //!
 //! # The vhost crate
 //!

@@ -71,6 +71,9 @@ impl Port for VhostPort {
         say("mode", if matches!(shared.config.mode, Mode::Listen(_)) { "server" } else { "client" }.into());
         say("status", if peer.connected { "connected" } else { "disconnected" }.into());
         say("socket", shared.path().display().to_string());
+        if let Some(reason) = &peer.waiting {
+            say("connect_error", reason.clone());
+        }
         if peer.connected {
             say("features", format!("{:#018x}", peer.features));
             say("protocol_features", format!("{:#x}", peer.protocol_features));

@@ -112,11 +112,16 @@ fn client_waits_for_its_server_and_finds_it_again() {
     let (_dir, path) = place();
     let port = VhostPort::open(VhostConfig::new("c", Mode::Connect(path.clone()))).unwrap();
     assert_eq!(port.driver(), "vhost-user-client");
+    let says = |info: &pmd::port::PortInfo, word: &str| {
+        info.status.iter().any(|(key, value)| key == "connect_error" && value.contains(word))
+    };
+    wait_for(&port, |info| says(info, "No such file"));
     for _ in 0..3 {
         let server = UnixListener::bind(&path).unwrap();
         let (stream, _) = server.accept().unwrap();
         let mut guest = Guest::start(Frontend::from_stream(stream, 2), MODERN, 2);
         exchange(&mut guest, &port);
+        assert!(!says(&port.info(), ""), "it is connected");
         drop((server, guest));
         std::fs::remove_file(&path).unwrap();
         wait_for(&port, |info| info.link == LinkState::Down);

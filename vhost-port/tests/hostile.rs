@@ -223,3 +223,15 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn disabled_ring_that_is_broken_stops_alone() {
+    let (_dir, port, mut guest) = setup(MODERN);
+    guest.enable(1, false);
+    offer(&guest, 1, &[], 0, u16::MAX / 2);
+    guest.rings[1].kick.write(1).unwrap();
+    wait_for(&port, |info| info.error.as_ref().is_some_and(|e| e.contains("ring 1 stopped")));
+    guest.post(0, &[1000]);
+    assert_eq!(transmit(&port, &[7; 60]), (1, 0));
+    assert_eq!(guest.receive(0).unwrap().1, [7; 60]);
+}

@@ -8,6 +8,7 @@
 mod guest;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use guest::{Guest, MODERN, RING_SIZE, burst, wait_for};
 use pmd::packet::{BatchStorage, Gso, Offload, Span};
@@ -264,4 +265,41 @@ proptest! {
         }
         prop_assert_eq!(txq.counters().drops.get(DropReason::TxBadRing), 0);
     }
+}
+
+#[test]
+fn what_is_sent_by_a_disabled_ring_is_dropped_and_given_back() {
+    let (_dir, port, mut guest) = setup(MODERN, 4);
+    let mut rxq = port.rx_queue(0).unwrap();
+    let dropped = |rxq: &dyn pmd::port::RxQueue| rxq.counters().drops.get(DropReason::RxDisabled);
+    guest.send(1, NetHeader::default(), &pattern(60, 1), &[]);
+    guest.post(0, &[1000]);
+    // Acknowledged messages: when the call returns, what waited has been dropped.
+    guest.enable(0, false);
+    guest.enable(1, false);
+    assert_eq!((guest.reclaim(1), dropped(&*rxq)), (1, 1));
+    assert_eq!(guest.receive(0), None, "a disabled receive ring is left alone");
+    assert_eq!(rxq.arm(), Armed::Idle);
+    assert!(rxq.wait_fd().is_none(), "a worker would take the kick away");
+
+    // What comes while it is disabled goes the same way, at the guest's kick.
+    guest.rings[1].driver.enable_interrupts();
+    guest.interrupted(1);
+    for i in 0..3 {
+        if guest.send(1, NetHeader::default(), &pattern(60, i), &[]) {
+            guest.rings[1].kick.write(1).unwrap();
+        }
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !guest.interrupted(1) {
+            assert!(Instant::now() < deadline, "not given back");
+            std::thread::yield_now();
+        }
+        assert_eq!(guest.reclaim(1), 1);
+    }
+    assert_eq!(dropped(&*rxq), 4);
+
+    // Enabled again it brings frames, from the index where it is.
+    guest.enable(1, true);
+    guest.send(1, NetHeader::default(), &pattern(60, 9), &[]);
+    assert_eq!(burst(&mut *rxq), [pattern(60, 9)]);
 }

@@ -36,6 +36,8 @@ pub(crate) struct Peer {
     pub(crate) mtu: Option<u16>,
     /// Sizes of the rings the front-end has set up, by index.
     pub(crate) ring_sizes: Vec<Option<u16>>,
+    /// Why there is no connection, where we are the one who connects.
+    pub(crate) waiting: Option<String>,
     /// What went wrong last; shown until the next connection.
     pub(crate) error: Option<String>,
 }

@@ -216,6 +216,16 @@ impl SplitRing {
         self.next_avail = self.next_avail.wrapping_add(1);
     }
 
+    /// Takes all that waits and gives it back unread. Returns how many chains.
+    pub(crate) fn discard(&mut self) -> Result<u16, RingFault> {
+        let waiting = self.refresh()?;
+        for _ in 0..waiting {
+            let head = self.head(0)?;
+            self.complete(head, 0);
+        }
+        Ok(waiting)
+    }
+
     /// Takes the next chains, which a look found, with nothing written into them.
     #[inline]
     pub(crate) fn complete_unwritten(&mut self, chains: &[Chain]) {

@@ -75,7 +75,15 @@ fn connect(shared: &Arc<Shared>) {
                 // A front-end that accepts and hangs up at once must not make us spin.
                 idle(shared, None, Some(Duration::from_millis(100)));
             }
-            Err(pause) => idle(shared, None, Some(pause)),
+            Err(attempt) => {
+                // The operator cannot see a log line of an hour ago; the status stays.
+                let reason = Some(attempt.error.to_string());
+                let before = std::mem::replace(&mut shared.peer().waiting, reason.clone());
+                if before != reason {
+                    shared.changed();
+                }
+                idle(shared, None, Some(attempt.pause));
+            }
         }
     }
 }
@@ -117,7 +125,8 @@ pub(crate) fn serve(shared: &Arc<Shared>, stream: UnixStream) {
         if stopping(shared) {
             break Ok(());
         }
-        let result = match next_event(&mut socket, &shared.alarm) {
+        let kicks = locked().discarded_kicks();
+        let result = match next_event(&mut socket, &shared.alarm, &kicks) {
             Event::Attention => {
                 shared.alarm.clear();
                 locked().attend();

@@ -8,8 +8,9 @@
 //! when all of it has arrived. A sender that never completes one is waited for with the thread's stop signal in view.
 
 use std::io::{Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::Duration;
 
 use pmd::sys::sigbus::Alarm;
@@ -45,7 +46,7 @@ pub(super) enum Event {
     ForCrate,
     /// A message for us; `need_reply` asks for an acknowledgement.
     Ours { code: u32, request: Diverted, need_reply: bool },
-    /// The alarm rang.
+    /// The alarm rang, or a ring was kicked that nobody else looks after.
     Attention,
     /// The connection has ended.
     Closed,
@@ -53,11 +54,11 @@ pub(super) enum Event {
     Bad(String),
 }
 
-/// Waits for a whole message, or for the alarm.
-pub(super) fn next_event(socket: &mut UnixStream, alarm: &Alarm) -> Event {
+/// Waits for a whole message, for the alarm, or for a kick. A message comes before a kick.
+pub(super) fn next_event(socket: &mut UnixStream, alarm: &Alarm, kicks: &[Arc<OwnedFd>]) -> Event {
     let mut pause = None;
     loop {
-        match wait(socket, alarm, pause) {
+        match wait(socket, alarm, kicks, pause) {
             Ok(true) => return Event::Attention,
             Ok(false) => {}
             Err(e) => return Event::Bad(format!("poll: {e}")),
@@ -91,19 +92,26 @@ pub(super) fn next_event(socket: &mut UnixStream, alarm: &Alarm) -> Event {
     }
 }
 
-/// True when the alarm rang. With a pause, waits that long for the alarm alone.
-fn wait(socket: &UnixStream, alarm: &Alarm, pause: Option<Duration>) -> Result<bool, Errno> {
-    let mut fds = [
+/// True when the alarm rang or, without anything from the socket, a kick came. With a pause, waits that long for the alarm alone.
+fn wait(
+    socket: &UnixStream,
+    alarm: &Alarm,
+    kicks: &[Arc<OwnedFd>],
+    pause: Option<Duration>,
+) -> Result<bool, Errno> {
+    let mut fds = vec![
         PollFd::from_borrowed_fd(alarm.as_fd(), PollFlags::IN),
         PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN),
     ];
+    fds.extend(kicks.iter().map(|kick| PollFd::new(kick, PollFlags::IN)));
     let timeout = pause.map(|p| Timespec { tv_sec: 0, tv_nsec: i64::from(p.subsec_nanos()) });
     let watched = if pause.is_some() { &mut fds[..1] } else { &mut fds[..] };
     match poll(watched, timeout.as_ref()) {
         Ok(_) | Err(Errno::INTR) => {}
         Err(e) => return Err(e),
     }
-    Ok(!fds[0].revents().is_empty())
+    let ready = |at: usize| fds.get(at).is_some_and(|fd| !fd.revents().is_empty());
+    Ok(ready(0) || (!ready(1) && (2..fds.len()).any(ready)))
 }
 
 fn hung_up(socket: &UnixStream) -> bool {

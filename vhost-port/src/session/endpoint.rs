@@ -113,6 +113,13 @@ fn try_connect(path: &Path) -> Result<UnixStream, Errno> {
     Ok(UnixStream::from(socket))
 }
 
+/// An attempt that failed.
+pub(super) struct Failed {
+    pub(super) error: Errno,
+    /// How long to wait before the next.
+    pub(super) pause: Duration,
+}
+
 /// Attempts to connect, with pauses that grow.
 pub(super) struct Connector {
     pause: Duration,
@@ -125,8 +132,8 @@ impl Connector {
         Connector { pause: RETRY.0, logged: None }
     }
 
-    /// Tries once. On failure says how long to wait before the next attempt.
-    pub(super) fn attempt(&mut self, name: &str, path: &Path) -> Result<UnixStream, Duration> {
+    /// Tries once.
+    pub(super) fn attempt(&mut self, name: &str, path: &Path) -> Result<UnixStream, Failed> {
         let error = match try_connect(path) {
             Ok(stream) => match stream.set_nonblocking(false) {
                 Ok(()) => {
@@ -143,6 +150,6 @@ impl Connector {
         }
         let pause = self.pause;
         self.pause = (pause * 2).min(RETRY.1);
-        Err(pause)
+        Err(Failed { error, pause })
     }
 }

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use pmd::port::DropReason;
 use pmd::virtio::features::{VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::{FdFlags, fcntl_setfd};
@@ -175,16 +176,63 @@ impl Session {
         let usable = ring.is_some() && enabled && vring.fault().is_none() && !self.shared.alarm.tripped();
         guard.ring = ring;
         guard.net = NetRules::new(self.features);
-        vring.set_kick(config.kick.clone());
+        // A worker must not take kicks that are meant for `discard`.
+        vring.set_kick(if enabled { config.kick.clone() } else { None });
         vring.set_usable(usable);
         drop(guard);
         vring.wake();
         self.changed = true;
+        self.discard(at);
         Ok(())
     }
 
-    /// Looks after what rang the alarm: broken rings, and memory that went away.
+    /// Whether what the guest sends by a ring is to be dropped: its transmit ring, started but disabled.
+    fn discards(&self, at: usize) -> bool {
+        let config = &self.rings[at];
+        at % 2 == 1 && config.started && !config.enabled && !starts_enabled(self.features)
+    }
+
+    /// Kick descriptors of rings that [`Session::discard`] looks after.
+    pub(super) fn discarded_kicks(&self) -> Vec<Arc<OwnedFd>> {
+        let discarded = (0..self.rings.len()).filter(|&at| self.discards(at));
+        discarded.filter_map(|at| self.rings[at].kick.clone()).collect()
+    }
+
+    /// Drops what a guest has put into a disabled transmit ring. Does nothing for other rings.
+    fn discard(&mut self, at: usize) {
+        if !self.discards(at) {
+            return;
+        }
+        let kick = self.rings[at].kick.as_ref();
+        // Non-blocking; taken before the look at the ring, so that a later kick is seen.
+        let _ = kick.map(|kick| rustix::io::read(kick, &mut [0; 8]));
+        let vring = &self.shared.rings[at];
+        let mut guard = vring.lock();
+        if vring.fault().is_some() || self.shared.alarm.tripped() {
+            return;
+        }
+        let Some(ring) = &mut guard.ring else { return };
+        match ring.discard() {
+            // No worker polls a disabled ring, and the lock is held: nobody else counts.
+            Ok(chains) => {
+                self.shared.rx_counters[at / 2].drops.add(DropReason::RxDisabled, u64::from(chains))
+            }
+            Err(fault) => return vring.break_down(fault),
+        }
+        if let (Some(true), Some(call)) = (ring.publish(), ring.call()) {
+            let _ = rustix::io::write(call, &1u64.to_ne_bytes());
+        }
+        if ring.arm()
+            && let Some(kick) = kick
+        {
+            // More has come. Its turn is after the front-end's next message, so that a guest cannot keep that waiting.
+            let _ = rustix::io::write(kick, &1u64.to_ne_bytes());
+        }
+    }
+
+    /// Looks after what rang the alarm, broken rings and memory that went away, and after disabled rings that were kicked.
     pub(super) fn attend(&mut self) {
+        (0..self.rings.len()).for_each(|at| self.discard(at));
         if self.shared.alarm.tripped() {
             for vring in &self.shared.rings {
                 let guard = vring.lock();
