@@ -32,6 +32,9 @@ pub(crate) struct RingConfig {
     /// Started by a kick descriptor, until its base is asked for.
     pub(crate) started: bool,
     pub(crate) enabled: bool,
+    /// It has been enabled on this connection. Before that, what waits in a ring that is just being started is not for
+    /// dropping: after a restart of the switch it is what the guest sent meanwhile.
+    pub(crate) was_enabled: bool,
 }
 
 /// Why a ring cannot start.

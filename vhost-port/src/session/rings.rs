@@ -111,6 +111,7 @@ impl Session {
         let at = self.ring_index(index).map_err(|e| self.explain(&e))?;
         if self.rings[at].enabled != enable {
             self.rings[at].enabled = enable;
+            self.rings[at].was_enabled |= enable;
             self.refresh_ring(at).map_err(|e| self.explain(&e))?;
         }
         Ok(())
@@ -186,10 +187,15 @@ impl Session {
         Ok(())
     }
 
-    /// Whether what the guest sends by a ring is to be dropped: its transmit ring, started but disabled.
+    /// Whether what the guest sends by a ring is to be dropped: its transmit ring, started, and disabled again after it had been
+    /// enabled.
     fn discards(&self, at: usize) -> bool {
         let config = &self.rings[at];
-        at % 2 == 1 && config.started && !config.enabled && !starts_enabled(self.features)
+        at % 2 == 1
+            && config.started
+            && config.was_enabled
+            && !config.enabled
+            && !starts_enabled(self.features)
     }
 
     /// Kick descriptors of rings that [`Session::discard`] looks after.
