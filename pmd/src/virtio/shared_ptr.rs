@@ -133,6 +133,27 @@ impl SharedPtr {
         unsafe { core::ptr::copy_nonoverlapping(self.0.as_ptr(), dst.as_mut_ptr(), dst.len()) };
     }
 
+    /// Reads a few bytes into registers. Unlike [`SharedPtr::copy_out`], of a fixed length: no call, and no overlapping stores
+    /// that later loads of parts could not be served from.
+    ///
+    /// # Safety
+    /// That many bytes from here are mapped and readable.
+    #[inline]
+    pub unsafe fn read_bytes<const N: usize>(self) -> [u8; N] {
+        // SAFETY: forwarded; a byte array has no alignment and no invalid values.
+        unsafe { self.0.cast::<[u8; N]>().read_unaligned() }
+    }
+
+    /// Writes a few bytes from registers.
+    ///
+    /// # Safety
+    /// That many bytes from here are mapped and writable.
+    #[inline]
+    pub unsafe fn write_bytes<const N: usize>(self, bytes: [u8; N]) {
+        // SAFETY: forwarded; a byte array has no alignment.
+        unsafe { self.0.cast::<[u8; N]>().write_unaligned(bytes) };
+    }
+
     /// Copies `src` in.
     ///
     /// # Safety

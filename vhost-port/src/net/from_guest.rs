@@ -153,7 +153,8 @@ fn receive<'q>(
     }
     let count = usize::from(ring.waiting()).min(room);
     let mut chains = [Chain::NONE; BURST];
-    let (found, fault) = ring.look(Direction::Read, &mut chains[..count]);
+    let first_read = if net.header_matters() { 0 } else { net.header_len };
+    let (found, fault) = ring.look(Direction::Read, first_read, &mut chains[..count]);
     let mut outcome = fault.map_or(Ok(()), Err);
     let (mut packets, mut bytes, mut done) = (0, 0, 0);
     for chain in &chains[..found] {
@@ -226,11 +227,10 @@ fn checked(header: &[u8; NetHeader::LEGACY_LEN], len: usize, net: &NetRules) -> 
 #[inline(always)]
 fn plain_frame<'q>(segment: Segment, net: &NetRules) -> Option<Span<'q>> {
     let len = segment.len.checked_sub(net.header_len as u32)?;
-    let mut header = [0; 2];
     // SAFETY: the piece is mapped and at least header_len long, and stays mapped while the ring's lock is kept.
-    let frame = unsafe {
-        segment.start.copy_out(&mut header);
-        Span::new(segment.start.add(net.header_len).as_non_null(), len)
+    let (header, frame) = unsafe {
+        let header = if net.header_matters() { segment.start.read_bytes() } else { [0; 2] };
+        (header, Span::new(segment.start.add(net.header_len).as_non_null(), len))
     };
     let short = (MIN_FRAME..=HEAD_CAPACITY).contains(&(len as usize));
     (short && NetHeader::asks_nothing(header)).then_some(frame)
@@ -242,11 +242,11 @@ fn take_single(segment: Segment, net: &NetRules, batch: &mut Batch<'_>) -> Resul
     let Some(len) = segment.len.checked_sub(net.header_len as u32) else {
         return Err(RingFault::NoHeader);
     };
-    let mut header = [0; NetHeader::LEGACY_LEN];
     // SAFETY: the piece is mapped and at least header_len >= LEGACY_LEN long.
-    let frame = unsafe {
-        segment.start.copy_out(&mut header);
-        Span::new(segment.start.add(net.header_len).as_non_null(), len)
+    let (header, frame) = unsafe {
+        let header =
+            if net.header_matters() { segment.start.read_bytes() } else { [0; NetHeader::LEGACY_LEN] };
+        (header, Span::new(segment.start.add(net.header_len).as_non_null(), len))
     };
     let offload = match checked(&header, len as usize, net) {
         Ok(offload) => offload,

@@ -46,6 +46,14 @@ impl NetRules {
         }
     }
 
+    /// Whether a header from the guest can say anything: without these features it is all zero (virtio 1.2, 5.1.6.2.1), and
+    /// reading it would only fetch a cache line.
+    #[inline]
+    pub(crate) fn header_matters(&self) -> bool {
+        let caps = &self.from_guest;
+        caps.csum || caps.tso4 || caps.tso6
+    }
+
     /// Whether a guest with these features may send a frame in this state.
     #[inline]
     pub(crate) fn allows(&self, offload: &Offload) -> bool {

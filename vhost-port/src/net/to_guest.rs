@@ -193,7 +193,7 @@ impl<'a> Sender<'a> {
             return Err(Unsent::Dropped(DropReason::TxRingFull));
         }
         let count = usize::from(self.ring.waiting()).min(BURST);
-        let (found, fault) = self.ring.look(Direction::Write, &mut self.chains[..count]);
+        let (found, fault) = self.ring.look(Direction::Write, self.net.header_len, &mut self.chains[..count]);
         self.looked = found;
         match fault {
             Some(fault) if found == 0 => Err(Unsent::Broken(fault)),
@@ -212,11 +212,7 @@ impl<'a> Sender<'a> {
         }
         // SAFETY: the buffer is mapped and holds header and frame.
         unsafe {
-            // By constant lengths, which become stores.
-            match self.net.header_len {
-                NetHeader::LEN => buffer.start.copy_in(&PLAIN_HEADER),
-                _ => buffer.start.copy_in(&[0; NetHeader::LEGACY_LEN]),
-            }
+            self.put_plain_header(buffer.start);
             buffer.start.add(self.net.header_len).copy_in(frame);
         }
         self.complete(head, needed);
@@ -240,10 +236,14 @@ impl<'a> Sender<'a> {
         let needed = self.net.header_len + frame.len();
         match chain.single {
             Some(buffer) if buffer.len as usize >= needed => {
-                let header = self.header(&frame.offload, 1);
                 // SAFETY: the buffer is mapped and holds header and frame.
                 unsafe {
-                    buffer.start.copy_in(&header[..self.net.header_len]);
+                    if frame.offload.is_none() {
+                        self.put_plain_header(buffer.start);
+                    } else {
+                        let header = self.header(&frame.offload, 1);
+                        buffer.start.copy_in(&header[..self.net.header_len]);
+                    }
                     copy_frame(buffer.start.add(self.net.header_len), frame);
                 }
                 self.complete(chain.head, needed);
@@ -258,7 +258,25 @@ impl<'a> Sender<'a> {
         Ok(())
     }
 
-    #[inline]
+    /// Writes the header of a frame that fills one buffer and asks for nothing.
+    ///
+    /// By whole registers: bytes put together in memory and then copied would have to wait there for every store before
+    /// them, and those go to lines that another processor holds. A header that says the right thing already, because the guest
+    /// uses its buffers again, is not written: its line can then stay in both caches.
+    ///
+    /// # Safety
+    /// `header_len` bytes from `to` are mapped and writable.
+    #[inline(always)]
+    unsafe fn put_plain_header(&self, to: SharedPtr) {
+        // SAFETY: forwarded; header_len is one of the two lengths.
+        unsafe {
+            match self.net.header_len {
+                NetHeader::LEN => put_unless_equal(to, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]),
+                _ => put_unless_equal(to, [0; NetHeader::LEGACY_LEN]),
+            }
+        }
+    }
+
     fn header(&self, offload: &Offload, buffers: u16) -> [u8; NetHeader::LEN] {
         if offload.is_none() {
             let [n0, n1] = buffers.to_le_bytes();
@@ -308,8 +326,19 @@ impl<'a> Sender<'a> {
     }
 }
 
-/// The header of a frame that fills one buffer and asks for nothing.
-const PLAIN_HEADER: [u8; NetHeader::LEN] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+/// Writes `bytes`, unless they are there.
+///
+/// # Safety
+/// `N` bytes from `to` are mapped and writable.
+#[inline(always)]
+unsafe fn put_unless_equal<const N: usize>(to: SharedPtr, bytes: [u8; N]) {
+    // SAFETY: forwarded.
+    unsafe {
+        if to.read_bytes::<N>() != bytes {
+            to.write_bytes(bytes);
+        }
+    }
+}
 
 /// Copies a frame to `to`.
 ///

@@ -87,9 +87,11 @@ impl Session {
             for notice in self.mailbox.take() {
                 self.send(&notice);
             }
+            // What a full session passes over is looked at again once there is room: no event will say so.
+            let passed_over = self.is_full();
             self.work();
             self.flush()?;
-            if !self.is_full() && !self.requests.is_empty() {
+            if !self.is_full() && (passed_over || !self.requests.is_empty()) {
                 continue;
             }
             if self.poll()? && !self.receive()? {
