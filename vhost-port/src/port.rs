@@ -99,6 +99,7 @@ impl Port for VhostPort {
             ifindex: None,
             rx_queues: shared.rx_queues(),
             status,
+            gone: false,
             error: peer.error.clone(),
         }
     }

@@ -74,7 +74,8 @@ impl Running {
             || self.ports.values().any(|port| port.stand_in.is_some())
     }
 
-    fn remove_port(&mut self, target: &dyn Target, name: &str) {
+    /// Closes a port; a later pass opens it anew if it is wanted.
+    pub(super) fn remove_port(&mut self, target: &dyn Target, name: &str) {
         // Whatever it says, the port is not ours any more: keeping it in the book would repeat the failure for ever.
         if let Err(error) = target.remove_port(name) {
             log::warn!("removing port {name}: {error}");

@@ -45,6 +45,10 @@ impl Reconciler {
     /// Makes the switch agree with a snapshot and writes the outcome. What failed before is tried again.
     pub fn configure(&mut self, snapshot: &Snapshot) -> Result<(), OvsdbError> {
         self.desired = Desired::from_snapshot(snapshot);
+        for report in self.target.reports().iter().filter(|report| report.info.gone) {
+            log::warn!("interface {}: {}", report.name, report.info.error.as_deref().unwrap_or("gone"));
+            self.running.remove_port(&*self.target, &report.name);
+        }
         let steps = diff(&self.running, &self.desired);
         let changed = !steps.is_empty();
         self.running.apply(&*self.target, steps);
@@ -56,7 +60,7 @@ impl Reconciler {
 
     /// Whether something failed that may succeed later without any change of the database.
     pub fn failing(&self) -> bool {
-        self.running.failing()
+        self.running.failing() || self.target.reports().iter().any(|report| report.info.gone)
     }
 
     /// Refreshes statistics, link state and status.

@@ -28,6 +28,7 @@ struct State {
     log: Vec<String>,
     refused: Vec<String>,
     mtu_limit: Option<u16>,
+    gone: Vec<String>,
     packets: u64,
 }
 
@@ -95,6 +96,7 @@ impl Target for Fake {
     fn remove_port(&self, name: &str) -> Result<(), String> {
         let mut state = self.state.lock().unwrap();
         state.log.push(format!("-port {name}"));
+        state.gone.retain(|gone| gone != name);
         state.ports.remove(name).map(|_| ()).ok_or_else(|| "no such port".into())
     }
     fn sync(&self) {
@@ -109,7 +111,12 @@ impl Target for Fake {
             bridge: request.bridge.clone(),
             ofport: *ofport,
             driver: "fake",
-            info: PortInfo { mtu: 1500, mac: Some([2, 0, 0, 0, 0, 1]), ..PortInfo::default() },
+            info: PortInfo {
+                mtu: 1500,
+                mac: Some([2, 0, 0, 0, 0, 1]),
+                gone: state.gone.contains(&request.name),
+                ..PortInfo::default()
+            },
             rx: QueueSnapshot { packets, ..QueueSnapshot::default() },
             tx: QueueSnapshot::default(),
             rx_drops: BTreeMap::from([("rx_too_short", 2), ("no_output", 3)]),
@@ -300,6 +307,21 @@ fn the_local_port_falls_back_when_there_is_no_tap() {
     let row = interface(&snapshot, "br0");
     assert_eq!((row.opt_int("ofport"), row.opt_str("error")), (Some(65534), None));
     assert_ne!(bench.fake.state.lock().unwrap().ports["br0"].0.kind, PortKind::Null);
+}
+
+#[test]
+fn a_device_deleted_from_outside_is_made_again() {
+    let mut bench = Bench::new();
+    bench.add_bridge(
+        "br0",
+        &[("p1", json!({}), json!({"type": "tap"})), ("p2", json!({}), json!({"type": "tap"}))],
+    );
+    bench.pass();
+    bench.fake.state.lock().unwrap().gone.push("p2".into());
+    assert!(bench.reconciler.failing());
+    assert_eq!(bench.pass(), ["-port p2", "port p2", "sync"]);
+    assert!(!bench.reconciler.failing());
+    assert_eq!(interface(&bench.snapshot(), "p2").opt_int("ofport"), Some(2));
 }
 
 #[test]

@@ -50,8 +50,8 @@ impl Device {
             ..PortInfo::default()
         };
         let Ok(name) = tun::interface(&self.queue) else {
-            info.error =
-                Some(format!("TAP device {} was deleted: remove the port and add it again", self.name));
+            info.gone = true;
+            info.error = Some(format!("TAP device {} was deleted from outside", self.name));
             return info;
         };
         if name.as_str() != self.name {
