@@ -32,6 +32,15 @@ fn ip(arguments: &str) {
     assert!(status.success(), "ip {arguments}");
 }
 
+/// The kernel tells of a carrier with a delay: its link watch works at most once a second.
+fn await_up(port: &dyn Port) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    while port.info().link != LinkState::Up {
+        assert!(std::time::Instant::now() < deadline, "no carrier: {:?}", port.info());
+        thread::yield_now();
+    }
+}
+
 fn open_with_address() -> Arc<dyn Port> {
     let port = open(&TapConfig { name: "tap0".into(), queues: 1 }).unwrap();
     ip("addr add 10.9.0.1/24 dev tap0");
@@ -69,7 +78,7 @@ fn receive_udp(rx: &mut dyn RxQueue, waker: &dyn Fn()) -> (Vec<u8>, Offload) {
 fn the_kernel_sends_and_receives() {
     in_namespace(|| {
         let port = open_with_address();
-        assert_eq!(port.info().link, LinkState::Up);
+        await_up(&*port);
         assert_eq!(port.info().mtu, 1500);
         let (mut rx, mut tx) = (port.rx_queue(0).unwrap(), port.tx_queue(0).unwrap());
         let socket = UdpSocket::bind("10.9.0.1:700").unwrap();
@@ -417,7 +426,7 @@ fn a_device_made_by_the_operator_needs_no_privilege() {
         let down = open(&TapConfig { name: "tap2".into(), queues: 1 }).err().unwrap().to_string();
         assert!(down.contains("tap2") && down.contains("ip link set up"), "{down}");
         let port = open(&TapConfig { name: "tap1".into(), queues: 1 }).unwrap();
-        assert_eq!(port.info().link, LinkState::Up);
+        await_up(&*port);
         assert!(port.info().ifindex.is_some_and(|index| index > 1));
     });
 }
