@@ -32,19 +32,6 @@ impl PortNames for BridgePorts {
     }
 }
 
-/// Datapath numbers and names.
-struct DatapathPorts(Vec<(PortNo, String)>);
-
-impl PortNames for DatapathPorts {
-    fn name(&self, port: PortNo) -> Option<String> {
-        self.0.iter().find(|(number, _)| *number == port).map(|(_, name)| name.clone())
-    }
-
-    fn number(&self, name: &str) -> Option<PortNo> {
-        self.0.iter().find(|(_, port)| port == name).map(|&(number, _)| number)
-    }
-}
-
 pub(super) fn add(switch: &Switch, params: &Value) -> Result<Value, String> {
     let bridge = required(params, 0, "bridge")?;
     let Some(Value::Array(texts)) = params.get(1) else {
@@ -105,30 +92,29 @@ fn rule(rule: &Rule, names: &BridgePorts, now_ms: u64) -> Value {
 }
 
 pub(super) fn megaflows(switch: &Switch) -> Result<Value, String> {
-    let names = DatapathPorts(switch.port_numbers());
     let flows = switch.dp_flows();
     let mut cores: Vec<u32> = switch.worker_reports().iter().map(|worker| worker.core).collect();
     cores.sort_unstable();
     let now_ms = switch.now_ms();
     let of_core = |core: u32| {
         let mine = flows.iter().filter(|f| f.core == core);
-        json!({ "core": core, "flows": mine.map(|f| megaflow(f, switch, &names, now_ms)).collect::<Vec<_>>() })
+        json!({ "core": core, "flows": mine.map(|f| megaflow(f, switch.bridges(), now_ms)).collect::<Vec<_>>() })
     };
     Ok(json!({ "workers": cores.into_iter().map(of_core).collect::<Vec<_>>() }))
 }
 
-fn megaflow(installed: &DpFlow, switch: &Switch, names: &DatapathPorts, now_ms: u64) -> Value {
+fn megaflow(installed: &DpFlow, bridges: &Bridges, now_ms: u64) -> Value {
     let flow = &installed.flow;
     let used_ms = flow.stats.used_ms();
     let used_s = (used_ms != 0).then(|| now_ms.saturating_sub(used_ms) as f64 / 1000.0);
     let flow_match = FlowMatch::new(flow.key, flow.mask);
     json!({
-        "match": datapath::format_match(&flow_match, names),
+        "match": datapath::format_match(&flow_match, bridges),
         "packets": flow.stats.packets(),
         "bytes": flow.stats.bytes(),
         "used_s": used_s,
         "tcp_flags": flow.stats.tcp_flags(),
-        "actions": datapath::format_actions(&flow.actions, names),
-        "bridge": switch.bridges().bridge_of_port(PortNo(flow.key.in_port)),
+        "actions": datapath::format_actions(&flow.actions, bridges),
+        "bridge": bridges.bridge_of_port(PortNo(flow.key.in_port)),
     })
 }
