@@ -1,7 +1,7 @@
 # Everything here runs on a Debian 12 machine with Rust and make; QEMU, the guest kernel and the stock peers are fetched
 # into a cache folder by tools/lab/setup.sh on first use. Nothing is installed on the machine.
 .DEFAULT_GOAL := help
-.PHONY: help build check test demo demo-guest demo-stop bench instructions fuzz-smoke lab lab-clean clean
+.PHONY: help build check test demo demo-guest demo-stop bench plots instructions fuzz-smoke lab lab-clean clean
 
 CARGO ?= cargo
 
@@ -42,10 +42,13 @@ demo-guest: ## run CMD='...' in guest GUEST=1 or 2 of a demo that was kept
 demo-stop: ## end a demo that was kept
 	@$(CARGO) run --locked --release --quiet -p tests --bin demo -- stop
 
-bench: ## compare with OVS-DPDK and testpmd in one alternating run (ROUNDS=3, ROWS=...), needs root
+bench: ## compare with OVS-DPDK and testpmd in alternating rounds, 45 minutes (ROWS=..., ROUNDS=..., SECONDS=...), needs root
 	$(needs-root)
-	$(CARGO) build --locked --release -p vswitch -p vsctl --bins
+	$(CARGO) build --locked --release -p vswitch -p vsctl -p vsgen --bins
 	$(CARGO) run --locked --release --quiet -p tests --bin bench
+
+plots: ## draw docs/perf/*.svg from target/bench/results.json again (part of make bench)
+	$(CARGO) run --locked --release --quiet -p tests --bin bench -- plots
 
 instructions: ## instructions per packet by stage, against docs/perf/instructions.json (RECORD=1, STAGES=...), needs valgrind
 	$(CARGO) run --locked --release --quiet -p tests --bin instructions

@@ -29,6 +29,14 @@ impl OpenVswitch {
     /// # Errors
     /// One of them does not come up; the message holds the end of its log.
     pub fn start(lab: &Lab) -> Result<Self> {
+        Self::start_with(lab, &[])
+    }
+
+    /// Like [`Self::start`], with more settings (`other_config:KEY=VALUE`) in the database before the switch reads it.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(lab: &Lab, more: &[&str]) -> Result<Self> {
         let folder = lab.path("ovs");
         let bin = lab.cache().join("bin");
         let database = database(lab, &folder, &bin)?;
@@ -45,6 +53,7 @@ impl OpenVswitch {
         ];
         let mut arguments = vec![db.as_str(), "--no-wait", "init", "--", "set", "Open_vSwitch", ".", &extra];
         arguments.extend(settings);
+        arguments.extend(more);
         lab.run("ovs-vsctl", &arguments)?;
 
         let remote = format!("unix:{}", socket.display());
@@ -70,6 +79,37 @@ impl OpenVswitch {
     pub fn vhost_port(&self, name: &str) -> Result<PathBuf> {
         self.vsctl(&["add-port", "br0", name, "--", "set", "Interface", name, "type=dpdkvhostuser"])?;
         Ok(self.folder.join(name))
+    }
+
+    /// Adds a vhost-user port that connects to a socket on which somebody else listens.
+    ///
+    /// # Errors
+    /// As [`Self::vsctl`].
+    pub fn vhost_client_port(&self, name: &str, path: &Path) -> Result<()> {
+        let path = format!("options:vhost-server-path={}", path.display());
+        let settings = ["type=dpdkvhostuserclient", &path];
+        self.vsctl(&[&["add-port", "br0", name, "--", "set", "Interface", name], &settings[..]].concat())
+            .map(drop)
+    }
+
+    /// `ovs-appctl ARGUMENTS` to the switch.
+    ///
+    /// # Errors
+    /// As [`run`].
+    pub fn appctl(&self, arguments: &[&str]) -> Result<String> {
+        let target = format!("--target={}", self.folder.join("vs.ctl").display());
+        let mut list = vec![target.as_str(), "--timeout=60"];
+        list.extend_from_slice(arguments);
+        run(&self.bin.join("ovs-appctl"), &list)
+    }
+
+    /// Forgets all rules and takes those in `file`, one a line.
+    ///
+    /// # Errors
+    /// As [`run`].
+    pub fn replace_flows(&self, file: &Path) -> Result<()> {
+        self.ofctl("del-flows", "")?;
+        self.ofctl("add-flows", &file.display().to_string())
     }
 
     /// Forwards everything from one port to another.

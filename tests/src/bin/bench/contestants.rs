@@ -1,14 +1,15 @@
-//! Who takes part in the loop rows: each has two listening vhost-user ports and one thread on the switch's processor.
+//! Who takes part: each has two listening vhost-user ports and one thread on the switch's processor.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use tests::failure::Result;
+use tests::failure::{During as _, Failure, Result};
 use tests::lab::{Binaries, Lab};
 use tests::ovs::OpenVswitch;
 use tests::switch::Vswitchd;
 use tests::testpmd::{Memory, Testpmd};
 
 use crate::Bench;
+use crate::rules;
 
 /// How frames find their way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +20,24 @@ pub(crate) enum Way {
     Learning,
     /// No tables at all: what testpmd's io mode does.
     Io,
+}
+
+/// What a row needs of everybody who takes part.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Setup {
+    /// Frames larger than the MTU. Open vSwitch offers that only on ports where the generator listens.
+    pub(crate) tso: bool,
+    /// Room for two million megaflows that stay while nobody uses them.
+    pub(crate) many_flows: bool,
+}
+
+/// Somebody who can be started.
+#[derive(Clone, Copy)]
+pub(crate) struct Entrant {
+    /// What it is called where a failure is reported.
+    pub(crate) name: &'static str,
+    /// What starts it.
+    pub(crate) start: fn(&Bench, &Setup) -> Result<Contestant>,
 }
 
 /// A running contestant.
@@ -33,25 +52,56 @@ pub(crate) enum Contestant {
     Testpmd(Testpmd, [PathBuf; 2]),
 }
 
-/// What starts a contestant.
-type Start = fn(&Bench) -> Result<Contestant>;
+/// Names of the series.
+pub(crate) const OURS: &str = "vswitchd";
+pub(crate) const OURS_RULE: &str = "vswitchd, in_port rule";
+pub(crate) const OURS_LEARNING: &str = "vswitchd, learning bridge";
+pub(crate) const BASELINE: &str = "earlier build";
+pub(crate) const BASELINE_RULE: &str = "earlier build, in_port rule";
+pub(crate) const BASELINE_LEARNING: &str = "earlier build, learning bridge";
+pub(crate) const OVS: &str = "OVS-DPDK";
+pub(crate) const OVS_RULE: &str = "OVS-DPDK, in_port rule";
+pub(crate) const OVS_LEARNING: &str = "OVS-DPDK, learning bridge";
+pub(crate) const TESTPMD: &str = "testpmd vhost io";
+pub(crate) const TESTPMD_IO: &str = "testpmd vhost io, no tables";
 
 /// One of testpmd's two threads only waits for commands.
 const TESTPMD_LCORES: &str = "0@1,1@1";
+/// Settings for [`Setup::many_flows`]; the names are Open vSwitch's and ours.
+const MANY_FLOWS: [&str; 2] = ["other_config:flow-limit=2000000", "other_config:max-idle=600000"];
 
 /// Everyone who takes part, in the order of the first round.
-pub(crate) fn all(bench: &Bench) -> Vec<Start> {
-    let mut all: Vec<Start> = vec![ours];
+pub(crate) fn all(bench: &Bench) -> Vec<Entrant> {
+    let mut all = switches(bench);
+    if bench.peers {
+        all.push(Entrant { name: TESTPMD, start: testpmd });
+    }
+    all
+}
+
+/// Those that have a flow table.
+pub(crate) fn switches(bench: &Bench) -> Vec<Entrant> {
+    let mut all = vec![Entrant { name: OURS, start: ours }];
     if bench.baseline.is_some() {
-        all.push(baseline);
+        all.push(Entrant { name: BASELINE, start: baseline });
     }
     if bench.peers {
-        all.extend([open_vswitch as Start, testpmd]);
+        all.push(Entrant { name: OVS, start: open_vswitch });
     }
     all
 }
 
 impl Contestant {
+    /// What it is called in tables.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Ours(_) => OURS,
+            Self::Baseline(_) => BASELINE,
+            Self::OpenVswitch(..) => OVS,
+            Self::Testpmd(..) => TESTPMD,
+        }
+    }
+
     /// Sockets of its two ports.
     pub(crate) fn ports(&self) -> [PathBuf; 2] {
         match self {
@@ -80,80 +130,135 @@ impl Contestant {
     }
 
     /// Makes it forward that way.
-    pub(crate) fn forward(&self, way: Way) -> Result<()> {
-        match (self, way) {
-            (_, Way::Io) => {}
-            (Self::Ours(switch) | Self::Baseline(switch), Way::Rule) => {
-                for (from, to) in [("p0", "p1"), ("p1", "p0")] {
-                    let rule = format!("priority=100,in_port={from},actions=output:{to}");
-                    switch.vsctl_with(&["add-flow", "br0", &rule])?;
-                }
-            }
-            // The rule that stays is the one every bridge starts with: priority 0, NORMAL.
-            (Self::Ours(switch) | Self::Baseline(switch), Way::Learning) => {
-                for from in ["p0", "p1"] {
-                    switch.vsctl_with(&["del-flows", "br0", &format!("in_port={from}")])?;
-                }
-            }
-            (Self::OpenVswitch(ovs, _), Way::Rule) => {
-                ovs.forward("p0", "p1")?;
-                ovs.forward("p1", "p0")?;
-            }
-            (Self::OpenVswitch(ovs, _), Way::Learning) => ovs.learn()?,
-            (Self::Testpmd(..), _) => {}
+    pub(crate) fn forward(&self, lab: &Lab, way: Way) -> Result<()> {
+        match way {
+            Way::Io => Ok(()),
+            Way::Rule => self.rules(lab, &rules::cross_connect()),
+            Way::Learning => self.rules(lab, "priority=0,actions=NORMAL\n"),
         }
-        Ok(())
+    }
+
+    /// Replaces all its rules by `text`, one a line, with the ports 1 and 2. testpmd has none.
+    pub(crate) fn rules(&self, lab: &Lab, text: &str) -> Result<()> {
+        let file = lab.path("rules.txt");
+        std::fs::write(&file, text).during(file.display())?;
+        match self {
+            Self::Ours(switch) | Self::Baseline(switch) => {
+                switch.vsctl_with(&["del-flows", "br0"])?;
+                switch.vsctl_with(&["add-flows", "br0", &file.display().to_string()]).map(drop)
+            }
+            Self::OpenVswitch(ovs, _) => ovs.replace_flows(&file),
+            Self::Testpmd(..) => Ok(()),
+        }
+    }
+
+    /// The megaflows it has installed, a line each, as it prints them.
+    pub(crate) fn megaflows(&self) -> Result<Vec<String>> {
+        let text = match self {
+            Self::Ours(switch) | Self::Baseline(switch) => switch.vsctl("dp flows")?,
+            Self::OpenVswitch(ovs, _) => ovs.appctl(&["dpctl/dump-flows"])?,
+            Self::Testpmd(..) => String::new(),
+        };
+        Ok(text.lines().filter(|l| l.contains("actions:")).map(str::to_owned).collect())
+    }
+
+    /// How many megaflows it has installed.
+    pub(crate) fn installed(&self) -> Result<u64> {
+        match self {
+            Self::OpenVswitch(ovs, _) => {
+                let text = ovs.appctl(&["upcall/show"])?;
+                let number = text.split("(current ").nth(1).and_then(|t| t.split(')').next()?.parse().ok());
+                number.ok_or_else(|| Failure::new(format!("no flow count in upcall/show: {text}")))
+            }
+            _ => Ok(self.megaflows()?.len() as u64),
+        }
+    }
+
+    /// Forgets all megaflows; rules stay.
+    pub(crate) fn flush(&self) -> Result<()> {
+        match self {
+            Self::OpenVswitch(ovs, _) => ovs.appctl(&["revalidator/purge"]).map(drop),
+            // Megaflows go with the ports they belong to.
+            Self::Ours(switch) | Self::Baseline(switch) => {
+                for port in ["p0", "p1"] {
+                    switch.vsctl(&format!("del-port br0 {port}"))?;
+                }
+                add_ports(switch)
+            }
+            Self::Testpmd(..) => Ok(()),
+        }
     }
 }
 
-/// Names of the series.
-pub(crate) const OURS_RULE: &str = "vswitchd, in_port rule";
-pub(crate) const OURS_LEARNING: &str = "vswitchd, learning bridge";
-pub(crate) const BASELINE_RULE: &str = "earlier build, in_port rule";
-pub(crate) const BASELINE_LEARNING: &str = "earlier build, learning bridge";
-pub(crate) const OVS_RULE: &str = "OVS-DPDK, in_port rule";
-pub(crate) const OVS_LEARNING: &str = "OVS-DPDK, learning bridge";
-pub(crate) const TESTPMD_IO: &str = "testpmd vhost io, no tables";
-
-fn ours(bench: &Bench) -> Result<Contestant> {
-    Ok(Contestant::Ours(two_ports(&bench.lab, bench.lab.binaries())?))
+fn ours(bench: &Bench, setup: &Setup) -> Result<Contestant> {
+    Ok(Contestant::Ours(two_ports(&bench.lab, bench.lab.binaries(), setup)?))
 }
 
-fn baseline(bench: &Bench) -> Result<Contestant> {
+fn baseline(bench: &Bench, setup: &Setup) -> Result<Contestant> {
     let binaries = bench.baseline.as_ref().unwrap_or_else(|| bench.lab.binaries());
-    Ok(Contestant::Baseline(two_ports(&bench.lab, binaries)?))
+    Ok(Contestant::Baseline(two_ports(&bench.lab, binaries, setup)?))
 }
 
-fn two_ports(lab: &Lab, binaries: &Binaries) -> Result<Vswitchd> {
+fn two_ports(lab: &Lab, binaries: &Binaries, setup: &Setup) -> Result<Vswitchd> {
     // A run folder of an earlier round would bring its configuration back.
     let _ = std::fs::remove_dir_all(lab.path("run"));
     let switch = Vswitchd::start_build(lab, binaries, false)?;
     switch.vsctl("set Open_vSwitch . other_config:pmd-cpu-mask=0x2")?;
-    switch.vsctl("add-br br0")?;
-    for port in ["p0", "p1"] {
-        switch.vsctl(&format!("add-port br0 {port} -- set Interface {port} type=vhost-user"))?;
+    if setup.many_flows {
+        switch.vsctl(&format!("set Open_vSwitch . {}", MANY_FLOWS.join(" ")))?;
     }
+    switch.vsctl("add-br br0")?;
+    add_ports(&switch)?;
     Ok(switch)
 }
 
-fn open_vswitch(bench: &Bench) -> Result<Contestant> {
-    let ovs = OpenVswitch::start(&bench.lab)?;
-    let ports = [ovs.vhost_port("p0")?, ovs.vhost_port("p1")?];
+fn add_ports(switch: &Vswitchd) -> Result<()> {
+    for (number, port) in (1..).zip(["p0", "p1"]) {
+        let settings = format!("type=vhost-user ofport_request={number}");
+        switch.vsctl(&format!("add-port br0 {port} -- set Interface {port} {settings}"))?;
+    }
+    Ok(())
+}
+
+fn open_vswitch(bench: &Bench, setup: &Setup) -> Result<Contestant> {
+    let mut settings = Vec::new();
+    if setup.many_flows {
+        settings.extend(MANY_FLOWS);
+    }
+    if setup.tso {
+        settings.push("other_config:userspace-tso-enable=true");
+    }
+    let ovs = OpenVswitch::start_with(&bench.lab, &settings)?;
+    let names = ["p0", "p1"];
+    // The first ports of a bridge are numbered 1 and 2.
+    let ports = if setup.tso {
+        let ports = names.map(|p| bench.lab.path(&format!("listen-{p}")));
+        for (name, port) in names.iter().zip(&ports) {
+            ovs.vhost_client_port(name, port)?;
+        }
+        ports
+    } else {
+        [ovs.vhost_port("p0")?, ovs.vhost_port("p1")?]
+    };
     Ok(Contestant::OpenVswitch(ovs, ports))
 }
 
-fn testpmd(bench: &Bench) -> Result<Contestant> {
+fn testpmd(bench: &Bench, setup: &Setup) -> Result<Contestant> {
     let lab = &bench.lab;
     let ports = ["f0", "f1"].map(|p| lab.path(p));
     for port in &ports {
         let _ = std::fs::remove_file(port);
     }
-    let devices: Vec<String> = (0..)
-        .zip(&ports)
-        .map(|(i, path)| format!("net_vhost{i},iface={},queues=1", path.display()))
-        .collect();
+    // With legacy flags a frame leaves with the offloads it came with; io mode sets none of its own.
+    let more = if setup.tso { ",tso=1,legacy-ol-flags=1" } else { "" };
+    let device = |(i, path): (usize, &PathBuf)| device(i, path, more);
+    let devices: Vec<String> = ports.iter().enumerate().map(device).collect();
     let application = ["--nb-cores=1", "--auto-start", "--forward-mode=io"];
     let testpmd =
         Testpmd::start_with(lab, "forwarder", TESTPMD_LCORES, Memory::Huge, &devices, &application)?;
     Ok(Contestant::Testpmd(testpmd, ports))
+}
+
+fn device(number: usize, path: &Path, more: &str) -> String {
+    format!("net_vhost{number},iface={},queues=1{more}", path.display())
 }

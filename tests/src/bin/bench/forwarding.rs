@@ -13,14 +13,16 @@ use tests::testpmd::{Memory, Testpmd};
 use crate::Bench;
 use crate::contestants::{
     self, BASELINE_LEARNING, BASELINE_RULE, Contestant, OURS_LEARNING, OURS_RULE, OVS_LEARNING, OVS_RULE,
-    TESTPMD_IO, Way,
+    Setup, TESTPMD_IO, Way,
 };
+use crate::features;
 use crate::machine::{self, TICKS};
 use crate::report::{Report, Table};
+use crate::rounds::{Tables, alternate};
 
 /// Pages of 2 MiB: Open vSwitch wants 512 MiB, a testpmd 256; twice, because pages of a process that has just ended come
 /// back late.
-const PAGES: u64 = 768;
+pub(crate) const PAGES: u64 = 768;
 /// The generator's two threads share a processor: one of them only waits for commands.
 const GENERATOR_LCORES: &str = "0@0,1@0";
 /// Bursts of 32 frames each port of the generator starts with. A quarter of a ring: nobody idles for want of frames, and
@@ -33,56 +35,86 @@ const UNDISTURBED: f64 = 0.95;
 /// How often an interrupted sample is taken again before the least interrupted one stands.
 const TRIES: usize = 3;
 
+/// What distinguishes the loop rows.
+#[derive(Clone, Copy)]
+struct Loop {
+    /// Bytes, without FCS.
+    frame: u32,
+    /// Packed rings instead of split ones.
+    packed: bool,
+    /// Whether learning bridges are measured too.
+    learning: bool,
+}
+
 /// Row of 64-byte frames.
 pub(crate) fn loop_64(bench: &Bench, report: &mut Report) -> Result<()> {
-    row(bench, report, 64)
+    row(bench, report, Loop { frame: 64, packed: false, learning: true })
+}
+
+/// Row of 512-byte frames.
+pub(crate) fn loop_512(bench: &Bench, report: &mut Report) -> Result<()> {
+    row(bench, report, Loop { frame: 512, packed: false, learning: false })
 }
 
 /// Row of 1518-byte frames.
 pub(crate) fn loop_1518(bench: &Bench, report: &mut Report) -> Result<()> {
-    row(bench, report, 1518)
+    row(bench, report, Loop { frame: 1518, packed: false, learning: false })
 }
 
-fn row(bench: &Bench, report: &mut Report, frame: u32) -> Result<()> {
-    let title =
-        format!("virtio-user loop over two vhost-user ports, {frame} B, split ring, one worker, both ports");
-    let mut table = Table::new(title, "Mpps");
-    let all = contestants::all(bench);
+/// Row of 64-byte frames on packed rings.
+pub(crate) fn packed_64(bench: &Bench, report: &mut Report) -> Result<()> {
+    row(bench, report, Loop { frame: 64, packed: true, learning: false })
+}
+
+fn row(bench: &Bench, report: &mut Report, what: Loop) -> Result<()> {
+    let rings = if what.packed { "packed" } else { "split" };
+    let title = format!(
+        "virtio-user loop over two vhost-user ports, {} B, {rings} ring, one worker, both ports",
+        what.frame
+    );
+    let mut tables = Tables::new([Table::new(title, "Mpps")]);
     let _pages = Hugepages::reserve(PAGES)?;
-    for round in 0..bench.rounds {
-        let distance = machine::round_trip()?;
-        println!("  round {}: cache line there and back {distance:.0} ns", round + 1);
-        table.remark(format!(
-            "round {}: cache line there and back {distance:.0} ns, load {:.1}",
-            round + 1,
-            machine::load()
-        ));
-        // Another one first in every round.
-        for start in all.iter().cycle().skip(round % all.len()).take(all.len()) {
-            let mut contestant = start(bench)?;
-            for &(way, name) in contestant.ways() {
-                contestant.forward(way)?;
-                let sample = undisturbed(bench, &mut contestant, frame, way)?;
-                println!("    {name}: {sample}");
-                if sample.share < UNDISTURBED {
-                    table.remark(format!("round {}, {name}: interrupted ({sample})", round + 1));
-                }
-                table.add(name, sample.rate);
-            }
-        }
-    }
-    compare(bench, &mut table);
+    let entrants = contestants::all(bench);
+    alternate(bench, &Setup::default(), &entrants, &mut tables, |tables, contestant| {
+        measure(bench, what, tables, contestant)
+    })?;
+    let [mut table] = tables.into_inner();
+    compare(bench, what, &mut table);
     report.push(table);
     Ok(())
 }
 
-fn compare(bench: &Bench, table: &mut Table) {
+fn measure(bench: &Bench, what: Loop, tables: &mut Tables<1>, contestant: &mut Contestant) -> Result<()> {
+    if what.packed && !features::packed(&contestant.ports()[0])? {
+        tables.note(&format!("{}: packed rings not offered", contestant.name()));
+        return Ok(());
+    }
+    for &(way, name) in contestant.ways() {
+        if way == Way::Learning && !what.learning {
+            continue;
+        }
+        contestant.forward(&bench.lab, way)?;
+        let sample = undisturbed(bench, contestant, what, way, tables)?;
+        println!("    {name}: {sample}");
+        if sample.share < UNDISTURBED {
+            tables.note(&format!("{name}: interrupted ({sample})"));
+        }
+        tables.add(name, sample.rate);
+    }
+    Ok(())
+}
+
+fn compare(bench: &Bench, what: Loop, table: &mut Table) {
     if bench.peers {
         table.compare(OURS_RULE, OVS_RULE);
         table.compare(OURS_RULE, TESTPMD_IO);
+    }
+    if bench.peers && what.learning {
         table.compare(OURS_LEARNING, OVS_LEARNING);
     }
-    table.compare(OURS_LEARNING, OURS_RULE);
+    if what.learning {
+        table.compare(OURS_LEARNING, OURS_RULE);
+    }
     if bench.baseline.is_some() {
         table.compare(OURS_RULE, BASELINE_RULE);
         table.compare(OURS_LEARNING, BASELINE_LEARNING);
@@ -104,8 +136,15 @@ impl std::fmt::Display for Sample {
 }
 
 /// The first sample nobody disturbed, or the least disturbed of [`TRIES`].
-fn undisturbed(bench: &Bench, contestant: &mut Contestant, frame: u32, way: Way) -> Result<Sample> {
-    let mut generator = generator(bench, contestant, frame, way)?;
+fn undisturbed(
+    bench: &Bench,
+    contestant: &mut Contestant,
+    what: Loop,
+    way: Way,
+    tables: &mut Tables<1>,
+) -> Result<Sample> {
+    let mut generator = generator(bench, contestant, what, way)?;
+    tables.look()?;
     generator.command(&format!("start tx_first {BURSTS}"))?;
     thread::sleep(SETTLE);
     let mut best = sample(bench, contestant, &mut generator)?;
@@ -121,15 +160,16 @@ fn undisturbed(bench: &Bench, contestant: &mut Contestant, frame: u32, way: Way)
     Ok(best)
 }
 
-fn generator(bench: &Bench, contestant: &Contestant, frame: u32, way: Way) -> Result<Testpmd> {
+fn generator(bench: &Bench, contestant: &Contestant, what: Loop, way: Way) -> Result<Testpmd> {
+    let rings = if what.packed { ",packed_vq=1" } else { "" };
     let devices: Vec<String> = (0..)
         .zip(contestant.ports())
         .map(|(i, path)| {
             let path = path.display();
-            format!("net_virtio_user{i},path={path},mac=52:54:00:00:00:0{i},queues=1,queue_size=1024")
+            format!("net_virtio_user{i},path={path},mac=52:54:00:00:00:0{i},queues=1,queue_size=1024{rings}")
         })
         .collect();
-    let length = format!("--txpkts={frame}");
+    let length = format!("--txpkts={}", what.frame);
     let mut application = vec!["--nb-cores=1", "--forward-mode=io", "--txd=1024", "--rxd=1024", &length];
     if way == Way::Learning {
         // Each port sends to the other's address, so that the bridge has something to learn.

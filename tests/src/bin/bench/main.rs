@@ -5,22 +5,39 @@
 //!
 //! ```text
 //! ROWS=loop64,idle   which rows, by name (default: all)
-//! ROUNDS=3           rounds of each row
-//! SECONDS=3          length of one sample
-//! BASELINE=DIR       another build of vswitchd and vsctl that takes part in the loop rows: what did a change bring?
-//! PEERS=no           loop rows without Open vSwitch and testpmd, to look at a change quickly
+//! ROUNDS=5           rounds of each row (default: 5, and 3 of the longest rows)
+//! SECONDS=2          length of one sample
+//! BASELINE=DIR       another build of vswitchd and vsctl that takes part: what did a change bring?
+//! PEERS=no           without Open vSwitch and testpmd, to look at a change quickly
 //! ```
 //!
-//! Results are printed and kept in `target/bench/results.json`. `docs/PERFORMANCE.md` says what each row means.
+//! `bench plots` (`make plots`) only draws what is in `results.json`. `docs/PERFORMANCE.md` says what each row means.
 
 mod contestants;
+mod features;
+mod flows;
 mod forwarding;
+mod goals;
+mod gso;
 mod idle;
+mod latency;
 mod machine;
+mod masks;
+mod new_flows;
+mod plots;
 mod report;
+mod results;
+mod rounds;
+mod rules;
+mod search;
+mod settings;
 mod start;
 mod stats;
+mod summary;
+mod table;
 mod tcp;
+mod vsgen;
+mod wake;
 
 use std::env;
 use std::process::ExitCode;
@@ -31,6 +48,8 @@ use tests::failure::{Failure, Result};
 use tests::lab::{Binaries, Lab};
 
 use report::Report;
+use results::Results;
+use settings::Settings;
 
 /// What every row is given.
 pub(crate) struct Bench {
@@ -42,19 +61,40 @@ pub(crate) struct Bench {
     pub(crate) sample: Duration,
     /// An earlier build of ours to compare with.
     pub(crate) baseline: Option<Binaries>,
-    /// Whether others take part in the loop rows.
+    /// Whether others take part.
     pub(crate) peers: bool,
 }
 
-/// A row of the report: its name and what measures it.
-type Row = (&'static str, fn(&Bench, &mut Report) -> Result<()>);
+/// A row of the report.
+pub(crate) struct Row {
+    /// Its name, for `ROWS`.
+    pub(crate) name: &'static str,
+    /// Rounds if nothing else is asked for: as many as leave the whole run within three quarters of an hour.
+    rounds: usize,
+    /// What measures it.
+    measure: fn(&Bench, &mut Report) -> Result<()>,
+}
 
-const ROWS: [Row; 5] = [
-    ("loop64", forwarding::loop_64),
-    ("loop1518", forwarding::loop_1518),
-    ("idle", idle::idle),
-    ("start", start::start),
-    ("tcp", tcp::tcp),
+const fn row(name: &'static str, rounds: usize, measure: fn(&Bench, &mut Report) -> Result<()>) -> Row {
+    Row { name, rounds, measure }
+}
+
+/// All rows, in the order they are measured and printed.
+pub(crate) const ROWS: &[Row] = &[
+    row("loop64", 5, forwarding::loop_64),
+    row("loop512", 5, forwarding::loop_512),
+    row("loop1518", 5, forwarding::loop_1518),
+    row("packed64", 5, forwarding::packed_64),
+    row("gso64k", 5, gso::gso_64k),
+    row("flows", 3, flows::flows),
+    row("microflows", 3, flows::microflows),
+    row("masks", 5, masks::masks),
+    row("newflows", 3, new_flows::new_flows),
+    row("latency", 5, latency::latency),
+    row("wake", 5, wake::wake),
+    row("idle", 5, idle::idle),
+    row("start", 5, start::start),
+    row("tcp", 5, tcp::tcp),
 ];
 
 /// Above this load others take part of the processors we measure with.
@@ -64,8 +104,14 @@ const BUSY: f64 = 0.5;
 const NICE: i32 = -15;
 
 fn main() -> ExitCode {
-    match bench() {
-        Ok(()) => ExitCode::SUCCESS,
+    let done = match env::args().nth(1).as_deref() {
+        None => bench(),
+        Some("plots") => draw().map(|()| true),
+        Some(other) => Err(Failure::new(format!("there is nothing called {other:?} to do; only \"plots\""))),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(e) => {
             eprintln!("bench: {e}");
             ExitCode::FAILURE
@@ -73,52 +119,62 @@ fn main() -> ExitCode {
     }
 }
 
-fn bench() -> Result<()> {
-    let rounds = number("ROUNDS", 3)?;
-    let seconds = number("SECONDS", 3)?;
-    let rows = rows()?;
-    let baseline = env::var_os("BASELINE").filter(|v| !v.is_empty()).map(Binaries::at).transpose()?;
-    let peers = env::var("PEERS").map_or(true, |v| v != "no");
+/// Runs everything that is asked for. Whether nothing failed; a goal that was missed is not a failure.
+fn bench() -> Result<bool> {
+    let settings = Settings::read()?;
+    let rows = settings.pick(ROWS, |r| r.name)?;
     let lab = Lab::open()?;
     // After the build, which is not measured.
-    // Where the kernel groups sessions, priorities count only within a group, so the group gets the same.
-    let _ = std::fs::write("/proc/self/autogroup", NICE.to_string());
-    if let Err(e) = setpriority_process(None, NICE) {
-        println!("no higher priority ({e}): other work on this machine will show in the numbers");
-    }
-    let mut report = Report::new(machine::describe());
+    raise_priority();
+    let path = results::file(if settings.counts() { "results.json" } else { "trial.json" });
+    let mut report = Report::new(machine::describe(), ROWS.iter().map(|r| r.name).collect(), path.clone());
     if machine::load() > BUSY {
         println!(
             "WARNING: the load is {:.1}: others use this machine; expect ratios to swing and distrust absolute numbers",
             machine::load()
         );
     }
-    let bench = Bench { lab, rounds, sample: Duration::from_secs(seconds as u64), baseline, peers };
-    for (name, measure) in rows {
-        report.begin(name);
-        measure(&bench, &mut report)?;
-        // After each row: what has been measured survives a failure of the next.
+    let (sample, peers, counts) = (settings.sample, settings.peers, settings.counts());
+    let mut bench = Bench { lab, rounds: 0, sample, peers, baseline: settings.baseline };
+    for row in rows {
+        bench.rounds = settings.rounds.unwrap_or(row.rounds);
+        report.begin(row.name);
+        if let Err(e) = (row.measure)(&bench, &mut report) {
+            report.fail(&e.to_string());
+        }
+        // After each row: what has been measured survives whatever comes next.
         report.save()?;
     }
     report.print();
-    println!("\nresults: {}", report.save()?.display());
+    let all = report.save()?;
+    summary::print(&all);
+    println!("\nresults: {}", path.display());
+    if counts {
+        draw()?;
+    }
+    Ok(!report.failed())
+}
+
+/// Draws the newest results, or, on a machine where nothing was measured, those that are committed.
+fn draw() -> Result<()> {
+    let folder = results::committed();
+    let newest = results::file("results.json");
+    let from = if newest.exists() { newest } else { folder.join("results.json") };
+    let results = Results::load(&from);
+    if results.entries.is_empty() {
+        return Err(Failure::new(format!("{} holds no results; run `make bench` first", from.display())));
+    }
+    plots::draw(&results, &folder)?;
+    // The plots and the numbers they were made from stay together.
+    results.save(&folder.join("results.json"))?;
+    println!("plots: {}, from {}", folder.display(), from.display());
     Ok(())
 }
 
-fn rows() -> Result<Vec<Row>> {
-    let wanted = env::var("ROWS").unwrap_or_default();
-    let words: Vec<&str> = wanted.split([',', ' ']).filter(|w| !w.is_empty()).collect();
-    if let Some(unknown) = words.iter().find(|w| ROWS.iter().all(|(name, _)| name != *w)) {
-        let names = ROWS.map(|(name, _)| name).join(", ");
-        return Err(Failure::new(format!("ROWS: there is no row {unknown:?}; there are {names}")));
+fn raise_priority() {
+    // Where the kernel groups sessions, priorities count only within a group, so the group gets the same.
+    let _ = std::fs::write("/proc/self/autogroup", NICE.to_string());
+    if let Err(e) = setpriority_process(None, NICE) {
+        println!("no higher priority ({e}): other work on this machine will show in the numbers");
     }
-    Ok(ROWS.into_iter().filter(|(name, _)| words.is_empty() || words.contains(name)).collect())
-}
-
-fn number(name: &str, default: usize) -> Result<usize> {
-    let Some(text) = env::var(name).ok().filter(|v| !v.is_empty()) else { return Ok(default) };
-    text.parse()
-        .ok()
-        .filter(|n| (1..=1000).contains(n))
-        .ok_or_else(|| Failure::new(format!("{name}={text}: a number from 1 to 1000 is wanted")))
 }

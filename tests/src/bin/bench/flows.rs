@@ -1,0 +1,118 @@
+//! Many flows: with a rule and so a megaflow for each of them, and with one rule for all.
+//!
+//! `flows` is the worst case of a flow table: nothing is wildcarded, a million entries have to be found. `microflows` is the
+//! ordinary one: the rules are simple and only the exact-match cache in front of the table sees how many flows there are.
+
+use std::time::{Duration, Instant};
+
+use tests::failure::{Failure, Result};
+use tests::hugepages::Hugepages;
+
+use crate::Bench;
+use crate::contestants::{
+    self, BASELINE, BASELINE_RULE, Contestant, OURS, OURS_LEARNING, OURS_RULE, OVS, OVS_LEARNING, OVS_RULE,
+    Setup,
+};
+use crate::forwarding::PAGES;
+use crate::goals::FLOW_COUNTS;
+use crate::report::{Report, Table};
+use crate::rounds::{Tables, alternate};
+use crate::rules;
+use crate::table::thousands;
+use crate::vsgen::{self, Offer};
+
+/// How long a contestant may take to install a million megaflows.
+const WARM_UP: Duration = Duration::from_secs(45);
+/// Flows a warm-up run is expected to touch per second; it is repeated while the number of megaflows grows.
+const TOUCHED: f64 = 300_000.0;
+
+/// One direction of 64-byte frames in a closed loop: Mpps.
+pub(crate) fn one_way(bench: &Bench, contestant: &Contestant, stream: &str) -> Result<f64> {
+    let seconds = bench.sample.as_secs_f64();
+    let offer = Offer { ab: Some(format!("size=64,{stream}")), settle: 1.0, seconds, ..Offer::default() };
+    let streams = vsgen::send(bench, contestant, &offer)?;
+    let stream = streams.first().ok_or_else(|| Failure::new("vsgen: no stream"))?;
+    if stream.received <= 0.0 {
+        return Err(Failure::new("no frame arrived"));
+    }
+    Ok(stream.mpps)
+}
+
+/// Row of flows with a megaflow each.
+pub(crate) fn flows(bench: &Bench, report: &mut Report) -> Result<()> {
+    let title = "64 B, one direction, closed loop, one 5-tuple rule and one megaflow per flow, one worker";
+    let mut tables = Tables::new([Table::new(title, "Mpps").along("flows")]);
+    let _pages = Hugepages::reserve(PAGES)?;
+    let setup = Setup { many_flows: true, ..Setup::default() };
+    alternate(bench, &setup, &contestants::switches(bench), &mut tables, |tables, contestant| {
+        for count in FLOW_COUNTS {
+            contestant.rules(&bench.lab, &rules::five_tuples(count))?;
+            warm_up(bench, tables, contestant, count)?;
+            tables.look()?;
+            let rate = one_way(bench, contestant, &format!("flows={count}"))?;
+            point(tables, contestant.name(), count, rate);
+        }
+        Ok(())
+    })?;
+    let [mut table] = tables.into_inner();
+    table.compare_lines(OURS, OVS);
+    table.compare_lines(OURS, BASELINE);
+    report.push(table);
+    Ok(())
+}
+
+/// Row of flows that share their megaflow.
+pub(crate) fn microflows(bench: &Bench, report: &mut Report) -> Result<()> {
+    let title = "64 B, one direction, closed loop, many flows over one megaflow, one worker";
+    let mut tables = Tables::new([Table::new(title, "Mpps").along("flows")]);
+    let _pages = Hugepages::reserve(PAGES)?;
+    alternate(bench, &Setup::default(), &contestants::switches(bench), &mut tables, |tables, contestant| {
+        for &(way, name) in contestant.ways() {
+            contestant.forward(&bench.lab, way)?;
+            for count in FLOW_COUNTS {
+                tables.look()?;
+                let rate = one_way(bench, contestant, &format!("flows={count}"))?;
+                point(tables, name, count, rate);
+            }
+        }
+        Ok(())
+    })?;
+    let [mut table] = tables.into_inner();
+    table.compare_lines(OURS_RULE, OVS_RULE);
+    table.compare_lines(OURS_LEARNING, OVS_LEARNING);
+    table.compare_lines(OURS_RULE, BASELINE_RULE);
+    report.push(table);
+    Ok(())
+}
+
+fn point(tables: &mut Tables<1>, line: &str, count: u32, rate: f64) {
+    println!("    {line}, {} flows: {rate:.2} Mpps", thousands(f64::from(count)));
+    if let Some(table) = tables.table(0) {
+        table.add_at(line, f64::from(count), rate);
+    }
+}
+
+/// Sends every flow until each has its megaflow, or until no more come or time is up, which is noted.
+fn warm_up(bench: &Bench, tables: &mut Tables<1>, contestant: &Contestant, count: u32) -> Result<()> {
+    let seconds = (f64::from(count) / TOUCHED).max(0.3);
+    let began = Instant::now();
+    let offer =
+        Offer { ab: Some(format!("size=64,flows={count}")), settle: 0.0, seconds, ..Offer::default() };
+    let mut before = 0;
+    loop {
+        vsgen::send(bench, contestant, &offer)?;
+        let installed = contestant.installed()?;
+        if installed >= u64::from(count) {
+            return Ok(());
+        }
+        // The first run may have been too short for a slow installer, but one that adds nothing will not add more.
+        if installed <= before || began.elapsed() > WARM_UP {
+            let (of, have) = (thousands(f64::from(count)), installed);
+            let took = began.elapsed().as_secs();
+            tables
+                .note(&format!("{}: only {have} megaflows for {of} flows after {took} s", contestant.name()));
+            return Ok(());
+        }
+        before = installed;
+    }
+}
