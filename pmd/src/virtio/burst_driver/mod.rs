@@ -127,8 +127,7 @@ impl BurstRing {
         }
         let flags = if direction == Direction::FromDevice { DESC_F_WRITE } else { 0 };
         for id in 0..buffers.count {
-            let desc =
-                Descriptor { addr: buffers.guest_address(id), len: buffers.capacity, flags, next: 0 };
+            let desc = Descriptor { addr: buffers.guest_address(id), len: buffers.capacity, flags, next: 0 };
             // SAFETY: id < size: inside the table and the avail ring (contract).
             unsafe {
                 memory.descriptors.store_descriptor(usize::from(id), desc);

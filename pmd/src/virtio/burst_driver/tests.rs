@@ -261,14 +261,8 @@ fn a_device_that_lies_is_found_out() {
 fn a_ring_that_makes_no_sense_is_refused() {
     let mut memory = Memory::new(8);
     let start = memory.at(0);
-    let good = Buffers {
-        start,
-        guest: GUEST,
-        stride: STRIDE,
-        headroom: HEADROOM,
-        capacity: CAPACITY,
-        count: 8,
-    };
+    let good =
+        Buffers { start, guest: GUEST, stride: STRIDE, headroom: HEADROOM, capacity: CAPACITY, count: 8 };
     for (size, buffers) in [
         (7, good),
         (4, good),
