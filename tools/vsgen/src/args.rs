@@ -40,10 +40,10 @@ STREAM is key=value,key=value…; a direction without one sends nothing:
 /// The switch's ports, and where we run.
 #[derive(Debug, Args)]
 pub(crate) struct Ports {
-    /// Socket of port A.
+    /// Socket of port A; `listen:PATH` if the switch is the one that connects.
     #[arg(long, value_name = "SOCKET")]
     pub(crate) a: PathBuf,
-    /// Socket of port B.
+    /// Socket of port B, likewise.
     #[arg(long, value_name = "SOCKET")]
     pub(crate) b: PathBuf,
     /// CPU to stay on.

@@ -5,7 +5,9 @@
 //! `REPLY_ACK` every message is answered, so an error names the message that was refused.
 
 use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::time::Duration;
 
 use pmd::virtio::features::{
     VHOST_USER_F_PROTOCOL_FEATURES, VIRTIO_F_VERSION_1, VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM,
@@ -40,6 +42,29 @@ pub(crate) struct Events {
     _call: EventFd,
 }
 
+/// How long a switch that connects to us may take to try again; Open vSwitch does every second.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Connects to the socket, or, if the path is spelled `listen:PATH`, lets the switch connect to us.
+fn connect(path: &Path) -> Result<Frontend, Error> {
+    let name = path.display();
+    let Some(ours) = path.to_str().and_then(|p| p.strip_prefix("listen:")) else {
+        return Frontend::connect(path, RINGS as u64)
+            .during(format_args!("connecting to {name} (is the switch listening there?)"));
+    };
+    // Left by an earlier run, or there is nothing to remove.
+    let _ = std::fs::remove_file(ours);
+    let listener = UnixListener::bind(ours).during(&name)?;
+    let mut waiting = [PollFd::new(&listener, PollFlags::IN)];
+    let patience = Timespec { tv_sec: PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
+    if poll(&mut waiting, Some(&patience)).during(&name)? == 0 {
+        let seconds = PATIENCE.as_secs();
+        return Err(Error::Failed(format!("{name}: the switch did not connect within {seconds} s")));
+    }
+    let (stream, _) = listener.accept().during(&name)?;
+    Ok(Frontend::from_stream(stream, RINGS as u64))
+}
+
 /// A running conversation; the back-end lets go of the guest when it is dropped.
 pub(crate) struct Session {
     frontend: Frontend,
@@ -57,8 +82,7 @@ impl Session {
         ring: impl Fn(usize) -> VringConfigData,
     ) -> Result<Self, Error> {
         let name = path.display();
-        let mut frontend = Frontend::connect(path, RINGS as u64)
-            .during(format_args!("connecting to {name} (is the switch listening there?)"))?;
+        let mut frontend = connect(path)?;
         let during = |message: &str| format!("{name}: {message}");
         frontend.set_owner().during(during("SET_OWNER"))?;
         let offered = frontend.get_features().during(during("GET_FEATURES"))?;

@@ -236,7 +236,8 @@ fn open_vswitch(bench: &Bench, setup: &Setup) -> Result<Contestant> {
         for (name, port) in names.iter().zip(&ports) {
             ovs.vhost_client_port(name, port)?;
         }
-        ports
+        // So spelled, `vsgen` listens.
+        ports.map(|p| PathBuf::from(format!("listen:{}", p.display())))
     } else {
         [ovs.vhost_port("p0")?, ovs.vhost_port("p1")?]
     };
