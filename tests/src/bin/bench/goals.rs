@@ -111,6 +111,8 @@ pub(crate) fn all() -> Vec<Goal> {
         let [ours, ovs] = [OURS, OVS].map(|line| point(line, count, "masks"));
         goals.push(goal("masks", &ours, &[&ovs], AtLeast(1.0)));
     }
+    let place = |g: &Goal| crate::ROWS.iter().position(|r| r.name == g.row);
+    goals.sort_by_key(place);
     goals
 }
 
