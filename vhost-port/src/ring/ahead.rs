@@ -189,7 +189,7 @@ impl SplitRing {
         let before = self.ahead.chains[usize::from(self.ahead.looked.wrapping_sub(1)) % AHEAD].head;
         let table = self.parts.descriptors.addr();
         for index in (0..chains).step_by(DESCRIPTORS) {
-            let at = usize::from(before) + 1 + index & usize::from(self.mask);
+            let at = (usize::from(before) + 1 + index) & usize::from(self.mask);
             prefetch(table + at * 16);
         }
     }
