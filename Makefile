@@ -16,8 +16,8 @@ endef
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
 
-build: ## release build: vswitchd and vsctl in target/release
-	$(CARGO) build --locked --release -p vswitch -p vsctl --bins
+build: ## release build: vswitchd, vsctl and vsgen in target/release
+	$(CARGO) build --locked --release -p vswitch -p vsctl -p vsgen --bins
 
 check: ## format, clippy, unit tests, docs, house rules: about a minute once warm, no root needed
 	$(CARGO) fmt --all --check
@@ -44,7 +44,7 @@ demo-stop: ## end a demo that was kept
 
 bench: ## compare with OVS-DPDK and testpmd in one alternating run (ROUNDS=3, ROWS=...), needs root
 	$(needs-root)
-	$(CARGO) build --locked --release -p vswitch -p vsctl --bins
+	$(CARGO) build --locked --release -p vswitch -p vsctl -p vsgen --bins
 	$(CARGO) run --locked --release --quiet -p tests --bin bench
 
 instructions: ## instructions per packet by stage, against docs/perf/instructions.json (RECORD=1, STAGES=...), needs valgrind
