@@ -93,6 +93,11 @@ pub(crate) struct Call {
 }
 
 impl Call {
+    /// Whether an argument contains `word`, which is in lower case, in any case.
+    pub(crate) fn mentions(&self, word: &str) -> bool {
+        self.args.iter().any(|argument| argument.to_ascii_lowercase().contains(word))
+    }
+
     /// Reads one segment.
     ///
     /// # Errors

@@ -51,7 +51,7 @@ pub(crate) fn run_chain(
     let mut watching = false;
     for _ in 0..MAX_OVERTAKEN {
         let (plan, outputs) = loop {
-            let mut plan = fetch(db, &schema, &tables)?;
+            let mut plan = fetch(db, &schema, &tables, calls)?;
             plan.sign(format!("vsctl: {}", settings.origin));
             match run_calls(calls, &mut plan) {
                 Ok(outputs) => break (plan, outputs),
@@ -89,9 +89,31 @@ fn needed_tables(calls: &[Call], schema: &Schema) -> Result<Vec<String>, Error> 
     Ok(tables.into_iter().collect())
 }
 
-fn fetch<'s>(db: &mut dyn Database, schema: &'s Schema, tables: &[String]) -> Result<Plan<'s>, Error> {
+/// Columns of an interface with dozens of entries, which the switch writes for others to read. With two hundred ports they
+/// are most of the database, so they are fetched only for a chain that may look at them.
+const BULKY: [&str; 2] = ["statistics", "status"];
+/// What both begin with. A shorter abbreviation is ambiguous and refused.
+const BULKY_BEGIN: &str = "stat";
+/// Verbs that look at columns nobody has named.
+const LOOKING: [&str; 4] = ["list", "find", "get", "wait-until"];
+
+/// Whether some call of the chain may look at the bulky columns of interfaces: commands but for [`LOOKING`] never do
+/// unless they name them.
+fn looks_at_bulky(calls: &[Call]) -> bool {
+    calls.iter().any(|call| LOOKING.contains(&call.verb.name) || call.mentions(BULKY_BEGIN))
+}
+
+fn fetch<'s>(
+    db: &mut dyn Database,
+    schema: &'s Schema,
+    tables: &[String],
+    calls: &[Call],
+) -> Result<Plan<'s>, Error> {
+    let all = looks_at_bulky(calls);
+    let wanted = |table: &str, column: &str| all || table != "Interface" || !BULKY.contains(&column);
     let select = |table: &String| {
-        let columns: Vec<_> = schema.table(table)?.columns.keys().collect();
+        let columns = schema.table(table)?.columns.keys();
+        let columns: Vec<_> = columns.filter(|column| wanted(table, column)).collect();
         Ok(json!({"op": "select", "table": table, "where": [], "columns": columns}))
     };
     let results = db.transact(&tables.iter().map(select).collect::<Result<Vec<_>, Error>>()?)?;

@@ -94,6 +94,25 @@ fn reading_commits_nothing() {
 }
 
 #[test]
+fn bulky_columns_are_fetched_only_for_those_who_look() {
+    let looks = |line: &str| {
+        let words: Vec<_> = line.split(' ').map(str::to_owned).collect();
+        looks_at_bulky(&[Call::parse(&words).unwrap()])
+    };
+    for line in [
+        "list Interface",
+        "get Interface p0 ofport",
+        "clear Interface p0 stati",
+        "set Interface p0 Status:a=b",
+    ] {
+        assert!(looks(line), "{line}");
+    }
+    for line in ["add-port br0 p9", "set Interface p0 type=tap", "show"] {
+        assert!(!looks(line), "{line}");
+    }
+}
+
+#[test]
 fn a_change_is_over_when_it_is_live() {
     let mut fake = Fake { cur_cfg: [7, 7, 8].into(), interface: up(), ..Fake::default() };
     run_with(&mut fake, &settings(), &["add-port br0 p9"]).unwrap();
