@@ -16,7 +16,7 @@ use crate::error::{Error, failed};
 use crate::grammar::Call;
 use crate::output::{Output, Style, one_line};
 use crate::plan::{Outcome, Plan, RowId};
-use crate::schema::Schema;
+use crate::schema::{Schema, UUID};
 
 /// How to run a chain.
 #[derive(Debug, Clone)]
@@ -89,18 +89,14 @@ fn needed_tables(calls: &[Call], schema: &Schema) -> Result<Vec<String>, Error> 
     Ok(tables.into_iter().collect())
 }
 
-/// Columns of an interface with dozens of entries, which the switch writes for others to read. With two hundred ports they
-/// are most of the database, so they are fetched only for a chain that may look at them.
-const BULKY: [&str; 2] = ["statistics", "status"];
-/// What both begin with. A shorter abbreviation is ambiguous and refused.
-const BULKY_BEGIN: &str = "stat";
-/// Verbs that look at columns nobody has named.
-const LOOKING: [&str; 4] = ["list", "find", "get", "wait-until"];
+/// Verbs that look at columns of an interface that nobody has named.
+const LOOKING: [&str; 6] = ["list", "find", "get", "wait-until", "show", "emer-reset"];
 
-/// Whether some call of the chain may look at the bulky columns of interfaces: commands but for [`LOOKING`] never do
-/// unless they name them.
-fn looks_at_bulky(calls: &[Call]) -> bool {
-    calls.iter().any(|call| LOOKING.contains(&call.verb.name) || call.mentions(BULKY_BEGIN))
+/// Whether the chain may look at `column` of an interface. Interfaces are most of the database of a host full of guests, and
+/// have some fifty columns, statistics among them; commands but for [`LOOKING`] need their names and what they name.
+fn looks_at(calls: &[Call], column: &str) -> bool {
+    [UUID, "name"].contains(&column)
+        || calls.iter().any(|call| LOOKING.contains(&call.verb.name) || call.may_name(column))
 }
 
 fn fetch<'s>(
@@ -109,8 +105,7 @@ fn fetch<'s>(
     tables: &[String],
     calls: &[Call],
 ) -> Result<Plan<'s>, Error> {
-    let all = looks_at_bulky(calls);
-    let wanted = |table: &str, column: &str| all || table != "Interface" || !BULKY.contains(&column);
+    let wanted = |table: &str, column: &str| table != "Interface" || looks_at(calls, column);
     let select = |table: &String| {
         let columns = schema.table(table)?.columns.keys();
         let columns: Vec<_> = columns.filter(|column| wanted(table, column)).collect();

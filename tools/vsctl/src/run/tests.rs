@@ -94,21 +94,23 @@ fn reading_commits_nothing() {
 }
 
 #[test]
-fn bulky_columns_are_fetched_only_for_those_who_look() {
-    let looks = |line: &str| {
+fn columns_of_interfaces_are_fetched_for_those_who_look() {
+    let looks = |line: &str, column: &str| {
         let words: Vec<_> = line.split(' ').map(str::to_owned).collect();
-        looks_at_bulky(&[Call::parse(&words).unwrap()])
+        looks_at(&[Call::parse(&words).unwrap()], column)
     };
     for line in [
         "list Interface",
         "get Interface p0 ofport",
+        "show",
         "clear Interface p0 stati",
-        "set Interface p0 Status:a=b",
+        "set Interface p0 Stat:a=b",
     ] {
-        assert!(looks(line), "{line}");
+        assert!(looks(line, "statistics"), "{line}");
     }
-    for line in ["add-port br0 p9", "set Interface p0 type=tap", "show"] {
-        assert!(!looks(line), "{line}");
+    assert!(looks("set Interface p0 type=tap external-ids:a=b", "external_ids"));
+    for line in ["add-port br0 p9", "set Interface p0 type=tap", "list-ports br0"] {
+        assert!(!looks(line, "statistics") && looks(line, "name") && looks(line, UUID), "{line}");
     }
 }
 
