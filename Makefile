@@ -47,7 +47,7 @@ bench: ## compare with OVS-DPDK and testpmd in one alternating run (ROUNDS=3, RO
 	$(CARGO) build --locked --release -p vswitch -p vsctl -p vsgen --bins
 	$(CARGO) run --locked --release --quiet -p tests --bin bench
 
-instructions: ## instructions per packet by stage, against docs/perf/instructions.json (RECORD=1, STAGES=...), needs valgrind
+instructions: ## instructions per packet by stage, against docs/perf/instructions.json (RECORD=1, STAGES=...), no root needed
 	$(CARGO) run --locked --release --quiet -p tests --bin instructions
 
 fuzz-smoke: ## every fuzz target for SECONDS (20) each

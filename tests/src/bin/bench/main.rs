@@ -8,7 +8,7 @@
 //! ROUNDS=3           rounds of each row
 //! SECONDS=3          length of one sample
 //! BASELINE=DIR       another build of vswitchd and vsctl that takes part in the loop rows: what did a change bring?
-//! PEERS=no           loop rows without Open vSwitch and testpmd, to look at a change quickly
+//! PEERS=no           without Open vSwitch and testpmd, to look at a change quickly
 //! ```
 //!
 //! Results are printed and kept in `target/bench/results.json`. `docs/PERFORMANCE.md` says what each row means.
@@ -17,6 +17,7 @@ mod contestants;
 mod forwarding;
 mod idle;
 mod machine;
+mod ports;
 mod report;
 mod start;
 mod stats;
@@ -42,18 +43,19 @@ pub(crate) struct Bench {
     pub(crate) sample: Duration,
     /// An earlier build of ours to compare with.
     pub(crate) baseline: Option<Binaries>,
-    /// Whether others take part in the loop rows.
+    /// Whether others take part.
     pub(crate) peers: bool,
 }
 
 /// A row of the report: its name and what measures it.
 type Row = (&'static str, fn(&Bench, &mut Report) -> Result<()>);
 
-const ROWS: [Row; 5] = [
+const ROWS: [Row; 6] = [
     ("loop64", forwarding::loop_64),
     ("loop1518", forwarding::loop_1518),
     ("idle", idle::idle),
     ("start", start::start),
+    ("ports", ports::ports),
     ("tcp", tcp::tcp),
 ];
 
