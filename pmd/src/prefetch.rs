@@ -35,21 +35,6 @@ pub fn prefetch_to_write(addr: usize) {
     let _ = addr;
 }
 
-/// All lines of `len` bytes at `addr`, into the second cache: for bulk that would push everything else out of the first.
-#[inline]
-pub fn prefetch_bulk(addr: usize, len: usize) {
-    #[cfg(target_arch = "x86_64")]
-    for line in (addr & !(LINE - 1)..addr.saturating_add(len)).step_by(LINE) {
-        // SAFETY: a prefetch has no effect but on caches and never faults.
-        unsafe {
-            use core::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-            _mm_prefetch::<_MM_HINT_T1>(core::ptr::without_provenance(line));
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (addr, len);
-}
-
 /// All lines of `len` bytes at `addr`, with the right to write them.
 #[inline]
 pub fn prefetch_bulk_to_write(addr: usize, len: usize) {

