@@ -16,8 +16,8 @@ endef
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
 
-build: ## release build: vswitchd and vsctl in target/release
-	$(CARGO) build --locked --release -p vswitch -p vsctl --bins
+build: ## release build: vswitchd, vsctl and vsgen in target/release
+	$(CARGO) build --locked --release -p vswitch -p vsctl -p vsgen --bins
 
 check: ## format, clippy, unit tests, docs, house rules: about a minute once warm, no root needed
 	$(CARGO) fmt --all --check
@@ -50,7 +50,7 @@ bench: ## compare with OVS-DPDK and testpmd in alternating rounds, 45 minutes (R
 plots: ## draw docs/perf/*.svg from target/bench/results.json again (part of make bench)
 	$(CARGO) run --locked --release --quiet -p tests --bin bench -- plots
 
-instructions: ## instructions per packet by stage, against docs/perf/instructions.json (RECORD=1, STAGES=...), needs valgrind
+instructions: ## instructions per packet by stage, against docs/perf/instructions.json (RECORD=1, STAGES=...), no root needed
 	$(CARGO) run --locked --release --quiet -p tests --bin instructions
 
 fuzz-smoke: ## every fuzz target for SECONDS (20) each

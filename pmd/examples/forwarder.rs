@@ -86,6 +86,7 @@ impl Path {
                 self.slots.clear();
                 self.slots.extend((0..received).map(|slot| slot as SlotId));
                 self.tx.tx_burst(&batch, &self.slots);
+                self.tx.notify();
             }
             received
         };

@@ -5,6 +5,7 @@
 //!   memory     memfd arenas, hugepages when there are any
 //!   packet     Batch: private packet heads + borrowed payload;  Pool: packets that must wait
 //!   offload    checksums and segmentation in software, where a far side lacks them
+//!   prefetch   asking for cache lines before they are needed
 //!   port       Port / RxQueue / TxQueue: what a driver implements
 //!   virtio     the layouts both sides of a virtio ring share, and the driver's side
 //!   drivers    tap, null, pair, pcap
@@ -18,5 +19,6 @@ pub mod memory;
 pub mod offload;
 pub mod packet;
 pub mod port;
+pub mod prefetch;
 pub mod sys;
 pub mod virtio;

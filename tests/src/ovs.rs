@@ -1,10 +1,12 @@
 //! Open vSwitch from the cache: what we compare with.
 //!
-//! [`OpenVswitch`] is the one with DPDK, for speed: it needs hugepages ([`crate::hugepages`]) and runs one polling thread on
-//! processor 1. [`DummyOvs`] is the same program on devices of its own invention, for behaviour: it needs nothing.
+//! [`OpenVswitch`] is the one with the user-space datapath, for speed: with DPDK it needs hugepages ([`crate::hugepages`]) and
+//! runs one polling thread on processor 1, without it serves devices of the kernel. [`DummyOvs`] is the same program on devices of its own invention, for behaviour: it needs nothing.
 
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::failure::{During as _, Result};
 use crate::lab::Lab;
@@ -17,51 +19,95 @@ const START: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct OpenVswitch {
     switch: Process,
-    _database: Process,
+    database: Process,
     folder: PathBuf,
     bin: PathBuf,
     ip: PathBuf,
 }
 
 impl OpenVswitch {
-    /// Starts database and switch in the folder `ovs` of the scratch folder.
+    /// Starts database and switch, with DPDK, in the folder `ovs` of the scratch folder.
     ///
     /// # Errors
     /// One of them does not come up; the message holds the end of its log.
     pub fn start(lab: &Lab) -> Result<Self> {
-        Self::start_with(lab, &[])
+        Self::start_tuned(lab, &[])
     }
 
     /// Like [`Self::start`], with more settings (`other_config:KEY=VALUE`) in the database before the switch reads it.
     ///
     /// # Errors
     /// As [`Self::start`].
-    pub fn start_with(lab: &Lab, more: &[&str]) -> Result<Self> {
-        let folder = lab.path("ovs");
-        let bin = lab.cache().join("bin");
-        let database = database(lab, &folder, &bin)?;
-        let plugins = std::fs::read_to_string(bin.join(".pmds")).during("plugin folder")?;
+    pub fn start_tuned(lab: &Lab, more: &[&str]) -> Result<Self> {
+        let plugins = std::fs::read_to_string(lab.cache().join("bin/.pmds")).during("plugin folder")?;
         let extra = format!("other_config:dpdk-extra=--no-pci --in-memory -d {}", plugins.trim());
-        let socket = folder.join("db.sock");
-        let db = format!("--db=unix:{}", socket.display());
         let settings = [
+            &extra,
             "other_config:dpdk-init=true",
             "other_config:dpdk-socket-mem=512",
             // Or its packet pools take whatever hugepages are free, and others find none.
             "other_config:dpdk-socket-limit=512",
             "other_config:pmd-cpu-mask=0x2",
         ];
-        let mut arguments = vec![db.as_str(), "--no-wait", "init", "--", "set", "Open_vSwitch", ".", &extra];
-        arguments.extend(settings);
-        arguments.extend(more);
-        lab.run("ovs-vsctl", &arguments)?;
+        Self::start_with(lab, &[&settings, more].concat())
+    }
 
-        let remote = format!("unix:{}", socket.display());
-        let unixctl = format!("--unixctl={}", folder.join("vs.ctl").display());
-        let switch = start(&bin, &folder, "ovs-vswitchd-dpdk", &[remote, unixctl])?;
-        let ovs = Self { switch, _database: database, folder, bin, ip: lab.program("ip") };
+    /// Starts database and switch without DPDK, for devices of the kernel; in the folder `ovs` of the scratch folder. With
+    /// `tso`, segmentation is left to the devices (`userspace-tso-enable`, off by default).
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_without_dpdk(lab: &Lab, tso: bool) -> Result<Self> {
+        Self::start_with(lab, &[&format!("other_config:userspace-tso-enable={tso}")])
+    }
+
+    fn start_with(lab: &Lab, settings: &[&str]) -> Result<Self> {
+        let folder = lab.path("ovs");
+        let bin = lab.cache().join("bin");
+        let database = database(lab, &folder, &bin)?;
+        let db = format!("--db=unix:{}", folder.join("db.sock").display());
+        let mut arguments = vec![db.as_str(), "--no-wait", "init", "--", "set", "Open_vSwitch", "."];
+        arguments.extend(settings);
+        lab.run("ovs-vsctl", &arguments)?;
+        let switch = start_switch(&bin, &folder)?;
+        let ovs = Self { switch, database, folder, bin, ip: lab.program("ip") };
         ovs.vsctl(&["add-br", "br0", "--", "set", "Bridge", "br0", "datapath_type=netdev"])?;
         Ok(ovs)
+    }
+
+    /// Ends both daemons and starts them again on the same database: the time when the first of them was started. Returns
+    /// when the second has been started, which then still has to read its configuration.
+    ///
+    /// # Errors
+    /// The database does not come up.
+    pub fn relaunch(&mut self) -> Result<Instant> {
+        self.switch.stop(START);
+        self.database.stop(START);
+        let began = Instant::now();
+        self.database = start_database(&self.bin, &self.folder)?;
+        let socket = self.folder.join("db.sock");
+        while UnixStream::connect(&socket).is_err() {
+            self.database.must_run()?;
+            // Looked at often, because somebody measures.
+            thread::sleep(Duration::from_micros(500));
+        }
+        self.switch = start_switch(&self.bin, &self.folder)?;
+        Ok(began)
+    }
+
+    /// An error if one of the daemons has ended.
+    ///
+    /// # Errors
+    /// That.
+    pub fn must_run(&mut self) -> Result<()> {
+        self.database.must_run()?;
+        self.switch.must_run()
+    }
+
+    /// The switch's own control socket (`unixctl`, JSON-RPC).
+    #[must_use]
+    pub fn control(&self) -> PathBuf {
+        self.folder.join("vs.ctl")
     }
 
     /// `ovs-vsctl ARGUMENTS`; returns when the change is live.
@@ -232,12 +278,22 @@ fn database(lab: &Lab, folder: &Path, bin: &Path) -> Result<Process> {
     let database_file = folder.join("conf.db").display().to_string();
     let schema = lab.cache().join("root/usr/share/openvswitch/vswitch.ovsschema").display().to_string();
     lab.run("ovsdb-tool", &["create", &database_file, &schema])?;
+    let mut database = start_database(bin, folder)?;
     let socket = folder.join("db.sock");
-    let remote = format!("--remote=punix:{}", socket.display());
-    let mut database =
-        start(bin, folder, "ovsdb-server", &[database_file, remote, "--unixctl=none".to_owned()])?;
     database.until("database socket", START, |_| socket.exists().then_some(()))?;
     Ok(database)
+}
+
+fn start_database(bin: &Path, folder: &Path) -> Result<Process> {
+    let file = folder.join("conf.db").display().to_string();
+    let remote = format!("--remote=punix:{}", folder.join("db.sock").display());
+    start(bin, folder, "ovsdb-server", &[file, remote, "--unixctl=none".to_owned()])
+}
+
+fn start_switch(bin: &Path, folder: &Path) -> Result<Process> {
+    let remote = format!("unix:{}", folder.join("db.sock").display());
+    let unixctl = format!("--unixctl={}", folder.join("vs.ctl").display());
+    start(bin, folder, "ovs-vswitchd-dpdk", &[remote, unixctl])
 }
 
 fn vsctl(bin: &Path, folder: &Path, arguments: &[&str]) -> Result<String> {

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Fills the lab cache: QEMU, a guest kernel, busybox, iperf3, DPDK's testpmd and Open vSwitch, as Debian packages.
+# Fills the lab cache: QEMU, a guest kernel, busybox, iperf3, DPDK's testpmd, Open vSwitch and valgrind, as Debian packages.
 #
 # Nothing is installed. A private apt (its own sources, lists and an empty package database) works out which packages
 # are needed and downloads them; they are unpacked into one folder, and a small wrapper per program starts it there
@@ -26,7 +26,7 @@ packages="qemu-system-x86 busybox-static iperf3 ethtool iproute2 xz-utils openvs
   librte-net-virtio23 librte-net-vhost23 librte-net-tap23 librte-net-af-packet23"
 # Wrapped programs: NAME=PATH inside root/.
 programs="qemu-system-x86_64=usr/bin/qemu-system-x86_64 iperf3=usr/bin/iperf3 ethtool=usr/sbin/ethtool
-  ip=usr/bin/ip tc=usr/sbin/tc xz=usr/bin/xz dpdk-testpmd=usr/bin/dpdk-testpmd
+  ip=usr/bin/ip tc=usr/sbin/tc xz=usr/bin/xz valgrind=usr/bin/valgrind.bin dpdk-testpmd=usr/bin/dpdk-testpmd
   ovs-vsctl=usr/bin/ovs-vsctl ovsdb-client=usr/bin/ovsdb-client ovsdb-tool=usr/bin/ovsdb-tool
   ovs-appctl=usr/bin/ovs-appctl ovs-ofctl=usr/bin/ovs-ofctl ovsdb-server=usr/sbin/ovsdb-server
   ovs-vswitchd-dpdk=usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk"
@@ -121,13 +121,14 @@ kernel=$(apt-cache show $kernel_meta/$suite-backports | sed -n 's/^Depends: \(li
 # testpmd is in dpdk-dev, which would drag in every static library of DPDK: take what testpmd itself is linked to.
 packages="$packages $(apt-cache show dpdk-dev | sed -n 's/^Depends: //p' | head -n 1 | tr ',' '\n' | sed 's/(.*//' |
   grep -vE 'libdpdk-dev|python3' | tr '\n' ' ')"
-single="$kernel dpdk-dev" # downloaded without what they depend on
+# valgrind depends on the debug symbols of the C library, which memcheck needs and callgrind does not.
+single="$kernel dpdk-dev valgrind" # downloaded without what they depend on
 # shellcheck disable=SC2086  # the list is split on purpose
 need=$(apt-get install -y --print-uris -o Dir::Cache::archives="$apt/none" $packages | sed -n "s/^'.* \([^ ]*\.deb\) \([0-9]*\) .*/\1 \2/p")
 say "fetching $(echo "$need" | wc -l) packages, $(echo "$need" | awk '{ s += $2 } END { printf "%d", s / 1e6 }') MB (kept for next time)"
 # shellcheck disable=SC2086
 fetch install --download-only $packages
-say "fetching the guest kernel $kernel and testpmd"
+say "fetching the guest kernel $kernel, testpmd and valgrind"
 for p in $single; do
   (cd "$apt/archives" && ls "${p}"_*.deb >/dev/null 2>&1 || apt-get -q download "$p" >"$apt/fetch.log" 2>&1) ||
     { tail -n 20 "$apt/fetch.log" >&2; die "cannot download $p"; }
@@ -144,6 +145,7 @@ echo "$need" | while read -r deb _; do
 done
 newest() { ls -t "$apt/archives/$1"_*.deb | head -n 1; }
 dpkg-deb --fsys-tarfile "$(newest dpdk-dev)" | tar -x -C "$new" --no-same-owner ./usr/bin/dpdk-testpmd
+dpkg-deb --fsys-tarfile "$(newest valgrind)" | tar -x -C "$new" --keep-directory-symlink --no-same-owner
 mkdir "$cache/kernel.new"
 dpkg-deb -x "$(newest "$kernel")" "$cache/kernel.new"
 
@@ -159,6 +161,8 @@ for p in $programs; do
   qemu-system-x86_64)
     before="export QEMU_MODULE_DIR=$root/usr/lib/x86_64-linux-gnu/qemu"
     extra="-L $root/usr/share/qemu -L $root/usr/share/seabios" ;;
+  valgrind)
+    before="export VALGRIND_LIB=$root/usr/libexec/valgrind" ;;
   dpdk-testpmd | ovs-vswitchd-dpdk)
     # DPDK always loads its compiled-in plugin folder and panics when it meets a plugin twice; should the machine have
     # a DPDK of its own, ours covers it in a mount namespace that only this program sees.

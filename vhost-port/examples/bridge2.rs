@@ -102,6 +102,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                         let mut slots = [0 as SlotId; 32];
                         slots.iter_mut().zip(0..).for_each(|(slot, i)| *slot = i);
                         link.tx.tx_burst(&batch, &slots[..n]);
+                        link.tx.notify();
                     }
                     rxq.rx_done();
                     received += n;

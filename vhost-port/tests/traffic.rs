@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use guest::{Guest, MODERN, RING_SIZE, burst, wait_for};
 use pmd::packet::{BatchStorage, Gso, Offload, Span};
-use pmd::port::{Armed, DropReason, LinkState, Port, TxQueue, Waker};
+use pmd::port::{Armed, DropReason, LinkState, Port, RxQueue, TxQueue, Waker};
 use pmd::virtio::NetHeader;
 use pmd::virtio::features::*;
 use proptest::prelude::*;
@@ -38,7 +38,9 @@ fn send(txq: &mut dyn TxQueue, frame: &[u8], offload: Offload) -> usize {
     let mut batch = storage.begin();
     assert!(batch.receive(Span::from_slice(frame)));
     batch.packet_mut(0).offload = offload;
-    txq.tx_burst(&batch, &[0])
+    let sent = txq.tx_burst(&batch, &[0]);
+    assert!(txq.notify());
+    sent
 }
 
 fn pattern(len: usize, seed: u8) -> Vec<u8> {
@@ -157,6 +159,8 @@ fn notifications_are_sent_when_wanted_only() {
         guest.rings[1].driver.disable_interrupts();
         guest.interrupted(1);
         assert_eq!(burst(&mut *rxq).len(), 1);
+        // The guest is told in the next round.
+        assert_eq!(burst(&mut *rxq).len(), 0);
         assert!(!guest.interrupted(1), "interrupts are off");
         assert_eq!(guest.reclaim(1), 1);
         assert_eq!(rxq.arm(), Armed::Idle);
@@ -169,7 +173,34 @@ fn notifications_are_sent_when_wanted_only() {
         }
         assert!(!guest.rings[1].driver.enable_interrupts());
         burst(&mut *rxq);
+        assert!(!guest.interrupted(1), "the guest is told in the next round");
+        burst(&mut *rxq);
         assert!(guest.interrupted(1), "interrupts are on");
+    }
+}
+
+#[test]
+fn whatever_ends_a_burst_tells_the_guest_of_it() {
+    type End = fn(&mut Guest, Box<dyn RxQueue>);
+    let ends: [End; 4] = [
+        |_, rxq| drop(rxq),
+        |_, mut rxq| assert_eq!(rxq.arm(), Armed::Idle),
+        |guest, _rxq| assert_eq!(guest.frontend.get_vring_base(1).unwrap(), 1),
+        |guest, _rxq| {
+            use vhost::vhost_user::VhostUserFrontend;
+            let [_, second] = Guest::regions(&guest.file);
+            guest.frontend.remove_mem_region(&second).unwrap();
+        },
+    ];
+    for end in ends {
+        let (_dir, port, mut guest) = setup(MODERN | VIRTIO_F_EVENT_IDX, 2);
+        let mut rxq = port.rx_queue(0).unwrap();
+        assert!(!guest.rings[1].driver.enable_interrupts());
+        guest.send(1, NetHeader::default(), &pattern(60, 1), &[]);
+        assert_eq!(burst(&mut *rxq).len(), 1);
+        assert!(!guest.interrupted(1));
+        end(&mut guest, rxq);
+        assert!(guest.interrupted(1));
     }
 }
 
@@ -271,7 +302,7 @@ proptest! {
 fn what_is_sent_by_a_disabled_ring_is_dropped_and_given_back() {
     let (_dir, port, mut guest) = setup(MODERN, 4);
     let mut rxq = port.rx_queue(0).unwrap();
-    let dropped = |rxq: &dyn pmd::port::RxQueue| rxq.counters().drops.get(DropReason::RxDisabled);
+    let dropped = |rxq: &dyn RxQueue| rxq.counters().drops.get(DropReason::RxDisabled);
     guest.send(1, NetHeader::default(), &pattern(60, 1), &[]);
     guest.post(0, &[1000]);
     // Acknowledged messages: when the call returns, what waited has been dropped.

@@ -5,7 +5,8 @@
 //! without either cutting them.
 //!
 //! Cost: one system call per frame and direction; the kernel has no batch interface for TAP. A received frame lies in a buffer of the
-//! queue, of which pages are touched only as far as frames are long.
+//! queue, of which pages are touched only as far as frames are long. A look that finds nothing is a system call too, so a quiet
+//! device is looked at less often ([`pace`]) while its worker is busy with other queues.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -24,8 +25,10 @@ use crate::sys::netif::{Control, InterfaceName};
 use crate::sys::{gather, tun};
 use crate::virtio::NetHeader;
 use device::{Device, Watch};
+use pace::Pace;
 
 mod device;
+mod pace;
 
 /// Longest frame the kernel hands over: 64 KiB of IP packet and its link header with tags.
 const MAX_FRAME: usize = 65_535 + 22;
@@ -149,6 +152,7 @@ impl Port for TapPort {
             fd: self.fds[usize::from(index)].clone(),
             buffers: spare.unwrap_or_else(fresh),
             spare: self.spare.clone(),
+            pace: Pace::new(),
             counters: Arc::default(),
             _taken: taken,
         }))
@@ -180,12 +184,16 @@ struct TapRx {
     fd: Arc<OwnedFd>,
     buffers: Buffers,
     spare: Arc<Mutex<Vec<Buffers>>>,
+    pace: Pace,
     counters: Arc<QueueCounters>,
     _taken: Taken,
 }
 
 impl RxQueue for TapRx {
     fn rx_burst<'q>(&'q mut self, batch: &mut Batch<'q>) -> usize {
+        if !self.pace.is_due() {
+            return 0;
+        }
         let mut total = 0;
         for buffer in self.buffers.chunks_exact_mut(STRIDE) {
             // Any error, end of the device included, means that nothing comes now.
@@ -204,13 +212,21 @@ impl RxQueue for TapRx {
                 Err(_) => self.counters.drops.add(DropReason::RxBadOffload, 1),
             }
         }
-        if !batch.is_empty() {
+        if batch.is_empty() {
+            self.pace.found_nothing();
+        } else {
+            self.pace.look_at_once();
             self.counters.add_burst(batch.len() as u64, total);
         }
         batch.len()
     }
 
     fn rx_done(&mut self) {}
+
+    /// The worker is awake again, maybe because of us.
+    fn disarm(&mut self) {
+        self.pace.look_at_once();
+    }
 
     /// The kernel always notifies; what is left is the look. A device that is gone is no work: only frames are.
     fn arm(&mut self) -> Armed {

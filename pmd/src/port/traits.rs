@@ -13,6 +13,7 @@
 //!   … classify, rewrite, txq.tx_burst(&batch, staged) …
 //!   drop(batch);
 //!   rxq.rx_done();                       // source descriptors go back
+//!   … after some more bursts: txq.notify();
 //! ```
 
 use std::os::fd::OwnedFd;
@@ -102,7 +103,15 @@ pub trait TxQueue: Send {
     /// counted under its reason in [`TxQueue::counters`]. Returns how many were sent.
     ///
     /// Packets that need an offload the far side lacks are finished in software here.
+    ///
+    /// The far side has the packets at once, but is told of them by [`TxQueue::notify`].
     fn tx_burst(&mut self, batch: &Batch<'_>, slots: &[SlotId]) -> usize;
+
+    /// Wakes the far side, if it sleeps, for what was sent since the last call. A worker calls this soon after a burst, in any case
+    /// before it sleeps; dropping the queue does it too. False when it could not be done yet and is to be tried again.
+    fn notify(&mut self) -> bool {
+        true
+    }
 
     /// Counters of this queue.
     fn counters(&self) -> Arc<QueueCounters>;

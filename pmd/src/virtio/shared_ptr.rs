@@ -76,8 +76,8 @@ impl SharedPtr {
         // SAFETY: forwarded. Two volatile loads; a descriptor changed in between is the driver's loss, since only
         // the copy is looked at.
         let (addr, rest) = unsafe {
-            let at = self.0.as_ptr().add(index * size_of::<Descriptor>()).cast::<[u64; 2]>();
-            let [addr, rest] = at.read_unaligned_volatile();
+            let at = self.0.as_ptr().add(index * size_of::<Descriptor>()).cast::<Unaligned<[u64; 2]>>();
+            let Unaligned([addr, rest]) = at.read_volatile();
             (u64::from_le(addr), u64::from_le(rest))
         };
         Descriptor { addr, len: rest as u32, flags: (rest >> 32) as u16, next: (rest >> 48) as u16 }
@@ -115,12 +115,11 @@ impl SharedPtr {
     /// The 8 bytes are mapped, writable, and 4-aligned.
     #[inline]
     pub unsafe fn store_used(self, offset: usize, element: UsedElement) {
-        // SAFETY: forwarded. One by one: a pair written at once goes by way of the stack.
+        let both = u64::from(element.id) | u64::from(element.len) << 32;
+        // SAFETY: forwarded; the wrapper has alignment 1.
         unsafe {
-            let at = self.0.as_ptr().add(offset).cast::<u32>();
-            at.write_volatile(element.id.to_le());
-            at.add(1).write_volatile(element.len.to_le());
-        }
+            self.0.as_ptr().add(offset).cast::<Unaligned<u64>>().write_volatile(Unaligned(both.to_le()))
+        };
     }
 
     /// Copies `dst.len()` bytes out.
@@ -165,23 +164,7 @@ impl SharedPtr {
     }
 }
 
-/// Volatile load of two words that may be unaligned (an indirect table may lie anywhere).
-trait ReadUnalignedVolatile {
-    /// The value's type.
-    type Value;
-    /// # Safety
-    /// As `read_unaligned`.
-    unsafe fn read_unaligned_volatile(self) -> Self::Value;
-}
-
-impl ReadUnalignedVolatile for *mut [u64; 2] {
-    type Value = [u64; 2];
-    #[inline]
-    unsafe fn read_unaligned_volatile(self) -> [u64; 2] {
-        #[derive(Clone, Copy)]
-        #[repr(C, packed)]
-        struct Unaligned([u64; 2]);
-        // SAFETY: forwarded; the packed wrapper has alignment 1.
-        unsafe { self.cast::<Unaligned>().read_volatile() }.0
-    }
-}
+/// A value that may lie anywhere: an indirect table has no alignment, a used element only half of one.
+#[derive(Clone, Copy)]
+#[repr(C, packed)]
+struct Unaligned<T>(T);

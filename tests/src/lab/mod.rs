@@ -160,6 +160,17 @@ fn prepare() -> Result<Prepared> {
              run it again with sudo or as root. Nothing is installed or changed outside the cache folder",
         ));
     }
+    let cache = fill()?;
+    let kernel = find_kernel(&cache.join("kernel/boot"))?;
+    let image = image::ensure(&cache)?;
+    Ok(Prepared { cache, kernel, image, binaries: Binaries::build()? })
+}
+
+/// Fills the cache folder when needed, which takes no root, and gives its path.
+///
+/// # Errors
+/// `tools/lab/setup.sh` fails; it has said why.
+pub fn fill() -> Result<PathBuf> {
     let script = workspace().join("tools/lab/setup.sh");
     let out = Command::new(&script)
         .stdin(Stdio::null())
@@ -169,10 +180,7 @@ fn prepare() -> Result<Prepared> {
     if !out.status.success() {
         return Err(Failure::new("tools/lab/setup.sh could not fill the cache; its message is above"));
     }
-    let cache = PathBuf::from(String::from_utf8_lossy(&out.stdout).trim());
-    let kernel = find_kernel(&cache.join("kernel/boot"))?;
-    let image = image::ensure(&cache)?;
-    Ok(Prepared { cache, kernel, image, binaries: Binaries::build()? })
+    Ok(PathBuf::from(String::from_utf8_lossy(&out.stdout).trim()))
 }
 
 fn find_kernel(boot: &Path) -> Result<PathBuf> {

@@ -93,6 +93,17 @@ pub(crate) struct Call {
 }
 
 impl Call {
+    /// Whether an argument begins with `column` or an abbreviation of it, as `options:path=…` does. True more often than it
+    /// is meant so.
+    pub(crate) fn may_name(&self, column: &str) -> bool {
+        self.args.iter().any(|argument| {
+            let word = argument.to_ascii_lowercase().replace('-', "_");
+            let word =
+                word.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next().unwrap_or_default();
+            !word.is_empty() && column.starts_with(word)
+        })
+    }
+
     /// Reads one segment.
     ///
     /// # Errors

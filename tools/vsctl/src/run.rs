@@ -16,7 +16,7 @@ use crate::error::{Error, failed};
 use crate::grammar::Call;
 use crate::output::{Output, Style, one_line};
 use crate::plan::{Outcome, Plan, RowId};
-use crate::schema::Schema;
+use crate::schema::{Schema, UUID};
 
 /// How to run a chain.
 #[derive(Debug, Clone)]
@@ -51,7 +51,7 @@ pub(crate) fn run_chain(
     let mut watching = false;
     for _ in 0..MAX_OVERTAKEN {
         let (plan, outputs) = loop {
-            let mut plan = fetch(db, &schema, &tables)?;
+            let mut plan = fetch(db, &schema, &tables, calls)?;
             plan.sign(format!("vsctl: {}", settings.origin));
             match run_calls(calls, &mut plan) {
                 Ok(outputs) => break (plan, outputs),
@@ -89,9 +89,26 @@ fn needed_tables(calls: &[Call], schema: &Schema) -> Result<Vec<String>, Error> 
     Ok(tables.into_iter().collect())
 }
 
-fn fetch<'s>(db: &mut dyn Database, schema: &'s Schema, tables: &[String]) -> Result<Plan<'s>, Error> {
+/// Verbs that look at columns of an interface that nobody has named.
+const LOOKING: [&str; 6] = ["list", "find", "get", "wait-until", "show", "emer-reset"];
+
+/// Whether the chain may look at `column` of an interface. Interfaces are most of the database of a host full of guests, and
+/// have some fifty columns, statistics among them; commands but for [`LOOKING`] need their names and what they name.
+fn looks_at(calls: &[Call], column: &str) -> bool {
+    [UUID, "name"].contains(&column)
+        || calls.iter().any(|call| LOOKING.contains(&call.verb.name) || call.may_name(column))
+}
+
+fn fetch<'s>(
+    db: &mut dyn Database,
+    schema: &'s Schema,
+    tables: &[String],
+    calls: &[Call],
+) -> Result<Plan<'s>, Error> {
+    let wanted = |table: &str, column: &str| table != "Interface" || looks_at(calls, column);
     let select = |table: &String| {
-        let columns: Vec<_> = schema.table(table)?.columns.keys().collect();
+        let columns = schema.table(table)?.columns.keys();
+        let columns: Vec<_> = columns.filter(|column| wanted(table, column)).collect();
         Ok(json!({"op": "select", "table": table, "where": [], "columns": columns}))
     };
     let results = db.transact(&tables.iter().map(select).collect::<Result<Vec<_>, Error>>()?)?;

@@ -37,7 +37,7 @@ pub(crate) enum Flows {
     /// N flows, again and again.
     Round(Round),
     /// Each flow once.
-    New(New),
+    New(Fresh),
 }
 
 impl Flows {
@@ -112,12 +112,12 @@ fn gcd(a: u32, b: u32) -> u32 {
 
 /// A counter of flows, 2²⁴ addresses by 50 000 ports long.
 #[derive(Debug, Clone)]
-pub(crate) struct New {
+pub(crate) struct Fresh {
     counter: u64,
     nets: u64,
 }
 
-impl New {
+impl Fresh {
     /// Starts where the clock says, so that two runs within days have no flow in common: it advances by 1024 a
     /// millisecond, faster than anybody asks for new flows.
     pub(crate) fn new(nets: u32) -> Self {
@@ -183,7 +183,7 @@ mod tests {
         let start = u64::from(MAX_FLOWS) - 1000;
         let mut seen = HashSet::new();
         for counter in [0, start, 3 * u64::from(MAX_FLOWS) - 1000] {
-            let mut new = New::starting_at(counter, 16);
+            let mut new = Fresh::starting_at(counter, 16);
             assert!((0..2000).all(|_| seen.insert(new.next())), "from {counter}");
         }
     }

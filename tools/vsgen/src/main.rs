@@ -6,7 +6,7 @@
 //!                                                                                  └─▶ report (JSON)
 //! ```
 //!
-//! It must never be the bottleneck: about 35 instructions per frame for sending and receiving it in the simplest stream,
+//! It must never be the bottleneck: about 60 instructions per frame for sending and receiving it in the simplest stream,
 //! and one cache line per frame that it pulls from the switch's processor. docs/vsgen.md tells how to use it.
 
 mod args;

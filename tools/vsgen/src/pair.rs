@@ -21,10 +21,12 @@ const PLAIN_BUFFER: u32 = 2048 + NetHeader::LEN as u32;
 const OFFLOAD_BUFFER: u32 = 4096;
 /// Transmit buffers longer than a page are so many, so that they stay in the cache as a busy guest's do.
 const LARGE_BUFFERS: u16 = 128;
-/// Frames are given up for lost when they are so late after sending has ended.
+/// After sending has ended, frames are given up for lost when none has come for so long, or at the latest after
+/// [`STRAGGLERS_AT_MOST`].
 const STRAGGLERS: Duration = Duration::from_millis(200);
+const STRAGGLERS_AT_MOST: Duration = Duration::from_secs(2);
 /// A closed loop in which nothing has moved for so long has lost its frames.
-const STALLED: Duration = Duration::from_millis(200);
+const STALLED: Duration = Duration::from_secs(1);
 /// How long a bridge may take to pass the first frame: a switch may still be setting up its queues.
 const LEARNING: Duration = Duration::from_secs(5);
 /// Time between two attempts.
@@ -175,11 +177,15 @@ impl Pair {
 
     /// Receives what is still on its way, until nothing is or it is too late.
     pub(crate) fn drain(&mut self) -> Result<(), Error> {
-        let (start, patience) = (cycles(), self.ticks(STRAGGLERS));
-        while self.ways.iter().any(|way| way.sender.sent() > way.receiver.received)
-            && cycles().wrapping_sub(start) < patience
-        {
-            self.receive()?;
+        let (start, patience, end) = (cycles(), self.ticks(STRAGGLERS), self.ticks(STRAGGLERS_AT_MOST));
+        let mut last = start;
+        while self.ways.iter().any(|way| way.sender.sent() > way.receiver.received) {
+            let now = cycles();
+            if self.receive()? > 0 {
+                last = now;
+            } else if now.wrapping_sub(last) > patience || now.wrapping_sub(start) > end {
+                break;
+            }
         }
         for guest in &self.guests {
             guest.session().must_be_alive()?;

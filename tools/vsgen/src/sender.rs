@@ -5,7 +5,7 @@
 //! cache. Any other stream writes addresses and stamp into the first line of each frame.
 
 use crate::error::Error;
-use crate::flows::{Flow, Flows, New, Round};
+use crate::flows::{Flow, Flows, Fresh, Round};
 use crate::frame::{Kind, Template};
 use crate::guest::{BURST, Guest};
 use crate::pacer::Pacer;
@@ -39,7 +39,7 @@ impl Sender {
     /// flight that fit there cannot be dropped for want of buffers.
     pub(crate) fn new(stream: &Stream, template: Template, capacity: u32, hz: u64) -> Self {
         let mut flows = if stream.new {
-            Flows::New(New::new(stream.nets))
+            Flows::New(Fresh::new(stream.nets))
         } else {
             Flows::Round(Round::new(stream.flows, stream.nets))
         };

@@ -90,7 +90,7 @@ impl Session {
         let missing: Vec<_> = names(features & !offered).collect();
         if !missing.is_empty() {
             let hint = if offload {
-                "; to an Open vSwitch offloads are other_config:userspace-tso-enable=true at its start"
+                "; Open vSwitch does with other_config:userspace-tso-enable=true at its start, net_vhost with tso=1"
             } else {
                 ""
             };

@@ -14,7 +14,6 @@ use pmd::port::{Armed, DropReason, QueueCounters, RxQueue, Waker};
 use pmd::virtio::NetHeader;
 
 use super::rules::NetRules;
-use super::shared::interrupt;
 use crate::ring::{Chain, Direction, RingFault, RingState, Segment, SplitRing, Vring};
 
 /// Shortest frame: an Ethernet header.
@@ -28,12 +27,14 @@ pub(crate) struct VhostRx {
     counters: Arc<QueueCounters>,
     /// The ring's lock is kept for a burst.
     holding: bool,
+    /// The guest has not been told yet of the buffers it got back.
+    owing: bool,
 }
 
 impl VhostRx {
     /// A queue on `vring`, which the caller has marked taken.
     pub(crate) fn new(vring: Arc<Vring>, counters: Arc<QueueCounters>) -> VhostRx {
-        VhostRx { vring, counters, holding: false }
+        VhostRx { vring, counters, holding: false, owing: false }
     }
 }
 
@@ -48,6 +49,9 @@ impl RxQueue for VhostRx {
             return 0;
         }
         let RingState { ring: Some(ring), net } = &mut *guard else { return 0 };
+        if std::mem::take(&mut self.owing) {
+            self.counters.add_notification(ring.interrupt());
+        }
         let before = batch.len();
         let taken = ring.next_avail();
         let mut outcome = receive(ring, net, batch, &self.counters);
@@ -76,11 +80,8 @@ impl RxQueue for VhostRx {
         self.holding = false;
         // SAFETY: `rx_burst` kept the lock and set `holding`, which was cleared just now.
         let mut guard = unsafe { self.vring.resume() };
-        if let Some(ring) = &mut guard.ring
-            && let Some(wanted) = ring.publish()
-        {
-            interrupt(ring, wanted, &self.counters);
-        }
+        // Told in the next round, which every receive queue has: by then the fence costs little.
+        self.owing |= guard.ring.as_mut().is_some_and(SplitRing::publish);
     }
 
     fn arm(&mut self) -> Armed {
@@ -90,6 +91,9 @@ impl RxQueue for VhostRx {
         }
         let Some(mut guard) = self.vring.try_lock() else { return Armed::Work };
         let Some(ring) = &mut guard.ring else { return Armed::Idle };
+        if std::mem::take(&mut self.owing) {
+            self.counters.add_notification(ring.interrupt());
+        }
         // Without a kick descriptor nobody would wake us.
         if !self.vring.usable() {
             Armed::Idle
@@ -125,6 +129,12 @@ impl RxQueue for VhostRx {
 impl Drop for VhostRx {
     fn drop(&mut self) {
         self.rx_done();
+        if self.owing
+            && let Some(mut guard) = self.vring.try_lock()
+            && let Some(ring) = &mut guard.ring
+        {
+            self.counters.add_notification(ring.interrupt());
+        }
         self.vring.set_waker(None);
         self.vring.taken.store(false, Ordering::Release);
     }
@@ -141,6 +151,9 @@ enum Taken {
 }
 
 /// Fills the batch from the ring. What was received before a fault stays received.
+///
+/// Never inlined: as arguments, ring and batch are known to be apart, and their fields stay in registers.
+#[inline(never)]
 fn receive<'q>(
     ring: &mut SplitRing,
     net: &NetRules,
@@ -148,18 +161,14 @@ fn receive<'q>(
     counters: &QueueCounters,
 ) -> Result<(), RingFault> {
     let room = BURST - batch.len().min(BURST);
-    if usize::from(ring.waiting()) < room {
-        ring.refresh()?;
-    }
-    let count = usize::from(ring.waiting()).min(room);
-    let mut chains = [Chain::NONE; BURST];
     let first_read = if net.header_matters() { 0 } else { net.header_len };
-    let (found, fault) = ring.look(Direction::Read, first_read, &mut chains[..count]);
+    let (ready, fault) = ring.ready(Direction::Read, first_read, room as u16);
     let mut outcome = fault.map_or(Ok(()), Err);
     let (mut packets, mut bytes, mut done) = (0, 0, 0);
-    for chain in &chains[..found] {
+    while done < ready {
+        let chain = ring.chain(done);
         // By itself, because of its shortness: a jump and no result to take apart.
-        if let Some(frame) = chain.single.and_then(|segment| plain_frame(segment, net))
+        if let Some(frame) = plain_frame(&chain, net)
             && batch.receive(frame)
         {
             packets += 1;
@@ -167,8 +176,8 @@ fn receive<'q>(
             done += 1;
             continue;
         }
-        let taken = match chain.single {
-            Some(segment) => take_single(segment, net, batch),
+        let taken = match chain.start {
+            Some(start) => take_single(Segment { start, len: chain.len }, net, batch),
             None => walk_and_take(ring, chain.head, net, batch),
         };
         match taken {
@@ -188,7 +197,8 @@ fn receive<'q>(
         }
         done += 1;
     }
-    ring.complete_unwritten(&chains[..done]);
+    ring.complete_unwritten(done);
+    ring.look_ahead(Direction::Read, first_read);
     if packets > 0 {
         counters.add_burst(packets, bytes);
     }
@@ -225,12 +235,13 @@ fn checked(header: &[u8; NetHeader::LEGACY_LEN], len: usize, net: &NetRules) -> 
 /// The frame in a chain of one piece, if it is short and its header asks for nothing: most are so, and there is nothing
 /// to check but that. Another one is looked at again from the start by [`take_single`].
 #[inline(always)]
-fn plain_frame<'q>(segment: Segment, net: &NetRules) -> Option<Span<'q>> {
-    let len = segment.len.checked_sub(net.header_len as u32)?;
+fn plain_frame<'q>(chain: &Chain, net: &NetRules) -> Option<Span<'q>> {
+    let start = chain.start?;
+    let len = chain.len.checked_sub(net.header_len as u32)?;
     // SAFETY: the piece is mapped and at least header_len long, and stays mapped while the ring's lock is kept.
     let (header, frame) = unsafe {
-        let header = if net.header_matters() { segment.start.read_bytes() } else { [0; 2] };
-        (header, Span::new(segment.start.add(net.header_len).as_non_null(), len))
+        let header = if net.header_matters() { start.read_bytes() } else { [0; 2] };
+        (header, Span::new(start.add(net.header_len).as_non_null(), len))
     };
     let short = (MIN_FRAME..=HEAD_CAPACITY).contains(&(len as usize));
     (short && NetHeader::asks_nothing(header)).then_some(frame)

@@ -9,20 +9,7 @@ use pmd::port::{LinkState, PortEvents, QueueCounters};
 use pmd::sys::sigbus::Alarm;
 
 use crate::config::{Mode, VhostConfig};
-use crate::ring::{SplitRing, Vring};
-
-/// Tells the guest of used buffers, or counts that it did not want to be told.
-#[inline]
-pub(super) fn interrupt(ring: &SplitRing, wanted: bool, counters: &QueueCounters) {
-    if let (true, Some(call)) = (wanted, ring.call()) {
-        // The descriptor is a non-blocking eventfd (checked when it came); if its counter is full, an interrupt is
-        // pending already.
-        let _ = rustix::io::write(call, &1u64.to_ne_bytes());
-        counters.add_notification(true);
-    } else {
-        counters.add_notification(false);
-    }
-}
+use crate::ring::Vring;
 
 /// What is known of the guest at the other end, for the operator.
 #[derive(Default, Debug)]

@@ -2,13 +2,14 @@
 //!
 //! ```text
 //!   config    what the front-end said, collected   ──activate──▶  split     a checked, running ring
-//!   chain     bounded walk of one descriptor chain               vring     its lock, shared by worker and control
-//!   fault     what a guest did wrong
+//!   chain     bounded walk of one descriptor chain               ahead     what is known of it beyond its next chain
+//!   fault     what a guest did wrong                             vring     its lock, shared by worker and control
 //! ```
 //!
 //! Everything the guest writes is read once and checked before use. A violation latches the ring: it stops, says
 //! why, and stays stopped until the front-end starts it anew.
 
+mod ahead;
 mod chain;
 mod config;
 mod fault;
@@ -17,8 +18,9 @@ mod split;
 mod tests;
 mod vring;
 
+pub(crate) use ahead::Chain;
 pub(crate) use chain::{Direction, Segment};
 pub(crate) use config::{RingAddresses, RingConfig, checked_size};
 pub(crate) use fault::RingFault;
-pub(crate) use split::{Chain, RingRules, SplitRing};
+pub(crate) use split::{RingRules, SplitRing};
 pub(crate) use vring::{RingState, Vring};

@@ -17,12 +17,10 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use pmd::virtio::SharedPtr;
-use pmd::virtio::split::{
-    AVAIL_F_NO_INTERRUPT, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, IDX, RING, USED_F_NO_NOTIFY,
-    UsedElement, need_event,
-};
+use pmd::virtio::split::{AVAIL_F_NO_INTERRUPT, IDX, RING, USED_F_NO_NOTIFY, UsedElement, need_event};
 
-use super::chain::{Direction, MAX_CHAIN_BYTES, MAX_SEGMENTS, Segment, Table, Walk};
+use super::ahead::LookAhead;
+use super::chain::{Direction, MAX_SEGMENTS, Segment, Table, Walk};
 use super::fault::RingFault;
 use crate::memory::{MemTable, RegionCache};
 
@@ -34,6 +32,17 @@ pub(crate) struct RingParts {
     pub(crate) used: SharedPtr,
 }
 
+impl RingParts {
+    /// Head of the chain at an avail index, which must be below the guest's.
+    #[inline(always)]
+    pub(super) fn head(self, index: u16, mask: u16) -> Result<u16, RingFault> {
+        let at = RING + usize::from(index & mask) * 2;
+        // SAFETY: the masked index lies inside the checked avail ring. Ordered after the guest's index by `refresh`.
+        let head = unsafe { self.avail.load_u16(at, Ordering::Relaxed) };
+        if head > mask { Err(RingFault::DescriptorIndex) } else { Ok(head) }
+    }
+}
+
 /// What was negotiated that a ring must follow.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(crate) struct RingRules {
@@ -41,38 +50,25 @@ pub(crate) struct RingRules {
     pub(crate) indirect: bool,
 }
 
-/// A chain that waits, as a look at the ring found it.
-#[derive(Clone, Copy)]
-pub(crate) struct Chain {
-    pub(crate) head: u16,
-    /// Its buffer, if it is a single one, of the right direction, in the region used last: nearly always. Everything else is
-    /// for [`SplitRing::walk`].
-    pub(crate) single: Option<Segment>,
-}
-
-impl Chain {
-    /// Fills arrays.
-    pub(crate) const NONE: Chain = Chain { head: 0, single: None };
-}
-
 /// A running ring.
 pub(crate) struct SplitRing {
-    parts: RingParts,
-    mask: u16,
+    pub(super) parts: RingParts,
+    pub(super) mask: u16,
     rules: RingRules,
     /// Next avail entry to take.
-    next_avail: u16,
+    pub(super) next_avail: u16,
     /// Avail index as last read.
     avail_idx: u16,
     /// Next used entry to write; entries up to here are written, but visible only up to `published`.
-    next_used: u16,
+    pub(super) next_used: u16,
     published: u16,
     /// Used index at the last decision to notify.
     decided: u16,
-    cache: RegionCache,
+    pub(super) cache: RegionCache,
+    pub(super) ahead: LookAhead,
     /// Pieces of the chain walked last.
     pub(crate) segments: Vec<Segment>,
-    memory: Arc<MemTable>,
+    pub(super) memory: Arc<MemTable>,
     call: Option<Arc<OwnedFd>>,
 }
 
@@ -97,6 +93,7 @@ impl SplitRing {
             published: used,
             decided: used,
             cache: RegionCache::EMPTY,
+            ahead: LookAhead::new(base),
             segments: Vec::with_capacity(MAX_SEGMENTS),
             memory,
             call,
@@ -120,16 +117,12 @@ impl SplitRing {
     pub(crate) fn rewind_to_used(&mut self) {
         self.next_avail = self.next_used;
         self.avail_idx = self.next_used;
+        self.ahead = LookAhead::new(self.next_used);
     }
 
     /// Replaces the interrupt descriptor.
     pub(crate) fn set_call(&mut self, call: Option<Arc<OwnedFd>>) {
         self.call = call;
-    }
-
-    /// Interrupt descriptor.
-    pub(crate) fn call(&self) -> Option<&Arc<OwnedFd>> {
-        self.call.as_ref()
     }
 
     /// Chains that can be taken now. Reads the guest's index.
@@ -150,50 +143,7 @@ impl SplitRing {
     /// Head of the chain `ahead` of the next one. Only heads below [`SplitRing::waiting`] mean anything.
     #[inline]
     pub(crate) fn head(&self, ahead: u16) -> Result<u16, RingFault> {
-        let index = self.next_avail.wrapping_add(ahead) & self.mask;
-        // SAFETY: the masked index lies inside the checked avail ring. Ordered after the index by `refresh`.
-        let head = unsafe { self.parts.avail.load_u16(RING + usize::from(index) * 2, Ordering::Relaxed) };
-        if head > self.mask { Err(RingFault::DescriptorIndex) } else { Ok(head) }
-    }
-
-    /// Looks at the next `chains.len()` chains, of which there must be as many waiting, and takes none. Returns how many
-    /// it could name, and the fault that the one after them has.
-    ///
-    /// All before the first is worked on: so the loads of their descriptors overlap, and of each buffer the lines from
-    /// `offset` on are on their way when its turn comes. They were last touched by another processor, so each is a miss of some
-    /// hundred cycles; asked for together they cost little more than one.
-    #[inline]
-    pub(crate) fn look(
-        &self,
-        direction: Direction,
-        offset: usize,
-        chains: &mut [Chain],
-    ) -> (usize, Option<RingFault>) {
-        for (ahead, chain) in chains.iter_mut().enumerate() {
-            let head = match self.head(ahead as u16) {
-                Ok(head) => head,
-                Err(fault) => return (ahead, Some(fault)),
-            };
-            let single = self.single(head, direction);
-            if let Some(segment) = &single {
-                prefetch_buffer(segment.start.addr(), offset, direction);
-            }
-            *chain = Chain { head, single };
-        }
-        (chains.len(), None)
-    }
-
-    /// The chain at `head` if it is a single buffer of this direction in the region used last: nearly always.
-    #[inline]
-    pub(super) fn single(&self, head: u16, direction: Direction) -> Option<Segment> {
-        // SAFETY: head <= mask (from `head`), inside the checked table.
-        let desc = unsafe { self.parts.descriptors.load_descriptor(usize::from(head & self.mask)) };
-        if desc.flags & (DESC_F_NEXT | DESC_F_INDIRECT | DESC_F_WRITE) != direction.flag()
-            || desc.len > MAX_CHAIN_BYTES
-        {
-            return None;
-        }
-        self.cache.get(desc.addr, desc.len).map(|start| Segment { start, len: desc.len })
+        self.parts.head(self.next_avail.wrapping_add(ahead), self.mask)
     }
 
     /// Appends the pieces of the chain at `head` to [`SplitRing::segments`] and returns its bytes.
@@ -208,12 +158,25 @@ impl SplitRing {
     /// [`SplitRing::publish`].
     #[inline]
     pub(crate) fn complete(&mut self, head: u16, len: u32) {
-        let index = self.next_used & self.mask;
+        self.write_used(0, head, len);
+        self.next_used = self.next_used.wrapping_add(1);
+        self.pass_one();
+    }
+
+    /// Writes the used element of the chain `ahead` of the next one. It counts after [`SplitRing::complete_run`].
+    #[inline(always)]
+    pub(crate) fn write_used(&self, ahead: u16, head: u16, len: u32) {
+        let index = self.next_used.wrapping_add(ahead) & self.mask;
         let element = UsedElement { id: u32::from(head), len };
         // SAFETY: the masked index lies inside the checked used ring.
         unsafe { self.parts.used.store_used(RING + usize::from(index) * 8, element) };
-        self.next_used = self.next_used.wrapping_add(1);
-        self.next_avail = self.next_avail.wrapping_add(1);
+    }
+
+    /// Takes the next `chains` chains, of which [`SplitRing::ready`] knew and whose used elements have been written.
+    #[inline(always)]
+    pub(crate) fn complete_run(&mut self, chains: u16) {
+        self.next_used = self.next_used.wrapping_add(chains);
+        self.pass(chains);
     }
 
     /// Takes all that waits and gives it back unread. Returns how many chains.
@@ -226,44 +189,61 @@ impl SplitRing {
         Ok(waiting)
     }
 
-    /// Takes the next chains, which a look found, with nothing written into them.
+    /// Takes the next `chains` chains, of which [`SplitRing::ready`] knew, with nothing written into them.
     #[inline]
-    pub(crate) fn complete_unwritten(&mut self, chains: &[Chain]) {
-        let mut next = self.next_used;
-        for chain in chains {
-            let element = UsedElement { id: u32::from(chain.head), len: 0 };
-            // SAFETY: the masked index lies inside the checked used ring.
-            unsafe { self.parts.used.store_used(RING + usize::from(next & self.mask) * 8, element) };
-            next = next.wrapping_add(1);
+    pub(crate) fn complete_unwritten(&mut self, chains: u16) {
+        for ahead in 0..chains {
+            self.write_used(ahead, self.chain(ahead).head, 0);
         }
-        self.next_used = next;
-        self.next_avail = self.next_avail.wrapping_add(chains.len() as u16);
+        self.complete_run(chains);
     }
 
-    /// Shows completed chains to the guest. True when it wants to be told.
+    /// Shows completed chains to the guest. True when there were any; then [`SplitRing::interrupt`] is to be called, later
+    /// rather than sooner.
     #[inline]
-    pub(crate) fn publish(&mut self) -> Option<bool> {
+    pub(crate) fn publish(&mut self) -> bool {
         if self.published == self.next_used {
-            return None;
+            return false;
         }
-        // SAFETY: idx, flags and used_event lie inside their checked rings. Release: payload and elements before the
-        // index.
-        unsafe {
-            self.parts.used.store_u16(IDX, self.next_used, Ordering::Release);
-            self.published = self.next_used;
-            // The driver sets its event and then looks at our index; we do it the other way round. A full fence on
-            // both sides lets at least one of us see the other.
-            fence(Ordering::SeqCst);
-            let wanted = if self.rules.event_idx {
+        // SAFETY: idx lies inside the checked used ring. Release: payload and elements before the index.
+        unsafe { self.parts.used.store_u16(IDX, self.next_used, Ordering::Release) };
+        self.published = self.next_used;
+        true
+    }
+
+    /// Whether the guest wants to be told of what was published since this was asked last.
+    ///
+    /// The driver sets its event and then looks at our index; we do it the other way round, and a full fence on both sides lets
+    /// at least one of us see the other. The fence waits until every store before it has reached the cache, and right after a
+    /// burst those go to lines that the guest holds: some hundred cycles. A little later they are there, and it costs twenty.
+    #[inline]
+    pub(super) fn wants_notice(&mut self) -> bool {
+        fence(Ordering::SeqCst);
+        // SAFETY: flags and used_event lie inside the checked avail ring.
+        let wanted = unsafe {
+            if self.rules.event_idx {
                 let at = RING + (usize::from(self.mask) + 1) * 2;
                 let event = self.parts.avail.load_u16(at, Ordering::Relaxed);
-                need_event(event, self.next_used, self.decided)
+                need_event(event, self.published, self.decided)
             } else {
                 self.parts.avail.load_u16(0, Ordering::Relaxed) & AVAIL_F_NO_INTERRUPT == 0
-            };
-            self.decided = self.next_used;
-            Some(wanted)
+            }
+        };
+        self.decided = self.published;
+        wanted
+    }
+
+    /// Interrupts the guest, if it wants to be told of what was published. True if it was.
+    #[inline]
+    pub(crate) fn interrupt(&mut self) -> bool {
+        if !self.wants_notice() {
+            return false;
         }
+        let Some(call) = &self.call else { return false };
+        // The descriptor is a non-blocking eventfd (checked when it came); if its counter is full, an interrupt is
+        // pending already.
+        let _ = rustix::io::write(call, &1u64.to_ne_bytes());
+        true
     }
 
     /// Asks the guest to kick at the next chain it adds. True when one waits already.
@@ -290,54 +270,4 @@ impl SplitRing {
             unsafe { self.parts.used.store_u16(0, USED_F_NO_NOTIFY, Ordering::Relaxed) };
         }
     }
-}
-
-/// Bytes of a cache line.
-const LINE: usize = 64;
-
-/// Asks the processor for a frame of up to a line, which is on two when it does not begin on one, `offset` bytes into the
-/// buffer at `start`.
-#[inline]
-fn prefetch_buffer(start: usize, offset: usize, direction: Direction) {
-    let first = start.wrapping_add(offset);
-    let last = first.wrapping_add(LINE - 1);
-    match direction {
-        Direction::Read => {
-            prefetch(first);
-            prefetch(last);
-        }
-        Direction::Write => {
-            prefetch_to_write(first);
-            prefetch_to_write(last);
-            // What stands before is compared first and mostly left as it is.
-            prefetch(start);
-        }
-    }
-}
-
-/// Brings the line at `addr` into the first cache; any address will do.
-#[inline]
-fn prefetch(addr: usize) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch has no effect but on caches and never faults.
-    unsafe {
-        use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(std::ptr::without_provenance(addr));
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = addr;
-}
-
-/// Like [`prefetch`], and asks for the right to write the line.
-#[inline]
-fn prefetch_to_write(addr: usize) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch has no effect but on caches and never faults.
-    unsafe {
-        // Not the intrinsic: for a processor of the x86-64 baseline it becomes a prefetch for reading, which costs a second
-        // trip when the store comes. The instruction itself is known to, or ignored by, every 64-bit processor.
-        core::arch::asm!("prefetchw [{}]", in(reg) addr, options(nostack, preserves_flags, readonly));
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = addr;
 }

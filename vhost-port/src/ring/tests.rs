@@ -107,10 +107,10 @@ fn ours(twin: &Twin, ring: &mut SplitRing) -> (Vec<Chain>, bool) {
         ring.segments.clear();
         let Ok(head) = ring.head(0) else { return (chains, true) };
         // Warm and cold region cache must agree, so both paths are tried.
-        let single = ring.single(head, Direction::Read);
+        let single = ring.look_at(head, Direction::Read);
         let Ok(bytes) = ring.walk(head, Direction::Read) else { return (chains, true) };
-        if let Some(single) = single {
-            assert_eq!((single.start, single.len), (ring.segments[0].start, bytes));
+        if let Some(start) = single.start {
+            assert_eq!((start, single.len), (ring.segments[0].start, bytes));
         }
         let pieces: Vec<_> = ring.segments.iter().map(|s| (twin.gpa(s), s.len)).collect();
         assert_eq!(pieces.iter().map(|p| p.1).sum::<u32>(), bytes);
@@ -191,7 +191,7 @@ proptest! {
 
         let mut ring = twin.ring(base, rules);
         let (chains, fault) = ours(&twin, &mut ring);
-        let notify = ring.publish();
+        let notify = ring.publish().then(|| ring.wants_notice());
         let used = twin.used();
 
         twin.write(USED, &vec![0; used_len(SIZE)]);

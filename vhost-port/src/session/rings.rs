@@ -16,7 +16,7 @@ use vhost::vhost_user::Result as VhostResult;
 
 use super::machine::{Session, refuse, starts_enabled};
 use crate::net::NetRules;
-use crate::ring::{RingAddresses, RingFault, RingRules, checked_size};
+use crate::ring::{RingAddresses, RingFault, RingRules, SplitRing, checked_size};
 
 /// Checks that a descriptor is an eventfd, so that writing it can do nothing but notify, and sets it up so that writing
 /// never blocks a worker.
@@ -125,7 +125,7 @@ impl Session {
         vring.set_usable(false);
         vring.clear_fault();
         if let Some(ring) = guard.ring.take() {
-            config.base = ring.next_avail();
+            config.base = retire(ring);
         }
         drop(guard);
         config.started = false;
@@ -158,7 +158,7 @@ impl Session {
         }
         let mut guard = vring.lock();
         vring.set_usable(false);
-        let resumed = guard.ring.take().map(|old| config.base = old.next_avail()).is_some();
+        let resumed = guard.ring.take().map(|old| config.base = retire(old)).is_some();
         let mut ring = config.activate(&self.memory, rules).map_err(|e| refuse(format!("ring {at}: {e}")))?;
         if let Some(ring) = &mut ring
             && !resumed
@@ -225,8 +225,8 @@ impl Session {
             }
             Err(fault) => return vring.break_down(fault),
         }
-        if let (Some(true), Some(call)) = (ring.publish(), ring.call()) {
-            let _ = rustix::io::write(call, &1u64.to_ne_bytes());
+        if ring.publish() {
+            ring.interrupt();
         }
         if ring.arm()
             && let Some(kick) = kick
@@ -262,4 +262,11 @@ impl Session {
             self.changed = true;
         }
     }
+}
+
+/// Ends a ring, and tells where it would go on. A worker may still have meant to interrupt the guest for its last burst;
+/// nobody would do so later.
+fn retire(mut ring: SplitRing) -> u16 {
+    ring.interrupt();
+    ring.next_avail()
 }

@@ -10,6 +10,8 @@ use pmd::port::{DropCounters, DropReason, TxQueue};
 struct TxPort {
     queue: Box<dyn TxQueue>,
     staged: Vec<SlotId>,
+    /// The port is in the list of those to notify.
+    owing: bool,
     drops: Arc<DropCounters>,
 }
 
@@ -19,6 +21,8 @@ pub(super) struct Transmit {
     ports: Vec<Option<Box<TxPort>>>,
     /// Ports with something staged.
     pending: Vec<PortNo>,
+    /// Ports to notify of what was sent to them.
+    owing: Vec<PortNo>,
 }
 
 impl Transmit {
@@ -28,8 +32,9 @@ impl Transmit {
             self.ports.resize_with(port.index() + 1, || None);
         }
         let staged = Vec::with_capacity(BURST + CLONES);
-        self.ports[port.index()] = Some(Box::new(TxPort { queue, staged, drops }));
+        self.ports[port.index()] = Some(Box::new(TxPort { queue, staged, owing: false, drops }));
         self.pending.reserve(self.ports.len());
+        self.owing.reserve(2 * self.ports.len());
     }
 
     /// Forgets a port. Nothing is staged between bursts, when commands are carried out.
@@ -66,8 +71,26 @@ impl Transmit {
             if let Some(Some(tx)) = self.ports.get_mut(port.index()) {
                 tx.queue.tx_burst(batch, &tx.staged);
                 tx.staged.clear();
+                if !std::mem::replace(&mut tx.owing, true) {
+                    self.owing.push(port);
+                }
             }
         }
+    }
+
+    /// Wakes who was sent something. Once a round, or every few bursts of a long one: see [`TxQueue::notify`].
+    #[inline]
+    pub(super) fn notify(&mut self) {
+        self.owing.retain(|port| {
+            let Some(Some(tx)) = self.ports.get_mut(port.index()) else { return false };
+            tx.owing = !tx.queue.notify();
+            tx.owing
+        });
+    }
+
+    /// Whether somebody is still to be woken.
+    pub(super) fn owes(&self) -> bool {
+        !self.owing.is_empty()
     }
 
     /// Counts drops of packets that came in by `port`.

@@ -30,6 +30,9 @@ use super::upcall::{Upcall, UpcallSender};
 /// Commands carried out between two rounds of polling.
 const COMMANDS_PER_ROUND: usize = 64;
 
+/// Bursts after which receivers are woken, though the round goes on.
+const BURSTS_PER_NOTICE: usize = 8;
+
 /// What a new worker needs.
 pub struct WorkerConfig {
     /// Number of the worker.
@@ -173,9 +176,14 @@ impl Worker {
         let mut now = sys::clock::cycles();
         let mut busy = false;
         self.engine.now_ms = sys::clock::coarse_ms();
+        let mut bursts = 0;
         for slot in &mut self.rxqs {
             let packets = poll_queue(slot, &mut self.storage, &mut self.engine);
             if packets != 0 {
+                bursts += 1;
+                if bursts % BURSTS_PER_NOTICE == 0 {
+                    self.engine.transmit.notify();
+                }
                 let end = sys::clock::cycles();
                 slot.assignment.load.add(packets as u64, end.wrapping_sub(now));
                 bump(&self.engine.counters.busy_cycles, end.wrapping_sub(now));
@@ -189,6 +197,7 @@ impl Worker {
             }
             busy = true;
         }
+        self.engine.transmit.notify();
         if now.wrapping_sub(ticks.next_chore) as i64 >= 0 {
             ticks.next_chore = now.wrapping_add(ticks.second);
             self.engine.classifier.rank();
@@ -219,7 +228,7 @@ impl Worker {
         for slot in &mut self.rxqs {
             nothing &= slot.assignment.queue.arm() == Armed::Idle;
         }
-        if nothing && self.mailbox.commands.is_empty() {
+        if nothing && self.mailbox.commands.is_empty() && !self.engine.transmit.owes() {
             self.engine.counters.sleeping.store(true, Ordering::Relaxed);
             self.events.wait();
             self.engine.counters.sleeping.store(false, Ordering::Relaxed);

@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use tests::failure::{During as _, Failure, Result};
-use tests::lab::{Binaries, Lab};
-use tests::ovs::OpenVswitch;
-use tests::switch::Vswitchd;
-use tests::testpmd::{Memory, Testpmd};
+use ::tests::failure::{During as _, Failure, Result};
+use ::tests::lab::{Binaries, Lab};
+use ::tests::ovs::OpenVswitch;
+use ::tests::switch::Vswitchd;
+use ::tests::testpmd::{Memory, Testpmd};
+
+use serde_json::Value;
 
 use crate::Bench;
 use crate::rules;
@@ -174,6 +176,19 @@ impl Contestant {
         }
     }
 
+    /// How many packets have had to ask the slow path for a megaflow so far.
+    pub(crate) fn misses(&self) -> Result<u64> {
+        let (text, label) = match self {
+            Self::Ours(switch) | Self::Baseline(switch) => (switch.vsctl("pmd --format json")?, "misses"),
+            Self::OpenVswitch(ovs, _) => {
+                (ovs.appctl(&["dpif-netdev/pmd-stats-show"])?, "miss with success upcall:")
+            }
+            Self::Testpmd(..) => return Ok(0),
+        };
+        let count = if label == "misses" { column(&text, label) } else { labelled(&text, label) };
+        count.ok_or_else(|| Failure::new(format!("{}: no count of misses in {text}", self.name())))
+    }
+
     /// Forgets all megaflows; rules stay.
     pub(crate) fn flush(&self) -> Result<()> {
         match self {
@@ -188,6 +203,21 @@ impl Contestant {
             Self::Testpmd(..) => Ok(()),
         }
     }
+}
+
+/// Sum of a column of a table that `vsctl` printed as JSON.
+fn column(text: &str, name: &str) -> Option<u64> {
+    let table: Value = serde_json::from_str(text).ok()?;
+    let at = table["headings"].as_array()?.iter().position(|h| h == name)?;
+    table["data"].as_array()?.iter().map(|row| row[at].as_u64()).sum()
+}
+
+/// Sum of the numbers behind `label`, one a line.
+fn labelled(text: &str, label: &str) -> Option<u64> {
+    let numbers = text.lines().filter_map(|line| line.trim().strip_prefix(label));
+    let mut found = numbers.map(|n| n.trim().parse::<u64>().ok()).peekable();
+    found.peek()?;
+    found.sum()
 }
 
 fn ours(bench: &Bench, setup: &Setup) -> Result<Contestant> {
@@ -228,7 +258,7 @@ fn open_vswitch(bench: &Bench, setup: &Setup) -> Result<Contestant> {
     if setup.tso {
         settings.push("other_config:userspace-tso-enable=true");
     }
-    let ovs = OpenVswitch::start_with(&bench.lab, &settings)?;
+    let ovs = OpenVswitch::start_tuned(&bench.lab, &settings)?;
     let names = ["p0", "p1"];
     // The first ports of a bridge are numbered 1 and 2.
     let ports = if setup.tso {
@@ -262,4 +292,20 @@ fn testpmd(bench: &Bench, setup: &Setup) -> Result<Contestant> {
 
 fn device(number: usize, path: &Path, more: &str) -> String {
     format!("net_vhost{number},iface={},queues=1{more}", path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{column, labelled};
+
+    #[test]
+    fn misses_are_found_in_what_both_switches_print() {
+        let ours = r#"{"headings":["core","misses"],"data":[[1,5],[2,7]]}"#;
+        assert_eq!(column(ours, "misses"), Some(12));
+        assert_eq!(column(ours, "hits"), None);
+        let theirs = "pmd thread numa_id 0 core_id 1:\n  miss with success upcall: 41\n  miss with failed upcall: 3\n\
+                      main thread:\n  miss with success upcall: 1\n";
+        assert_eq!(labelled(theirs, "miss with success upcall:"), Some(42));
+        assert_eq!(labelled("", "miss"), None);
+    }
 }

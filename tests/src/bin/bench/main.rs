@@ -25,6 +25,7 @@ mod machine;
 mod masks;
 mod new_flows;
 mod plots;
+mod ports;
 mod report;
 mod results;
 mod rounds;
@@ -94,6 +95,7 @@ pub(crate) const ROWS: &[Row] = &[
     row("wake", 5, wake::wake),
     row("idle", 5, idle::idle),
     row("start", 5, start::start),
+    row("ports", 3, ports::ports),
     row("tcp", 5, tcp::tcp),
 ];
 

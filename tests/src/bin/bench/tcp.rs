@@ -1,5 +1,5 @@
-//! TCP by iperf3: between two emulated guests, and between two network namespaces on TAP ports, where the Linux bridge is
-//! the other contestant.
+//! TCP by iperf3: between two emulated guests, and between two network namespaces, where the Linux bridge and the user-space
+//! datapath of Open vSwitch are the other contestants, the latter with both kinds of ports an operator would give it.
 //!
 //! A guest without KVM is slower than any switch: its row is there to see regressions, not to compare.
 
@@ -10,6 +10,7 @@ use tests::failure::{Failure, Result};
 use tests::guest::receiver_rate;
 use tests::lab::Lab;
 use tests::netns::Netns;
+use tests::ovs::OpenVswitch;
 use tests::process::Process;
 use tests::switch::Vswitchd;
 
@@ -41,15 +42,63 @@ fn guests(bench: &Bench) -> Result<Table> {
     Ok(table)
 }
 
+/// Names of the series.
+const OURS: &str = "vswitchd, TAP ports";
+const BRIDGE: &str = "Linux bridge, veth pairs";
+const OVS_TAP: &str = "OVS netdev, TAP ports";
+const OVS_VETH: &str = "OVS netdev, veth pairs";
+
 fn namespaces(bench: &Bench) -> Result<Table> {
+    let lab = &bench.lab;
     let mut table = Table::new("TCP between two network namespaces", "Mbit/s");
     for _ in 0..bench.rounds {
-        table.add("vswitchd, TAP ports", through_switch(&bench.lab)?);
-        table.add("Linux bridge, veth pairs", through_bridge(&bench.lab)?);
+        table.add(OURS, through_switch(lab)?);
+        table.add(BRIDGE, through_bridge(lab)?);
+        if bench.peers {
+            table.add(OVS_TAP, through_ovs(lab, Devices::Tap)?);
+            table.add(OVS_VETH, through_ovs(lab, Devices::Veth)?);
+        }
     }
-    table.compare("vswitchd, TAP ports", "Linux bridge, veth pairs");
+    table.compare(OURS, BRIDGE);
+    if bench.peers {
+        table.compare(OURS, OVS_TAP);
+        table.compare(OURS, OVS_VETH);
+        table.remark("OVS without DPDK, userspace-tso-enable=true: its main thread serves kernel devices, and sleeps as ours");
+    }
     table.remark("the bridge passes buffers from socket to socket inside the kernel; a TAP copies each byte out and in");
     Ok(table)
+}
+
+/// How Open vSwitch reaches the namespaces.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Devices {
+    /// Interfaces of `type=tap`.
+    Tap,
+    /// Interfaces of `type=system`: one end of a pair, by a packet socket.
+    Veth,
+}
+
+fn through_ovs(lab: &Lab, devices: Devices) -> Result<f64> {
+    let (left, right) = (Netns::new(lab)?, Netns::new(lab)?);
+    let ovs = OpenVswitch::start_without_dpdk(lab, true)?;
+    for ((netns, address), role) in [&left, &right].into_iter().zip(ADDRESSES).zip(["a", "b"]) {
+        let (device, address) = (lab.device(role), format!("{address}/24"));
+        match devices {
+            Devices::Tap => {
+                ovs.vsctl(&["add-port", "br0", &device, "--", "set", "Interface", &device, "type=tap"])?;
+                netns.adopt(&device, &address)?;
+            }
+            Devices::Veth => {
+                netns.ip(&["link", "add", "eth0", "type", "veth", "peer", "name", &device])?;
+                netns.ip(&["link", "set", &device, "netns", &std::process::id().to_string()])?;
+                lab.run("ip", &["link", "set", &device, "up"])?;
+                netns.ip(&["addr", "add", &address, "dev", "eth0"])?;
+                netns.ip(&["link", "set", "eth0", "up"])?;
+                ovs.vsctl(&["add-port", "br0", &device])?;
+            }
+        }
+    }
+    transfer(lab, &left, &right)
 }
 
 fn through_switch(lab: &Lab) -> Result<f64> {

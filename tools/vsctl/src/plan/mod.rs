@@ -81,7 +81,7 @@ impl<'s> Plan<'s> {
         self.origin = Some(origin.into());
     }
 
-    /// Takes in the rows a `select` of all columns of `table` returned.
+    /// Takes in the rows a `select` returned of the columns of `table` that the chain may look at.
     ///
     /// # Errors
     /// When a row does not fit the schema.

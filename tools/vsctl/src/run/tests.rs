@@ -94,6 +94,27 @@ fn reading_commits_nothing() {
 }
 
 #[test]
+fn columns_of_interfaces_are_fetched_for_those_who_look() {
+    let looks = |line: &str, column: &str| {
+        let words: Vec<_> = line.split(' ').map(str::to_owned).collect();
+        looks_at(&[Call::parse(&words).unwrap()], column)
+    };
+    for line in [
+        "list Interface",
+        "get Interface p0 ofport",
+        "show",
+        "clear Interface p0 stati",
+        "set Interface p0 Stat:a=b",
+    ] {
+        assert!(looks(line, "statistics"), "{line}");
+    }
+    assert!(looks("set Interface p0 type=tap external-ids:a=b", "external_ids"));
+    for line in ["add-port br0 p9", "set Interface p0 type=tap", "list-ports br0"] {
+        assert!(!looks(line, "statistics") && looks(line, "name") && looks(line, UUID), "{line}");
+    }
+}
+
+#[test]
 fn a_change_is_over_when_it_is_live() {
     let mut fake = Fake { cur_cfg: [7, 7, 8].into(), interface: up(), ..Fake::default() };
     run_with(&mut fake, &settings(), &["add-port br0 p9"]).unwrap();
