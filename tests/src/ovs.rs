@@ -149,7 +149,7 @@ impl OpenVswitch {
         run(&self.bin.join("ovs-appctl"), &list)
     }
 
-    /// Forgets all rules and takes those in `file`, one a line.
+    /// Forgets all rules and takes those in `file`, one a line: a million of them within five minutes, or it has failed.
     ///
     /// # Errors
     /// As [`run`].
@@ -181,7 +181,7 @@ impl OpenVswitch {
 
     fn ofctl(&self, verb: &str, rule: &str) -> Result<()> {
         let management = format!("unix:{}", self.folder.join("br0.mgmt").display());
-        run(&self.bin.join("ovs-ofctl"), &[verb, &management, rule]).map(drop)
+        run(&self.bin.join("ovs-ofctl"), &["--timeout=300", verb, &management, rule]).map(drop)
     }
 
     /// The switch's process id.

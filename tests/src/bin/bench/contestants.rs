@@ -69,6 +69,8 @@ pub(crate) const TESTPMD_IO: &str = "testpmd vhost io, no tables";
 
 /// One of testpmd's two threads only waits for commands.
 const TESTPMD_LCORES: &str = "0@1,1@1";
+/// `vsctl add-flows` sends a file as one message, and a message is limited to 16 MiB.
+const RULES_PER_MESSAGE: usize = 50_000;
 /// Settings for [`Setup::many_flows`]; the names are Open vSwitch's and ours.
 const MANY_FLOWS: [&str; 2] = ["other_config:flow-limit=2000000", "other_config:max-idle=600000"];
 
@@ -143,13 +145,21 @@ impl Contestant {
     /// Replaces all its rules by `text`, one a line, with the ports 1 and 2. testpmd has none.
     pub(crate) fn rules(&self, lab: &Lab, text: &str) -> Result<()> {
         let file = lab.path("rules.txt");
-        std::fs::write(&file, text).during(file.display())?;
+        let write = |text: &str| std::fs::write(&file, text).during(file.display());
         match self {
             Self::Ours(switch) | Self::Baseline(switch) => {
                 switch.vsctl_with(&["del-flows", "br0"])?;
-                switch.vsctl_with(&["add-flows", "br0", &file.display().to_string()]).map(drop)
+                let lines: Vec<&str> = text.lines().collect();
+                for part in lines.chunks(RULES_PER_MESSAGE) {
+                    write(&part.join("\n"))?;
+                    switch.vsctl_with(&["add-flows", "br0", &file.display().to_string()])?;
+                }
+                Ok(())
             }
-            Self::OpenVswitch(ovs, _) => ovs.replace_flows(&file),
+            Self::OpenVswitch(ovs, _) => {
+                write(text)?;
+                ovs.replace_flows(&file)
+            }
             Self::Testpmd(..) => Ok(()),
         }
     }

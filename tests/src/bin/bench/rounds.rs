@@ -27,6 +27,11 @@ impl<const N: usize> Tables<N> {
         self.tables
     }
 
+    /// The round, from 0.
+    pub(crate) fn round(&self) -> usize {
+        self.round
+    }
+
     /// One of them, to add a sample to.
     pub(crate) fn table(&mut self, index: usize) -> Option<&mut Table> {
         self.tables.get_mut(index)
