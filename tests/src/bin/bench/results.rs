@@ -135,17 +135,17 @@ mod tests {
 
     #[test]
     fn a_row_measured_again_replaces_all_its_tables_and_no_others() {
-        let mut results = Results::default();
-        results.entries =
-            vec![entry("loop64", "a"), entry("idle", "b"), entry("idle", "c"), entry("gone", "d")];
+        let mut results = Results {
+            entries: vec![entry("loop64", "a"), entry("idle", "b"), entry("idle", "c"), entry("gone", "d")],
+            ..Results::default()
+        };
         results.merge(&[entry("idle", "new")], &["idle", "loop64"]);
         assert_eq!(titles(&results), ["new", "a", "d"]);
     }
 
     #[test]
     fn results_survive_json() {
-        let mut results = Results::default();
-        results.entries = vec![entry("loop64", "a")];
+        let results = Results { entries: vec![entry("loop64", "a")], ..Results::default() };
         let back = Results::from_json(&results.to_json());
         assert_eq!(back.entries, results.entries);
     }

@@ -54,8 +54,7 @@ mod tests {
         let mut table = Table::new("t", "ms");
         table.add("vswitchd", 1.0);
         let entry = Entry { row: "idle".into(), date: String::new(), commit: String::new(), table };
-        let mut results = Results::default();
-        results.entries = vec![entry.clone(), entry];
+        let results = Results { entries: vec![entry.clone(), entry], ..Results::default() };
         let folder = tempfile::tempdir().unwrap();
         draw(&results, folder.path()).unwrap();
         let mut names: Vec<String> = std::fs::read_dir(folder.path())

@@ -84,8 +84,8 @@ mod tests {
             table.add(OVS_RULE, 1.0);
             Entry { row: row.into(), date: String::new(), commit: String::new(), table }
         };
-        let mut results = Results::default();
-        results.entries = vec![loops("loop64", 2.0), loops("loop1518", 1.2)];
+        let results =
+            Results { entries: vec![loops("loop64", 2.0), loops("loop1518", 1.2)], ..Results::default() };
         let text = draw(&results);
         assert!(well_formed(&text), "{text}");
         assert!(text.contains(super::MET) && text.contains(super::MISSED));
