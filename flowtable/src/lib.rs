@@ -13,6 +13,7 @@ pub mod actions;
 pub mod cache;
 pub mod key;
 pub mod megaflow;
+pub mod prefetch;
 pub mod rules;
 pub mod text;
 pub mod wire;

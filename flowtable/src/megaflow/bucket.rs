@@ -49,6 +49,13 @@ impl Bucket {
         })
     }
 
+    /// The slot of the first of some ways, or of any way when there is none: to be asked for, not believed.
+    #[inline(always)]
+    pub(super) fn first_slot_of(&self, ways: u64) -> usize {
+        let bit = ways.trailing_zeros() as usize;
+        self.slots[(bit / 16 * 2 + bit % 2) % WAYS] as usize
+    }
+
     /// Puts an entry into an empty way. False if there is none.
     pub(super) fn put(&mut self, tag: u16, slot: u32) -> bool {
         first_way(self.ways_with(0))

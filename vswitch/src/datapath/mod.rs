@@ -18,10 +18,10 @@ pub mod flow;
 pub mod upcall;
 pub mod worker;
 
+mod burst;
 mod classify;
 mod counters;
 mod execute;
-mod flow_slab;
 mod idle;
 mod transmit;
 
