@@ -13,7 +13,8 @@ pub mod actions;
 pub mod cache;
 pub mod key;
 pub mod megaflow;
-pub mod prefetch;
+
 pub mod rules;
+pub mod simd;
 pub mod text;
 pub mod wire;

@@ -8,7 +8,7 @@
 //! Sets of four hints, two to a cache line. For a table of one or two masks the cache is a detour.
 
 use crate::megaflow::Place;
-use crate::prefetch::prefetch;
+use crate::simd::prefetch;
 
 /// Hints of a cache made by [`SignatureCache::new`]: 256 KiB.
 pub const DEFAULT_HINTS: usize = 1 << 15;

@@ -20,7 +20,7 @@ use core::cell::Cell;
 use super::bucket::{Bucket, WAYS};
 use super::tuples::Place;
 use crate::key::{FlowKey, FlowMask, KEY_WORDS, SparseMask};
-use crate::prefetch::prefetch;
+use crate::simd::prefetch;
 
 /// Packets that a burst lookup handles at a time: the bits of its bitmaps.
 pub(super) const BURST: usize = 32;
@@ -158,7 +158,7 @@ impl<const N: usize, V> Subtable<V> for Words<N, V> {
         for i in bits(wanted) {
             let bucket = self.first_bucket(hashes[i]);
             ways[i] = bucket.ways_with(Bucket::tag(hashes[i]));
-            likely |= u32::from((ways[i] | u64::from(bucket.overflow)) != 0) << i;
+            likely |= u32::from((ways[i] | u32::from(bucket.overflow)) != 0) << i;
             // Whatever stands in a way is a slot, so of a packet that is not here some entry is asked for in vain.
             if let Some(entry) = self.entries.get(bucket.first_slot_of(ways[i])) {
                 prefetch(entry);

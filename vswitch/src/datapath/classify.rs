@@ -12,7 +12,7 @@ use std::sync::Arc;
 use flowtable::cache::SignatureCache;
 use flowtable::key::{self, PortNo};
 use flowtable::megaflow::{MegaflowTable, Place, PortFlows};
-use flowtable::prefetch::prefetch;
+use flowtable::simd::prefetch;
 use pmd::packet::{BURST, Batch};
 
 use super::burst::Burst;
@@ -76,8 +76,10 @@ impl Classifier {
         if known != all {
             let mut places = [Place::default(); BURST];
             let hits = port.lookup_burst(keys, all & !known, &mut found, &mut places);
-            bump(&counters.megaflow_hits, packets(burst, hits));
-            if known | hits != all {
+            if hits == all {
+                bump(&counters.megaflow_hits, batch.len() as u64);
+            } else {
+                bump(&counters.megaflow_hits, packets(burst, hits));
                 bump(&counters.misses, packets(burst, all & !known & !hits));
             }
             if let Some(hashes) = hinted {

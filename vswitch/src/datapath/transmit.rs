@@ -66,7 +66,11 @@ impl Transmit {
             tx.queue.tx_burst(batch, &tx.staged);
             tx.staged.clear();
         }
-        // Longer than the loop that counts, but copied in a few wide moves.
+        if train.len() == 1 {
+            tx.staged.push(train.start);
+            return true;
+        }
+        // A few wide moves instead of a loop that counts.
         let slots = SLOTS.get(usize::from(train.start)..usize::from(train.end)).unwrap_or_default();
         tx.staged.extend_from_slice(slots);
         true
