@@ -143,18 +143,25 @@ mod tests {
 
     #[test]
     fn any_two_bytes_of_the_key_spread() {
-        let all = FlowMask { fields: FlowKey::read_from_bytes(&[0xff; KEY_WORDS * 8]).unwrap() };
         // An even and an odd number of words, which ends otherwise.
-        let even = SparseMask::<KEY_WORDS>::new(&all, 5).unwrap();
-        let odd = SparseMask::<{ KEY_WORDS + 1 }>::new(&all, 5).unwrap();
-        let hashes: [&dyn Fn(&FlowKey) -> u32; 3] =
-            [&hash_key, &|key| hash_masked(key, &even), &|key| hash_masked(key, &odd)];
-        for (hash, at) in hashes.into_iter().flat_map(|hash| (0..KEY_WORDS * 8).map(move |at| (hash, at))) {
+        const ODD: usize = 7;
+        let mut mask = FlowMask { fields: FlowKey::read_from_bytes(&[0xff; KEY_WORDS * 8]).unwrap() };
+        let even = SparseMask::<KEY_WORDS>::new(&mask, 5).unwrap();
+        mask.words_mut()[ODD..].fill(0);
+        let odd = SparseMask::<ODD>::new(&mask, 5).unwrap();
+        type Hash<'a> = &'a dyn Fn(&FlowKey) -> u32;
+        let hashes: [(Hash<'_>, usize); 3] = [
+            (&hash_key, KEY_WORDS),
+            (&|key| hash_masked(key, &even), KEY_WORDS),
+            (&|key| hash_masked(key, &odd), ODD),
+        ];
+        let places = |(hash, words)| (0..words * 8).map(move |at| (hash, words * 8, at));
+        for (hash, len, at) in hashes.into_iter().flat_map(places) {
             let (mut low, mut high) = ([0usize; 64], [0usize; 64]);
             for i in 0..4096u32 {
                 let mut bytes = [0; KEY_WORDS * 8];
                 bytes[at] = (i % 64) as u8;
-                bytes[(at + 13) % bytes.len()] = (i / 64) as u8;
+                bytes[(at + 13) % len] = (i / 64) as u8;
                 let hash = hash(&FlowKey::read_from_bytes(&bytes).unwrap());
                 low[hash as usize % 64] += 1;
                 high[(hash >> 16) as usize % 64] += 1;

@@ -157,7 +157,7 @@ fn flags_are_seen_and_tags_changed_where_megaflows_look_at_ports_only() {
     key.eth_type = 0x0800.into();
     let actions = vec![
         Action::PushVlan { tpid: 0x8100, tci: 7 },
-        Action::set(SetField::exact(Field::NwTtl, 9)),
+        Action::set(SetField::exact(Field::IpTtl, 9)),
         output(2),
     ];
     let flow = Arc::new(Megaflow {
