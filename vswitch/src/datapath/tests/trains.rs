@@ -143,7 +143,8 @@ fn a_port_with_several_masks_gets_to_know_where_its_flows_are() {
 
 /// A TCP segment over IPv4 to a host, with these flags.
 fn segment(host: u8, flags: u8) -> Vec<u8> {
-    let mut frame = frame(12);
+    let mut frame = frame(14);
+    frame.truncate(12);
     frame[5] = host;
     frame.extend([8, 0, 0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
     frame.extend([4, 0, 0, 80, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, flags, 0, 0, 0, 0, 0, 0]);
