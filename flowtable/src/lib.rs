@@ -1,7 +1,7 @@
 //! The flow table: from the bytes of a frame to the actions that decide its fate.
 //!
 //! ```text
-//!  frame head ──extract──▶ FlowKey ──▶ exact-match cache ──▶ megaflow table ──▶ actions
+//!  frame head ──extract──▶ FlowKey ──▶ signature cache ──▶ megaflow table ──▶ actions
 //!                                             (one worker each, single writer)
 //!                             rules (priority, match) ──▶ the slow path derives megaflows from them
 //! ```
@@ -14,5 +14,6 @@ pub mod cache;
 pub mod key;
 pub mod megaflow;
 pub mod rules;
+pub mod simd;
 pub mod text;
 pub mod wire;

@@ -1,5 +1,5 @@
-//! Caches in front of the megaflow table: whole keys, no masks.
+//! A cache in front of the megaflow table: from the hash of a whole key to a guess.
 
-mod exact_match;
+mod signature;
 
-pub use exact_match::{DEFAULT_ENTRIES, ExactMatchCache};
+pub use signature::{DEFAULT_HINTS, SignatureCache};

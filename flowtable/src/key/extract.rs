@@ -114,7 +114,7 @@ pub fn extract(head: &[u8], frame_len: usize, in_port: PortNo, key: &mut FlowKey
 }
 
 /// Masks off what follows the EtherType in the second word of an untagged frame.
-const TYPE_AND_BEFORE: u64 = u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0]);
+pub(super) const TYPE_AND_BEFORE: u64 = u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0]);
 
 /// Every frame that is not untagged IP: tags, LLC, ARP, protocols without fields.
 #[inline(never)]
@@ -325,7 +325,7 @@ struct Upper {
 
 /// Whether a protocol number is one of the extension headers that are walked.
 #[inline(always)]
-fn is_extension(protocol: u8) -> bool {
+pub(super) fn is_extension(protocol: u8) -> bool {
     matches!(
         protocol,
         IP_PROTO_HOPOPTS | IP_PROTO_ROUTING | IP_PROTO_FRAGMENT | IP_PROTO_AH | IP_PROTO_DSTOPTS
@@ -467,6 +467,6 @@ fn store_extra(sha: [u8; 6], tha: [u8; 6], target: &[u8; 16], words: &mut [u64; 
 mod usual;
 
 #[cfg(test)]
-mod properties;
+pub(super) mod properties;
 #[cfg(test)]
 mod tests;

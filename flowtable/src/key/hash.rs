@@ -1,4 +1,4 @@
-//! Hashes over flow keys: for the exact-match cache, for subtables, for spreading flows.
+//! Hashes over flow keys: for the signature cache, for subtables, for spreading flows.
 //!
 //! All are built from one step, the folded 64×64→128-bit product of two words: one multiply and one exclusive-or.
 //! Each pair of words gets salts of its own, so the products do not wait for each other and the result is their sum.
@@ -6,7 +6,7 @@
 //! None is cryptographic. A table whose entries a peer can choose takes its salts from a secret seed, and stays
 //! correct (only slower) under collisions; see [`crate::megaflow`].
 
-use super::{FlowKey, KEY_WORDS, SparseMask};
+use super::{FlowKey, KEY_WORDS};
 
 /// The salts of the hashes that need no seed: odd, and without a pattern.
 static SALT: [u64; KEY_WORDS] = {
@@ -29,7 +29,7 @@ const fn splitmix(i: u64) -> u64 {
 
 /// High and low half of the product, folded together.
 #[inline(always)]
-fn mix(a: u64, b: u64) -> u64 {
+pub(super) fn mix(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
     (product as u64) ^ ((product >> 64) as u64)
 }
@@ -37,13 +37,13 @@ fn mix(a: u64, b: u64) -> u64 {
 /// The last step: the sum in 32 bits, by the high half of one more product. The sum's own halves folded together
 /// leave some fields half as much again of their share in a box (`any_two_bytes_of_the_key_spread` shows it).
 #[inline(always)]
-fn finish(sum: u64) -> u32 {
+pub(super) fn finish(sum: u64) -> u32 {
     (sum.wrapping_mul(0x9fb2_1c65_1e98_df25) >> 32) as u32
 }
 
 /// Index of the first key word that is zero for a plain packet: one that is neither ARP nor ND and comes from no
 /// tunnel and no conntrack.
-pub(crate) const PLAIN_WORDS: usize = 10;
+const PLAIN_WORDS: usize = 10;
 
 /// Whether every word from [`PLAIN_WORDS`] on is zero.
 #[inline(always)]
@@ -51,16 +51,13 @@ fn is_plain(key: &FlowKey) -> bool {
     key.words()[PLAIN_WORDS..].iter().fold(0, |all, word| all | word) == 0
 }
 
-/// The bit of [`hash_key`] that says that the key is not plain, so that a cache need not find out again.
-pub(crate) const NOT_PLAIN: u32 = 1 << 31;
-
-/// Hash of the whole key, for the exact-match cache.
+/// Hash of the whole key, for the signature cache.
 ///
 /// A plain packet costs six multiplies; ARP, ND and keys with tunnel or conntrack fields pay for the rest.
 #[inline]
 pub fn hash_key(key: &FlowKey) -> u32 {
     let sum = sum_pairs(key, 0, PLAIN_WORDS);
-    if is_plain(key) { finish(sum) & !NOT_PLAIN } else { finish(sum.wrapping_add(sum_rest(key))) | NOT_PLAIN }
+    if is_plain(key) { finish(sum) } else { finish(sum.wrapping_add(sum_rest(key))) }
 }
 
 /// Apart, so that the common case need not keep the rest of the key in registers.
@@ -81,22 +78,9 @@ fn sum_pairs(key: &FlowKey, from: usize, to: usize) -> u64 {
     sum
 }
 
-/// Hash of the words a mask touches, under that mask. Its salts come from the seed the [`SparseMask`] was made with:
-/// who does not know that cannot make keys that collide.
-#[inline(always)]
-pub fn hash_masked(key: &FlowKey, mask: &SparseMask) -> u32 {
-    let mut sum = 0u64;
-    for pair in &mask.pairs {
-        let ([a, b], [salt_a, salt_b]) = (pair.masked(key.words()), pair.salt);
-        sum = sum.wrapping_add(mix(a ^ salt_a, b ^ salt_b));
-    }
-    finish(sum)
-}
-
-/// The salts of the i-th pair of words in a table with that seed.
-pub(super) fn salt_pair(seed: u64, i: usize) -> [u64; 2] {
-    let at = |i: usize| splitmix(seed.wrapping_add(splitmix(i as u64 + 1))) | 1;
-    [at(2 * i), at(2 * i + 1)]
+/// The i-th salt of a table with that seed.
+pub(super) fn salt(seed: u64, i: usize) -> u64 {
+    splitmix(seed.wrapping_add(splitmix(i as u64 + 1))) | 1
 }
 
 /// Hash of addresses, protocol and ports: the same for all packets of a connection in one direction, whatever
@@ -123,7 +107,12 @@ mod tests {
     use zerocopy::FromBytes;
 
     use super::*;
-    use crate::key::FlowMask;
+    use crate::key::{FlowMask, SparseMask};
+
+    /// Hash of what the mask leaves of a key, as a subtable of `N` words takes it.
+    fn hash_masked<const N: usize>(key: &FlowKey, mask: &SparseMask<N>) -> u32 {
+        mask.hash(&mask.masked(key))
+    }
 
     fn flow(i: u32) -> FlowKey {
         let mut key = FlowKey { in_port: 1 + i % 3, ..FlowKey::default() };
@@ -144,8 +133,7 @@ mod tests {
 
     #[test]
     fn neighbouring_flows_spread() {
-        // All but the highest bit, which hash_key keeps for NOT_PLAIN.
-        let sparse = SparseMask::new(&FlowMask::EXACT_FIVE_TUPLE, 0);
+        let sparse = SparseMask::<7>::new(&FlowMask::EXACT_FIVE_TUPLE, 0).unwrap();
         for shift in [0, 11, 21] {
             assert!(fullest(hash_key, shift) < 110);
             assert!(fullest(flow_hash, shift) < 110);
@@ -155,17 +143,25 @@ mod tests {
 
     #[test]
     fn any_two_bytes_of_the_key_spread() {
-        let sparse = SparseMask::new(
-            &FlowMask { fields: FlowKey::read_from_bytes(&[0xff; KEY_WORDS * 8]).unwrap() },
-            5,
-        );
-        let hashes: [&dyn Fn(&FlowKey) -> u32; 2] = [&hash_key, &|key| hash_masked(key, &sparse)];
-        for (hash, at) in hashes.into_iter().flat_map(|hash| (0..KEY_WORDS * 8).map(move |at| (hash, at))) {
+        // An even and an odd number of words, which ends otherwise.
+        const ODD: usize = 7;
+        let mut mask = FlowMask { fields: FlowKey::read_from_bytes(&[0xff; KEY_WORDS * 8]).unwrap() };
+        let even = SparseMask::<KEY_WORDS>::new(&mask, 5).unwrap();
+        mask.words_mut()[ODD..].fill(0);
+        let odd = SparseMask::<ODD>::new(&mask, 5).unwrap();
+        type Hash<'a> = &'a dyn Fn(&FlowKey) -> u32;
+        let hashes: [(Hash<'_>, usize); 3] = [
+            (&hash_key, KEY_WORDS),
+            (&|key| hash_masked(key, &even), KEY_WORDS),
+            (&|key| hash_masked(key, &odd), ODD),
+        ];
+        let places = |(hash, words)| (0..words * 8).map(move |at| (hash, words * 8, at));
+        for (hash, len, at) in hashes.into_iter().flat_map(places) {
             let (mut low, mut high) = ([0usize; 64], [0usize; 64]);
             for i in 0..4096u32 {
                 let mut bytes = [0; KEY_WORDS * 8];
                 bytes[at] = (i % 64) as u8;
-                bytes[(at + 13) % bytes.len()] = (i / 64) as u8;
+                bytes[(at + 13) % len] = (i / 64) as u8;
                 let hash = hash(&FlowKey::read_from_bytes(&bytes).unwrap());
                 low[hash as usize % 64] += 1;
                 high[(hash >> 16) as usize % 64] += 1;
@@ -199,7 +195,8 @@ mod tests {
 
     #[test]
     fn seeds_give_different_hashes() {
-        let hash = |seed| hash_masked(&flow(1), &SparseMask::new(&FlowMask::EXACT, seed));
+        let hash =
+            |seed| hash_masked(&flow(1), &SparseMask::<KEY_WORDS>::new(&FlowMask::EXACT, seed).unwrap());
         let hashes: HashSet<u32> = (0..100).map(hash).collect();
         assert_eq!(hashes.len(), 100);
     }
@@ -207,7 +204,7 @@ mod tests {
     proptest! {
         #[test]
         fn wildcarded_bits_do_not_count(a: u32, b: u32, seed: u64) {
-            let sparse = SparseMask::new(&FlowMask::EXACT_FIVE_TUPLE, seed);
+            let sparse = SparseMask::<7>::new(&FlowMask::EXACT_FIVE_TUPLE, seed).unwrap();
             let (mut a, b) = (flow(a), flow(b));
             a.nw_src = b.nw_src;
             a.nw_dst = b.nw_dst;

@@ -5,7 +5,8 @@
 
 use zerocopy::big_endian::{U16, U32};
 
-use super::{FlowKey, FlowMask, KEY_WORDS, hash::salt_pair};
+use super::hash::{finish, mix, salt};
+use super::{FlowKey, FlowMask};
 
 /// A key of all wildcards in `const` form.
 const WILDCARDS: FlowKey = FlowKey {
@@ -138,95 +139,72 @@ impl FlowMask {
     }
 }
 
-/// Two words of a [`SparseMask`].
-#[derive(Clone, Copy, Debug)]
-pub(super) struct MaskPair {
-    /// Indexes into the key's words.
-    index: [usize; 2],
-    /// Bits of those words that count.
-    mask: [u64; 2],
-    /// What the hash mixes them with.
-    pub(super) salt: [u64; 2],
-}
-
 /// A mask as the list of the words it touches: what a subtable hashes and compares.
 ///
-/// Words come in pairs, since a hash takes two at a time; an odd last one is paired with a word of which no bit
-/// counts.
-#[derive(Clone, Debug)]
-pub struct SparseMask {
-    pub(super) pairs: Vec<MaskPair>,
+/// The number of words is a constant, so that what is done word by word is unrolled and kept in registers. A mask that
+/// touches fewer fills up with words of which no bit counts.
+#[derive(Clone, Copy, Debug)]
+pub struct SparseMask<const N: usize> {
+    /// Indexes into the key's words.
+    index: [usize; N],
+    /// Bits of those words that count.
+    mask: [u64; N],
+    /// What the hash mixes them with.
+    salt: [u64; N],
+    /// What it mixes an odd last one with.
+    tail: u64,
 }
 
-impl SparseMask {
-    /// The words of `mask`, and the salts for [`hash_masked`](super::hash_masked) from a `seed`.
-    pub fn new(mask: &FlowMask, seed: u64) -> SparseMask {
-        let touched: Vec<usize> = mask.touched_words().collect();
-        let pairs = touched.chunks(2).enumerate().map(|(i, pair)| {
-            let (first, second) = (pair[0], pair.get(1).copied());
-            MaskPair {
-                index: [first, second.unwrap_or(first)],
-                mask: [mask.words()[first], second.map_or(0, |second| mask.words()[second])],
-                salt: salt_pair(seed, i),
-            }
-        });
-        SparseMask { pairs: pairs.collect() }
+impl<const N: usize> SparseMask<N> {
+    /// The words of `mask`, and the salts of the hash from a `seed`. `None` if the mask touches more than `N` words.
+    pub fn new(mask: &FlowMask, seed: u64) -> Option<SparseMask<N>> {
+        let mut sparse = SparseMask {
+            index: [0; N],
+            mask: [0; N],
+            salt: core::array::from_fn(|i| salt(seed, i)),
+            tail: salt(seed, N),
+        };
+        let mut touched = mask.touched_words();
+        for ((index, bits), word) in sparse.index.iter_mut().zip(&mut sparse.mask).zip(&mut touched) {
+            (*index, *bits) = (word, mask.words()[word]);
+        }
+        touched.next().is_none().then_some(sparse)
     }
 
-    /// Number of words a masked key has in this form: those the mask touches, made even.
-    pub fn stride(&self) -> usize {
-        self.pairs.len() * 2
-    }
-
-    /// The masked words of a key, pair by pair.
+    /// The words of a key that count, masked: what an entry keeps of its key.
     #[inline(always)]
-    pub fn masked<'a>(&'a self, key: &'a FlowKey) -> impl Iterator<Item = [u64; 2]> + 'a {
+    pub fn masked(&self, key: &FlowKey) -> [u64; N] {
         let words = key.words();
-        self.pairs.iter().map(|pair| pair.masked(words))
+        core::array::from_fn(|i| words[self.index[i]] & self.mask[i])
     }
 
-    /// Whether a packet's key equals a masked key that is given by its words as [`SparseMask::masked`] gives them.
+    /// Hash of what [`SparseMask::masked`] gives. Who does not know the seed cannot make keys that collide.
     #[inline(always)]
-    pub fn equals(&self, key: &FlowKey, masked: &[u64]) -> bool {
-        let (masked, _) = masked.as_chunks::<2>();
-        let differ = self
-            .masked(key)
-            .zip(masked)
-            .fold(0, |differ, (have, want)| differ | (have[0] ^ want[0]) | (have[1] ^ want[1]));
-        differ == 0
+    pub fn hash(&self, masked: &[u64; N]) -> u32 {
+        let mut sum = 0u64;
+        let mut i = 0;
+        while i + 1 < N {
+            sum = sum.wrapping_add(mix(masked[i] ^ self.salt[i], masked[i + 1] ^ self.salt[i + 1]));
+            i += 2;
+        }
+        if i < N {
+            sum = sum.wrapping_add(mix(masked[i] ^ self.salt[i], self.tail));
+        }
+        finish(sum)
     }
 
     /// The full form.
     pub fn to_mask(&self) -> FlowMask {
-        let mut mask = FlowMask::WILDCARD;
-        for pair in &self.pairs {
-            pair.put(pair.mask, &mut mask.fields);
-        }
-        mask
+        FlowMask { fields: self.expand(&self.mask) }
     }
 
-    /// A key from masked words as [`SparseMask::masked`] gives them.
-    pub fn expand(&self, masked: &[u64]) -> FlowKey {
+    /// A key from masked words.
+    pub fn expand(&self, masked: &[u64; N]) -> FlowKey {
         let mut key = WILDCARDS;
-        for (pair, values) in self.pairs.iter().zip(masked.as_chunks().0) {
-            pair.put(*values, &mut key);
+        for (index, value) in self.index.iter().zip(masked) {
+            key.words_mut()[*index] |= value;
         }
         key
-    }
-}
-
-impl MaskPair {
-    /// The two words of a key, under the mask.
-    #[inline(always)]
-    pub(super) fn masked(&self, words: &[u64; KEY_WORDS]) -> [u64; 2] {
-        [words[self.index[0]] & self.mask[0], words[self.index[1]] & self.mask[1]]
-    }
-
-    /// Joins two words into a key that has none of their bits.
-    fn put(&self, values: [u64; 2], key: &mut FlowKey) {
-        for (index, value) in self.index.into_iter().zip(values) {
-            key.words_mut()[index] |= value;
-        }
     }
 }
 
@@ -235,6 +213,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::key::KEY_WORDS;
 
     fn key() -> impl Strategy<Value = FlowKey> {
         // Few distinct bytes, so that keys often agree in some words.
@@ -301,13 +280,13 @@ mod tests {
         #[test]
         fn sparse_and_full_form_agree(packet in key(), other in key(), mask in key()) {
             let mask = FlowMask { fields: mask };
-            let sparse = SparseMask::new(&mask, 0);
+            let touched = mask.touched_words().count();
+            let sparse = SparseMask::<KEY_WORDS>::new(&mask, 0).unwrap();
             prop_assert_eq!(sparse.to_mask(), mask);
-            prop_assert_eq!(sparse.stride(), mask.touched_words().count().next_multiple_of(2));
-            let words: Vec<u64> = sparse.masked(&packet).flatten().collect();
+            prop_assert_eq!(SparseMask::<7>::new(&mask, 0).is_some(), touched <= 7);
+            let words = sparse.masked(&packet);
             prop_assert_eq!(sparse.expand(&words), mask.apply(&packet));
-            prop_assert!(sparse.equals(&packet, &words));
-            prop_assert_eq!(sparse.equals(&other, &words), mask.apply(&packet) == mask.apply(&other));
+            prop_assert_eq!(sparse.masked(&other) == words, mask.apply(&packet) == mask.apply(&other));
         }
     }
 }

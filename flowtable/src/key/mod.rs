@@ -6,11 +6,12 @@ mod flow_key;
 mod flow_match;
 mod hash;
 mod mask;
+mod shallow;
 
 pub use extract::{Layers, extract};
 pub use field::{FIELDS, Field, FieldSpec, Prerequisite, ValueKind};
 pub use flow_key::{FlowKey, FlowMask, KEY_WORDS, PortNo, VLAN_PRESENT};
 pub use flow_match::FlowMatch;
-pub(crate) use hash::{NOT_PLAIN, PLAIN_WORDS};
-pub use hash::{flow_hash, hash_key, hash_masked};
+pub use hash::{flow_hash, hash_key};
 pub use mask::SparseMask;
+pub use shallow::{Depth, Shallow, shallow, tcp_flags};

@@ -1,22 +1,21 @@
 //! One cache line of a subtable: eight ways of tag and slot number.
 //!
-//! All eight tags are compared at once with plain 64-bit arithmetic, four to a word: the compiler does not make a
-//! loop over them one vector compare, and this crate has no intrinsics.
+//! All eight tags are compared at once: by one instruction on x86-64, whose baseline has it.
+
+use crate::simd::lanes_with;
 
 /// Ways of a bucket.
 pub(super) const WAYS: usize = 8;
 
-/// A one in every 16-bit lane.
-const ONES: u64 = 0x0001_0001_0001_0001;
-/// All but the highest bit of every lane.
-const LOW: u64 = ONES * 0x7fff;
+/// A bitmap of ways: way `w` is bit `2 w`.
+pub(super) type Ways = u32;
 
 /// Eight entries' tags and where their keys and values lie.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Default)]
 pub(super) struct Bucket {
-    /// Sixteen bits of each entry's hash; zero for an empty way. Way `w` is lane `w / 2` of word `w % 2`.
-    tags: [u64; 2],
+    /// Sixteen bits of each entry's hash; zero for an empty way.
+    tags: [u16; WAYS],
     /// Place of each entry in the subtable's dense arrays. Says nothing where the tag is zero.
     slots: [u32; WAYS],
     /// Entries that belong here and had to go on to a later bucket: zero ends a search. At its maximum it has
@@ -41,27 +40,37 @@ impl Bucket {
 
     /// Slots of some ways, given as [`Bucket::ways_with`] gives them.
     #[inline(always)]
-    pub(super) fn slots_of(&self, mut ways: u64) -> impl Iterator<Item = usize> + '_ {
+    pub(super) fn slots_of(&self, mut ways: Ways) -> impl Iterator<Item = usize> + '_ {
         core::iter::from_fn(move || {
-            let way = first_way(ways)?;
+            if ways == 0 {
+                return None;
+            }
+            let slot = self.first_slot_of(ways);
             ways &= ways - 1;
-            Some(self.slots[way] as usize)
+            Some(slot)
         })
+    }
+
+    /// The slot of the first of some ways, or of any way when there is none: to be asked for, not believed.
+    #[inline(always)]
+    pub(super) fn first_slot_of(&self, ways: Ways) -> usize {
+        self.slots[first_way(ways)] as usize
     }
 
     /// Puts an entry into an empty way. False if there is none.
     pub(super) fn put(&mut self, tag: u16, slot: u32) -> bool {
-        first_way(self.ways_with(0))
-            .map(|way| {
-                self.set_tag(way, tag);
-                self.slots[way] = slot;
-            })
-            .is_some()
+        let empty = self.ways_with(0);
+        if empty == 0 {
+            return false;
+        }
+        let way = first_way(empty);
+        (self.tags[way], self.slots[way]) = (tag, slot);
+        true
     }
 
     /// Empties the way of an entry. False if the entry is not here.
     pub(super) fn take(&mut self, slot: u32) -> bool {
-        self.way_of(slot).map(|way| self.set_tag(way, 0)).is_some()
+        self.way_of(slot).map(|way| self.tags[way] = 0).is_some()
     }
 
     /// Tells the way of an entry that its key and value have moved. False if the entry is not here.
@@ -70,43 +79,20 @@ impl Bucket {
     }
 
     fn way_of(&self, slot: u32) -> Option<usize> {
-        let empty = self.ways_with(0);
-        (0..WAYS).find(|way| self.slots[*way] == slot && empty & way_bit(*way) == 0)
+        (0..WAYS).find(|way| self.slots[*way] == slot && self.tags[*way] != 0)
     }
 
-    fn set_tag(&mut self, way: usize, tag: u16) {
-        let shift = way / 2 * 16;
-        let word = &mut self.tags[way % 2];
-        *word = *word & !(0xffff << shift) | u64::from(tag) << shift;
-    }
-
-    /// Bitmap of the ways with that tag: one bit for each, at [`way_bit`].
+    /// The ways with that tag.
     #[inline(always)]
-    pub(super) fn ways_with(&self, tag: u16) -> u64 {
-        let wanted = ONES * u64::from(tag);
-        let [even, odd] = self.tags.map(|tags| zero_lanes(tags ^ wanted));
-        even >> 1 | odd
+    pub(super) fn ways_with(&self, tag: u16) -> Ways {
+        lanes_with(self.tags, tag)
     }
 }
 
-/// The highest bit of every 16-bit lane that is zero. Exact: nothing carries from lane to lane.
+/// The lowest of some ways; some way when there is none.
 #[inline(always)]
-fn zero_lanes(lanes: u64) -> u64 {
-    !(((lanes & LOW) + LOW) | lanes | LOW)
-}
-
-/// Where a way's bit lies in a bitmap of ways.
-#[inline(always)]
-fn way_bit(way: usize) -> u64 {
-    1 << (way / 2 * 16 + 14 + way % 2)
-}
-
-/// The lowest way in a bitmap of ways.
-#[inline(always)]
-fn first_way(ways: u64) -> Option<usize> {
-    let bit = ways.trailing_zeros() as usize;
-    // Bit 14 + 16n is way 2n, bit 15 + 16n is way 2n + 1; 64 means none.
-    (ways != 0).then_some((bit / 16 * 2 + bit % 2) % WAYS)
+fn first_way(ways: Ways) -> usize {
+    ways.trailing_zeros() as usize / 2 % WAYS
 }
 
 #[cfg(test)]

@@ -1,144 +1,225 @@
 //! The megaflows of one mask: a hash table over the words that mask touches.
 //!
 //! ```text
-//!  hash ──▶ bucket (one line: 8 tags, 8 slots) ──▶ keys[slot · words ..]   only the masked words, compact
-//!                                             └──▶ values[slot]
+//!  hash ──▶ bucket (one line: 8 tags, 8 slots) ──▶ entries[slot]: masked words and value, one line
 //! ```
 //!
-//! Keys and values lie dense, in no order, so that walking all entries is a walk over arrays and an entry of a
-//! typical mask (four words) takes half a line. A full bucket passes entries on to the next one and counts them;
-//! a search goes on only from a bucket that has passed some on. The table grows at seven eighths and shrinks at
-//! one eighth.
+//! Entries lie dense, in no order, so that walking them is a walk over an array. Up to seven words and a value of eight
+//! bytes are one cache line: that is every mask of a bridge and the five-tuple of either IP. A full bucket passes entries
+//! on to the next one and counts them; a search goes on only from a bucket that has passed some on. The table grows at
+//! seven eighths and shrinks at one eighth.
+//!
+//! The number of words is a constant of the type, so a mask is applied, hashed and compared without a loop. The table of
+//! tables sees all of them as one [`Subtable`], asked once per burst.
 //!
 //! Growth depends on the number of entries alone. Flows whose hashes a peer made collide cost longer searches,
 //! never memory.
 
+use core::cell::Cell;
+
 use super::bucket::{Bucket, WAYS};
-use crate::key::{FlowKey, FlowMask, SparseMask, hash_masked};
+use super::tuples::Place;
+use crate::key::{FlowKey, FlowMask, KEY_WORDS, SparseMask};
+use crate::simd::prefetch;
 
 /// Packets that a burst lookup handles at a time: the bits of its bitmaps.
 pub(super) const BURST: usize = 32;
 
-/// One mask's entries. Never empty inside a table.
-pub(super) struct Subtable<V> {
-    mask: SparseMask,
-    /// Length a power of two.
-    buckets: Vec<Bucket>,
-    /// `mask.stride()` words for each slot.
-    keys: Vec<u64>,
-    hashes: Vec<u32>,
-    values: Vec<V>,
-    pub(super) hits: u64,
+/// One mask's entries, whatever the number of its words.
+pub(super) trait Subtable<V> {
+    /// The mask all entries share.
+    fn mask(&self) -> FlowMask;
+
+    /// Number of entries. Never zero inside a table.
+    fn len(&self) -> usize;
+
+    /// Masked key and value of the entry in a slot below [`Subtable::len`].
+    fn entry(&self, slot: usize) -> (FlowKey, &V);
+
+    /// Packets found here of late.
+    fn hits(&self) -> &Cell<u64>;
+
+    /// The value of the entry that matches a packet.
+    fn get(&self, key: &FlowKey) -> Option<&V>;
+
+    /// The value of the entry in a slot, if there is one and it matches a packet.
+    fn get_at(&self, slot: u32, key: &FlowKey) -> Option<&V>;
+
+    /// Looks up the packets in `wanted` and returns those it found; writes their values and places.
+    fn lookup_burst<'t>(&'t self, keys: &[FlowKey], wanted: u32, found: &mut Found<'_, 't, V>) -> u32;
+
+    /// Stores a value; returns the one that was there.
+    fn insert(&mut self, key: &FlowKey, value: V) -> Option<V>;
+
+    /// Removes an entry; returns its value.
+    fn remove(&mut self, key: &FlowKey) -> Option<V>;
 }
 
-impl<V: Copy> Subtable<V> {
-    pub(super) fn new(mask: &FlowMask, seed: u64) -> Subtable<V> {
-        Subtable {
-            mask: SparseMask::new(mask, seed),
-            buckets: vec![Bucket::default()],
-            keys: Vec::new(),
-            hashes: Vec::new(),
-            values: Vec::new(),
-            hits: 0,
-        }
-    }
+/// Where a burst lookup writes what it finds, by packet.
+pub(super) struct Found<'o, 't, V> {
+    pub(super) values: &'o mut [Option<&'t V>],
+    pub(super) places: &'o mut [Place],
+    /// The number of the subtable asked, for the places.
+    pub(super) number: u16,
+}
 
-    pub(super) fn mask(&self) -> FlowMask {
+impl<'t, V> Found<'_, 't, V> {
+    #[inline(always)]
+    fn put(&mut self, packet: usize, value: &'t V, slot: usize) {
+        self.values[packet] = Some(value);
+        self.places[packet] = Place { subtable: self.number, slot: slot as u32 };
+    }
+}
+
+/// An empty subtable for a mask.
+pub(super) fn subtable<V: Send + 'static>(mask: &FlowMask, seed: u64) -> Box<dyn Subtable<V> + Send> {
+    fn fit<const N: usize, V: Send + 'static>(
+        mask: &FlowMask,
+        seed: u64,
+    ) -> Option<Box<dyn Subtable<V> + Send>> {
+        SparseMask::<N>::new(mask, seed).map(|mask| Box::new(Words::new(mask)) as _)
+    }
+    None.or_else(|| fit::<1, V>(mask, seed))
+        .or_else(|| fit::<2, V>(mask, seed))
+        .or_else(|| fit::<3, V>(mask, seed))
+        .or_else(|| fit::<4, V>(mask, seed))
+        .or_else(|| fit::<5, V>(mask, seed))
+        .or_else(|| fit::<6, V>(mask, seed))
+        .or_else(|| fit::<7, V>(mask, seed))
+        .or_else(|| fit::<8, V>(mask, seed))
+        .or_else(|| fit::<10, V>(mask, seed))
+        .or_else(|| fit::<15, V>(mask, seed))
+        .or_else(|| fit::<KEY_WORDS, V>(mask, seed))
+        .unwrap_or_else(|| unreachable!("a mask has no more words than a key"))
+}
+
+/// A masked key and its value, from a cache line on.
+#[repr(C, align(64))]
+struct Entry<const N: usize, V> {
+    key: [u64; N],
+    value: V,
+}
+
+/// A subtable of `N` words.
+struct Words<const N: usize, V> {
+    mask: SparseMask<N>,
+    /// Length a power of two.
+    buckets: Vec<Bucket>,
+    entries: Vec<Entry<N, V>>,
+    /// Apart from the entries: only changes need them.
+    hashes: Vec<u32>,
+    hits: Cell<u64>,
+}
+
+impl<const N: usize, V> Subtable<V> for Words<N, V> {
+    fn mask(&self) -> FlowMask {
         self.mask.to_mask()
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.values.len()
+    fn len(&self) -> usize {
+        self.entries.len()
     }
 
-    /// Every entry's masked key and value.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (FlowKey, V)> + '_ {
-        self.values.iter().enumerate().map(|(slot, value)| (self.mask.expand(self.key(slot)), *value))
+    fn entry(&self, slot: usize) -> (FlowKey, &V) {
+        let entry = &self.entries[slot];
+        (self.mask.expand(&entry.key), &entry.value)
     }
 
-    #[inline]
-    pub(super) fn lookup(&self, key: &FlowKey) -> Option<V> {
-        let slot = self.find(key, self.hash(key))?;
-        self.values.get(slot).copied()
+    fn hits(&self) -> &Cell<u64> {
+        &self.hits
     }
 
-    /// Looks up the packets in `wanted` and returns those it found, in three passes over the burst.
-    ///
-    /// Hashes come first, so that the multiplies of one packet fill the waits of another. Then each packet's bucket
-    /// is asked for the tag, without a branch, so that the cache misses of the burst overlap and a packet that is
-    /// not here, as is most often so, has no more to pay. Keys are compared last.
-    #[inline]
-    pub(super) fn lookup_burst(&self, keys: &[FlowKey], wanted: u32, out: &mut [Option<V>]) -> u32 {
+    fn get(&self, key: &FlowKey) -> Option<&V> {
+        let masked = self.mask.masked(key);
+        let slot = self.find(&masked, self.mask.hash(&masked))?;
+        self.entries.get(slot).map(|entry| &entry.value)
+    }
+
+    fn get_at(&self, slot: u32, key: &FlowKey) -> Option<&V> {
+        let entry = self.entries.get(slot as usize)?;
+        (entry.key == self.mask.masked(key)).then_some(&entry.value)
+    }
+
+    /// In three passes over the burst, so that the cache misses of its packets overlap: hashes, and the buckets are
+    /// asked for; tags, without a branch, and the entries are asked for; keys. A packet that is not here, as is most
+    /// often so, pays for the first two.
+    fn lookup_burst<'t>(&'t self, keys: &[FlowKey], wanted: u32, found: &mut Found<'_, 't, V>) -> u32 {
+        if wanted.is_power_of_two() {
+            return self.lookup_one(keys, wanted, found);
+        }
+        let mut masked = [[0; N]; BURST];
         let mut hashes = [0; BURST];
         for i in bits(wanted) {
-            hashes[i] = self.hash(&keys[i]);
+            masked[i] = self.mask.masked(&keys[i]);
+            hashes[i] = self.mask.hash(&masked[i]);
+            prefetch(self.first_bucket(hashes[i]));
         }
         let (mut likely, mut ways) = (0, [0; BURST]);
         for i in bits(wanted) {
             let bucket = self.first_bucket(hashes[i]);
             ways[i] = bucket.ways_with(Bucket::tag(hashes[i]));
-            likely |= u32::from((ways[i] | u64::from(bucket.overflow)) != 0) << i;
-        }
-        let mut found = 0;
-        for i in bits(likely) {
-            let bucket = self.first_bucket(hashes[i]);
-            let here = bucket.slots_of(ways[i]).find(|slot| self.mask.equals(&keys[i], self.key(*slot)));
-            if let Some(slot) = here.or_else(|| self.find_further(&keys[i], hashes[i])) {
-                out[i] = Some(self.values[slot]);
-                found |= 1 << i;
+            likely |= u32::from((ways[i] | u32::from(bucket.overflow)) != 0) << i;
+            // Whatever stands in a way is a slot, so of a packet that is not here some entry is asked for in vain.
+            if let Some(entry) = self.entries.get(bucket.first_slot_of(ways[i])) {
+                prefetch(entry);
             }
         }
-        found
+        let mut hits = 0;
+        for i in bits(likely) {
+            let bucket = self.first_bucket(hashes[i]);
+            let here = bucket.slots_of(ways[i]).find(|slot| self.entries[*slot].key == masked[i]);
+            if let Some(slot) = here.or_else(|| self.find_further(&masked[i], hashes[i])) {
+                found.put(i, &self.entries[slot].value, slot);
+                hits |= 1 << i;
+            }
+        }
+        hits
     }
 
-    pub(super) fn insert(&mut self, key: &FlowKey, value: V) -> Option<V> {
-        let hash = self.hash(key);
-        if let Some(slot) = self.find(key, hash) {
-            return Some(core::mem::replace(&mut self.values[slot], value));
+    fn insert(&mut self, key: &FlowKey, value: V) -> Option<V> {
+        let masked = self.mask.masked(key);
+        let hash = self.mask.hash(&masked);
+        if let Some(slot) = self.find(&masked, hash) {
+            return Some(core::mem::replace(&mut self.entries[slot].value, value));
         }
-        if (self.len() + 1) * 8 > self.buckets.len() * WAYS * 7 {
-            self.rebuild(self.buckets.len() * 2);
-        }
-        self.place(hash, self.len() as u32);
-        self.keys.extend(self.mask.masked(key).flatten());
-        self.hashes.push(hash);
-        self.values.push(value);
+        self.add(Entry { key: masked, value }, hash);
         None
     }
 
-    pub(super) fn remove(&mut self, key: &FlowKey) -> Option<V> {
-        let slot = self.find(key, self.hash(key))?;
+    fn remove(&mut self, key: &FlowKey) -> Option<V> {
+        let masked = self.mask.masked(key);
+        let slot = self.find(&masked, self.mask.hash(&masked))?;
         let value = self.remove_slot(slot);
         self.shrink();
         Some(value)
     }
+}
 
-    pub(super) fn retain(&mut self, mut keep: impl FnMut(&V) -> bool) {
-        // Backwards: the entry that moves into a freed slot has been asked already.
-        for slot in (0..self.len()).rev() {
-            if !keep(&self.values[slot]) {
-                self.remove_slot(slot);
-            }
+impl<const N: usize, V> Words<N, V> {
+    fn new(mask: SparseMask<N>) -> Words<N, V> {
+        Words {
+            mask,
+            buckets: vec![Bucket::default()],
+            entries: Vec::new(),
+            hashes: Vec::new(),
+            hits: Cell::new(0),
         }
-        self.shrink();
     }
 
-    #[inline(always)]
-    fn hash(&self, key: &FlowKey) -> u32 {
-        hash_masked(key, &self.mask)
+    /// A burst of one flow, as bulk traffic makes them: nothing to overlap, and no arrays to clear.
+    fn lookup_one<'t>(&'t self, keys: &[FlowKey], wanted: u32, found: &mut Found<'_, 't, V>) -> u32 {
+        let i = wanted.trailing_zeros() as usize;
+        let masked = self.mask.masked(&keys[i]);
+        let Some(slot) = self.find(&masked, self.mask.hash(&masked)) else { return 0 };
+        found.put(i, &self.entries[slot].value, slot);
+        wanted
     }
 
+    /// Slot of the entry that has this masked key.
     #[inline(always)]
-    fn key(&self, slot: usize) -> &[u64] {
-        let words = self.mask.stride();
-        &self.keys[slot * words..(slot + 1) * words]
-    }
-
-    /// Slot of the entry that matches a packet.
-    #[inline(always)]
-    fn find(&self, key: &FlowKey, hash: u32) -> Option<usize> {
-        let found = self.find_in(self.first_bucket(hash), key, hash);
-        if found.is_some() { found } else { self.find_further(key, hash) }
+    fn find(&self, masked: &[u64; N], hash: u32) -> Option<usize> {
+        let found = self.find_in(self.first_bucket(hash), masked, hash);
+        if found.is_some() { found } else { self.find_further(masked, hash) }
     }
 
     #[inline(always)]
@@ -148,16 +229,16 @@ impl<V: Copy> Subtable<V> {
 
     /// Goes on behind the first bucket, if that has passed any entry on.
     #[inline]
-    fn find_further(&self, key: &FlowKey, hash: u32) -> Option<usize> {
-        if self.first_bucket(hash).overflow == 0 { None } else { self.find_on_path(key, hash) }
+    fn find_further(&self, masked: &[u64; N], hash: u32) -> Option<usize> {
+        if self.first_bucket(hash).overflow == 0 { None } else { self.find_on_path(masked, hash) }
     }
 
     /// Rare, so it stays out of the loops that look up bursts.
     #[cold]
-    fn find_on_path(&self, key: &FlowKey, hash: u32) -> Option<usize> {
+    fn find_on_path(&self, masked: &[u64; N], hash: u32) -> Option<usize> {
         for bucket in self.path(hash).skip(1) {
             let bucket = &self.buckets[bucket];
-            let found = self.find_in(bucket, key, hash);
+            let found = self.find_in(bucket, masked, hash);
             if found.is_some() || bucket.overflow == 0 {
                 return found;
             }
@@ -166,15 +247,25 @@ impl<V: Copy> Subtable<V> {
     }
 
     #[inline(always)]
-    fn find_in(&self, bucket: &Bucket, key: &FlowKey, hash: u32) -> Option<usize> {
-        bucket.candidates(Bucket::tag(hash)).find(|slot| self.mask.equals(key, self.key(*slot)))
+    fn find_in(&self, bucket: &Bucket, masked: &[u64; N], hash: u32) -> Option<usize> {
+        bucket.candidates(Bucket::tag(hash)).find(|slot| self.entries[*slot].key == *masked)
     }
 
     /// Indexes of the buckets in the order a search visits them, each once.
     #[inline(always)]
-    fn path(&self, hash: u32) -> impl Iterator<Item = usize> + use<V> {
+    fn path(&self, hash: u32) -> impl Iterator<Item = usize> + use<N, V> {
         let last = self.buckets.len() - 1;
         (0..=last).map(move |step| (hash as usize).wrapping_add(step) & last)
+    }
+
+    /// Appends an entry that is not there yet.
+    fn add(&mut self, entry: Entry<N, V>, hash: u32) {
+        if (self.entries.len() + 1) * 8 > self.buckets.len() * WAYS * 7 {
+            self.rebuild(self.buckets.len() * 2);
+        }
+        self.place(hash, self.entries.len() as u32);
+        self.entries.push(entry);
+        self.hashes.push(hash);
     }
 
     /// Enters a slot into the buckets; there is room.
@@ -198,33 +289,31 @@ impl<V: Copy> Subtable<V> {
                 bucket.overflow -= 1;
             }
         }
-        let (last, words) = (self.len() - 1, self.mask.stride());
+        let last = self.entries.len() - 1;
         if slot != last {
             for bucket in self.path(self.hashes[last]) {
                 if self.buckets[bucket].renumber(last as u32, slot as u32) {
                     break;
                 }
             }
-            self.keys.copy_within(last * words.., slot * words);
         }
-        self.keys.truncate(last * words);
         self.hashes.swap_remove(slot);
-        self.values.swap_remove(slot)
+        self.entries.swap_remove(slot).value
     }
 
     fn shrink(&mut self) {
-        let fit = (self.len() * 4).div_ceil(WAYS).next_power_of_two();
-        if self.len() < self.buckets.len() * WAYS / 8 && fit < self.buckets.len() {
+        let len = self.entries.len();
+        let fit = (len * 4).div_ceil(WAYS).next_power_of_two();
+        if len < self.buckets.len() * WAYS / 8 && fit < self.buckets.len() {
             self.rebuild(fit);
-            self.keys.shrink_to(self.len() * 2 * self.mask.stride());
-            self.hashes.shrink_to(self.len() * 2);
-            self.values.shrink_to(self.len() * 2);
+            self.hashes.shrink_to(len * 2);
+            self.entries.shrink_to(len * 2);
         }
     }
 
     fn rebuild(&mut self, buckets: usize) {
         self.buckets = vec![Bucket::default(); buckets];
-        for slot in 0..self.len() {
+        for slot in 0..self.hashes.len() {
             self.place(self.hashes[slot], slot as u32);
         }
     }

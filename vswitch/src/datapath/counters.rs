@@ -35,7 +35,7 @@ worker_counters! {
     packets,
     /// Bursts that brought at least one packet.
     bursts,
-    /// Packets whose flow the exact-match cache knew.
+    /// Packets whose flow the signature cache knew.
     emc_hits,
     /// Packets whose flow the megaflow table knew.
     megaflow_hits,

@@ -62,19 +62,24 @@ impl FlowStats {
 ///
 /// Immutable but for its statistics. Changing a flow's actions means installing another one with the same key
 /// and mask, which takes its place.
+///
+/// What a packet needs of it, statistics and actions, lies in the first cache line.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub struct Megaflow {
-    /// The key with wildcarded bits zero.
-    pub key: FlowKey,
-    /// Bits that count.
-    pub mask: FlowMask,
+    /// Hits on the worker that has it.
+    pub stats: FlowStats,
     /// What happens to matching packets; empty means drop.
     pub actions: ActionList,
     /// Reason counted when `actions` is empty.
     pub drop_reason: DropReason,
-    /// Hits on the worker that has it.
-    pub stats: FlowStats,
+    /// The key with wildcarded bits zero.
+    pub key: FlowKey,
+    /// Bits that count.
+    pub mask: FlowMask,
 }
+
+const _: () = assert!(core::mem::offset_of!(Megaflow, drop_reason) + size_of::<DropReason>() <= 64);
 
 /// Where the slow path puts its decisions: one worker.
 ///

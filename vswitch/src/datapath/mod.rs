@@ -1,7 +1,7 @@
 //! The fast path: workers that carry bursts from receive queues to transmit queues.
 //!
 //! ```text
-//!  rx burst ─▶ keys ─▶ exact-match cache ─▶ megaflow table ─▶ actions ─▶ staging per port ─▶ tx burst
+//!  rx burst ─▶ keys ─▶ signature cache ─▶ megaflow table ─▶ actions ─▶ staging per port ─▶ tx burst
 //!                                │ miss                                      ▲
 //!                                ▼                                           │ Command::Execute
 //!                          upcall queue ─▶ slow path ─▶ Command::Install ────┘
@@ -18,10 +18,10 @@ pub mod flow;
 pub mod upcall;
 pub mod worker;
 
+mod burst;
 mod classify;
 mod counters;
 mod execute;
-mod flow_slab;
 mod idle;
 mod transmit;
 

@@ -13,6 +13,8 @@ use super::command::RxAssignment;
 use super::worker::WorkerConfig;
 use super::*;
 
+mod trains;
+
 const WAIT: Duration = Duration::from_secs(30);
 
 /// One worker and some ports, numbered from 1, each with a tester at its far side.
@@ -58,7 +60,7 @@ impl Bench {
     /// Installs a flow for everything that comes in by a port.
     fn install(&self, in_port: u32, actions: Vec<Action>) -> Arc<Megaflow> {
         let mut mask = FlowMask::default();
-        mask.fields.in_port = u32::MAX;
+        (mask.fields.in_port, mask.fields.recirc_id) = (u32::MAX, u32::MAX);
         let flow = Arc::new(Megaflow {
             key: FlowKey { in_port, ..FlowKey::default() },
             mask,
@@ -225,67 +227,6 @@ fn a_worker_without_work_sleeps() {
     }
     bench.send(1, &frame(60));
     assert_eq!(bench.receive(2), frame(60));
-}
-
-#[test]
-fn trains_in_one_burst_keep_their_order_and_are_counted_apart() {
-    let pool = Pool::create(8192).unwrap();
-    let (sender, upcalls) = upcall_queue().unwrap();
-    let idle = IdlePolicy { spin: Duration::ZERO, always_poll: true };
-    let config = WorkerConfig { id: 0, core: 0, idle, upcalls: sender, pool };
-    let (handle, mut worker) = worker::Stepped::new(config).unwrap();
-    let mut testers = Vec::new();
-    let mut ports = Vec::new();
-    for number in 1..=2 {
-        let names = [format!("p{number}"), format!("t{number}")];
-        let (near, far) = pair::open(PairConfig { names, queues: 1, pool }).unwrap();
-        let (port, queue) = (PortNo(number), near.tx_queue(0).unwrap());
-        handle.send(Command::AddPort { port, queue, drops: Arc::default() });
-        let queue = near.rx_queue(0).unwrap();
-        handle.send(Command::AddRxq(RxAssignment { port, index: 0, queue, load: Arc::default() }));
-        testers.push(Tester::new(&*far, pool).unwrap());
-        ports.extend([near, far]);
-    }
-    // By the last byte of the destination: two flows, and no flow for the third.
-    let mut mask = FlowMask::default();
-    mask.fields.eth_dst[5] = 0xff;
-    let flows = [1, 2].map(|host| {
-        let mut key = FlowKey::default();
-        key.eth_dst[5] = host;
-        let actions = ActionList::new(vec![output(2)]);
-        let stats = FlowStats::default();
-        let flow = Arc::new(Megaflow { key, mask, actions, drop_reason: DropReason::Action, stats });
-        handle.send(Command::Install(flow.clone()));
-        flow
-    });
-    worker.round();
-    let hosts = [3, 1, 1, 2, 1, 3, 3, 2, 2, 2, 1];
-    // Once by the megaflow table, then until the exact-match cache has had its chance too.
-    let rounds = 40;
-    for round in 0..rounds {
-        for (i, host) in hosts.into_iter().enumerate() {
-            let mut frame = frame(60 + i);
-            frame[5] = host;
-            assert!(testers[0].send(&frame, Offload::default()));
-        }
-        worker.round();
-        for (i, host) in hosts.into_iter().enumerate().filter(|(_, host)| *host != 3) {
-            let got = testers[1].receive(WAIT).expect("no frame came");
-            assert_eq!((got.len(), got[5]), (60 + i, host), "round {round}");
-        }
-        let mut missed = Vec::new();
-        upcalls.receive(&mut missed, WAIT);
-        assert_eq!(missed.iter().map(|upcall| upcall.packet.len()).collect::<Vec<_>>(), [60, 65, 66]);
-    }
-    let counted = flows.map(|flow| (flow.stats.packets(), flow.stats.bytes()));
-    assert_eq!(
-        counted,
-        [(4 * rounds, rounds * (61 + 62 + 64 + 70)), (4 * rounds, rounds * (63 + 67 + 68 + 69))]
-    );
-    let counters = handle.counters().snapshot();
-    assert_eq!((counters.bursts, counters.packets, counters.misses), (rounds, rounds * 11, rounds * 3));
-    assert_eq!(counters.emc_hits + counters.megaflow_hits, rounds * 8);
-    assert!(counters.emc_hits > 0);
 }
 
 #[test]

@@ -9,6 +9,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
@@ -19,7 +20,8 @@ use pmd::packet::{BURST, Batch, BatchStorage, OwnedPacket, Pool, PoolCache, Slot
 use pmd::port::{Armed, DropReason, Waker};
 use pmd::sys;
 
-use super::classify::{Burst, Classifier};
+use super::burst::Burst;
+use super::classify::Classifier;
 use super::command::{Command, Mailbox, RxAssignment, WorkerHandle};
 use super::counters::{WorkerCounters, bump};
 use super::execute::execute;
@@ -340,53 +342,74 @@ impl Engine {
         let packets = batch.len().min(BURST);
         bump(&self.counters.packets, packets as u64);
         bump(&self.counters.bursts, 1);
-        self.classifier.classify(batch, in_port, &mut self.burst, &self.counters);
-        let mut upcalls = false;
-        // Packets of a flow come in trains: what can be done once for all of them is.
-        let mut next = 0;
-        while next < packets {
-            let (first, found) = (next, self.burst.flows[next]);
-            let (mut bytes, mut tcp_flags) = (0, 0);
-            while next < packets && self.burst.flows[next] == found {
-                bytes += batch.packet(next as SlotId).len();
-                tcp_flags |= self.burst.keys[next].tcp_flags.get();
+        let Engine { classifier, transmit, burst, .. } = self;
+        let flows = classifier.classify(batch, in_port, burst, &self.counters);
+        let trains = burst.trains();
+        let (mut missed, mut start, mut next) = (0u32, 0, 0);
+        while next < trains.len() {
+            let Some(flow) = flows[next] else {
+                missed |= 1 << next;
+                start = trains[next].end;
                 next += 1;
-            }
-            let train = first as SlotId..next as SlotId;
-            let Some(flow) = found.and_then(|flow| self.classifier.flow(flow)) else {
-                for slot in train {
-                    upcalls |= self.upcall(batch, slot, in_port);
-                }
                 continue;
             };
-            let count = next - first;
-            flow.stats.hit_by_train(count, bytes, tcp_flags, self.now_ms);
+            // Trains that differ where this flow does not look are one to it.
+            let mut train = trains[next];
+            next += 1;
+            while next < trains.len() && flows[next].is_some_and(|other| ptr::eq(flow, other)) {
+                train.end = trains[next].end;
+                train.bytes += trains[next].bytes;
+                train.tcp_flags |= trains[next].tcp_flags;
+                next += 1;
+            }
+            let slots = start..train.end;
+            start = train.end;
+            let count = slots.len();
+            flow.stats.hit_by_train(count, train.bytes as usize, train.tcp_flags, self.now_ms);
             if let Some(port) = flow.actions.single_output() {
-                if !self.transmit.stage_train(batch, port, train) {
-                    self.transmit.count_drop(in_port, DropReason::TxPortGone, count as u64);
+                if !transmit.stage_train(batch, port, slots) {
+                    transmit.count_drop(in_port, DropReason::TxPortGone, count as u64);
                 }
             } else if flow.actions.is_drop() {
-                self.transmit.count_drop(in_port, flow.drop_reason, count as u64);
+                transmit.count_drop(in_port, flow.drop_reason, count as u64);
             } else {
-                for slot in train {
-                    let layers = self.burst.layers[usize::from(slot) % BURST];
-                    execute(&mut self.transmit, batch, slot, layers, in_port, &flow.actions);
+                for slot in slots {
+                    let layers = burst.layers(batch, slot, in_port);
+                    execute(transmit, batch, slot, layers, in_port, &flow.actions);
                 }
             }
         }
         self.transmit.flush(batch);
-        if upcalls {
+        if missed != 0 {
+            self.upcalls(batch, in_port, missed);
+        }
+    }
+
+    /// Sends the packets of some trains to the slow path.
+    #[cold]
+    fn upcalls(&mut self, batch: &Batch<'_>, in_port: PortNo, missed: u32) {
+        let (mut start, mut sent) = (0, false);
+        for train in 0..self.burst.trains().len() {
+            let end = self.burst.trains()[train].end;
+            if missed >> train & 1 != 0 {
+                for slot in start..end {
+                    sent |= self.upcall(batch, slot, in_port);
+                }
+            }
+            start = end;
+        }
+        if sent {
             self.upcalls.notify();
         }
     }
 
     /// Sends a packet to the slow path, or drops it. True when it was sent.
-    #[cold]
     fn upcall(&mut self, batch: &Batch<'_>, slot: SlotId, in_port: PortNo) -> bool {
         let drop_reason = if !self.upcalls.has_room(in_port.0) {
             DropReason::UpcallQueueFull
         } else if let Some(packet) = OwnedPacket::copy_from_frame(&batch.frame(slot), &mut self.cache) {
-            let key = self.burst.keys[usize::from(slot)];
+            let (mut key, received) = (FlowKey::default(), batch.packet(slot));
+            key::extract(received.head(), received.len(), in_port, &mut key);
             if self.upcalls.send(Upcall { worker: self.id, key, packet }) {
                 return true;
             }

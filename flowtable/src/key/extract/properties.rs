@@ -21,8 +21,8 @@ fn key_of(head: &[u8], frame_len: usize) -> (FlowKey, Layers) {
 
 /// A valid frame and the number of bytes in it that are not payload.
 #[derive(Clone, Debug)]
-struct Frame {
-    bytes: Vec<u8>,
+pub(in crate::key) struct Frame {
+    pub(in crate::key) bytes: Vec<u8>,
     headers: usize,
 }
 
@@ -158,7 +158,7 @@ fn build(
     Frame { bytes, headers }
 }
 
-fn frame() -> impl Strategy<Value = Frame> {
+pub(in crate::key) fn frame() -> impl Strategy<Value = Frame> {
     let link = (any::<[u8; 6]>(), any::<[u8; 6]>(), prop::collection::vec(vlan_tag(), 0..=2));
     let ip = prop_oneof![ipv4(), ipv6()];
     let payload = prop::collection::vec(any::<u8>(), 0..100);

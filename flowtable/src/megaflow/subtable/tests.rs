@@ -5,8 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 /// Every structural promise of the module documentation.
-fn check<V: Copy>(subtable: &Subtable<V>) {
-    assert_eq!(subtable.keys.len(), subtable.len() * subtable.mask.stride());
+fn check<V>(subtable: &Words<1, V>) {
     assert_eq!(subtable.hashes.len(), subtable.len());
     assert!(subtable.buckets.len().is_power_of_two());
     let mut passed = vec![0u16; subtable.buckets.len()];
@@ -26,14 +25,8 @@ fn check<V: Copy>(subtable: &Subtable<V>) {
 }
 
 /// Puts in an entry under a chosen hash, as `insert` does with a computed one.
-fn insert_colliding(subtable: &mut Subtable<u32>, hash: u32, value: u32) {
-    if (subtable.len() + 1) * 8 > subtable.buckets.len() * WAYS * 7 {
-        subtable.rebuild(subtable.buckets.len() * 2);
-    }
-    subtable.place(hash, subtable.len() as u32);
-    subtable.keys.extend([u64::from(value), 0]);
-    subtable.hashes.push(hash);
-    subtable.values.push(value);
+fn insert_colliding(subtable: &mut Words<1, u32>, hash: u32, value: u32) {
+    subtable.add(Entry { key: [u64::from(value)], value }, hash);
 }
 
 fn ports() -> FlowMask {
@@ -47,7 +40,7 @@ proptest! {
         hashes in prop::collection::vec(prop_oneof![Just(0u32), Just(1), Just(0x1_0000), any::<u32>()], 1..300),
         removals in prop::collection::vec(any::<prop::sample::Index>(), 0..300),
     ) {
-        let mut subtable = Subtable::new(&ports(), 0);
+        let mut subtable = Words::new(SparseMask::new(&ports(), 0).unwrap());
         for (value, hash) in hashes.iter().enumerate() {
             insert_colliding(&mut subtable, *hash, value as u32);
         }
@@ -58,14 +51,34 @@ proptest! {
                 break;
             }
             let slot = index.index(subtable.len());
-            let (value, hash) = (subtable.values[slot], subtable.hashes[slot]);
-            let mut key = FlowKey::default();
-            key.words_mut()[8] = u64::from(value);
+            let (value, hash) = (subtable.entries[slot].value, subtable.hashes[slot]);
+            let key = [u64::from(value)];
             prop_assert_eq!(subtable.find(&key, hash), Some(slot));
             prop_assert_eq!(subtable.remove_slot(slot), value);
             prop_assert_eq!(subtable.find(&key, hash), None);
             subtable.shrink();
             check(&subtable);
         }
+    }
+}
+
+#[test]
+fn an_entry_of_seven_words_is_one_line() {
+    assert_eq!(size_of::<Entry<1, u64>>(), 64);
+    assert_eq!(size_of::<Entry<7, u64>>(), 64);
+    assert_eq!(size_of::<Entry<8, u64>>(), 128);
+}
+
+#[test]
+fn there_is_a_subtable_for_any_number_of_words() {
+    for words in 0..=KEY_WORDS {
+        let mut mask = FlowMask::WILDCARD;
+        mask.words_mut()[..words].fill(u64::MAX);
+        let mut subtable = subtable(&mask, 3);
+        let key = mask.fields;
+        assert_eq!(subtable.insert(&key, words), None);
+        assert_eq!((subtable.mask(), subtable.len(), subtable.entry(0)), (mask, 1, (key, &words)));
+        assert_eq!(subtable.get(&FlowKey::default()).is_some(), words == 0);
+        assert_eq!(subtable.remove(&key), Some(words));
     }
 }

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flowtable::actions::{Action, ActionList};
-use flowtable::cache::ExactMatchCache;
-use flowtable::key::{FlowKey, FlowMask, PortNo, extract, hash_key};
-use flowtable::megaflow::MegaflowTable;
+use flowtable::cache::SignatureCache;
+use flowtable::key::{Depth, FlowKey, FlowMask, PortNo, extract, hash_key, shallow};
+use flowtable::megaflow::{MegaflowTable, Place};
 use pmd::packet::{BURST, BatchStorage, Pool, SlotId, Span};
 use pmd::port::{DropCounters, DropReason, LinkState, Port};
 use tests::failure::{During as _, Failure, Result};
@@ -31,17 +31,20 @@ const COUNTED: usize = 64;
 pub(crate) type Stage = (&'static str, fn(&Path) -> Result<usize>);
 
 /// All stages, in the order of a packet's way.
-pub(crate) const STAGES: [Stage; 9] = [
+pub(crate) const STAGES: [Stage; 12] = [
     ("ring-dequeue", ring_dequeue),
     ("key-extract", key_extract),
-    ("exact-match-hit", exact_match_hit),
+    ("shallow-look", shallow_look),
+    ("signature-hit", signature_hit),
     ("megaflow-hit", megaflow_hit),
     ("ring-enqueue", ring_enqueue),
     ("path-1-flow", |folder| path(folder, 64, Flows::OfPort, |_| 0)),
     // Each with a megaflow of its own, no two packets that follow each other of the same.
     ("path-64-flows", |folder| path(folder, 64, Flows::OfConnections(64), |i| i % 64)),
-    // More flows than the exact-match cache can tell apart before it forgets: the megaflow table decides.
+    ("path-100k-flows", |folder| path(folder, 64, Flows::OfConnections(100_000), |i| i * 7_919 % 100_000)),
+    // Every packet of another connection, all of one megaflow.
     ("path-new-flows", |folder| path(folder, 64, Flows::OfPort, |i| i)),
+    ("path-learning", |folder| path(folder, 64, Flows::OfMacs, |i| i)),
     ("path-1-flow-1518", |folder| path(folder, 1518, Flows::OfPort, |_| 0)),
 ];
 
@@ -163,11 +166,34 @@ fn key_extract(_: &Path) -> Result<usize> {
     )
 }
 
-fn exact_match_hit(_: &Path) -> Result<usize> {
+fn shallow_look(_: &Path) -> Result<usize> {
+    let frames = frames(64, |i| i, 0);
+    count(
+        &mut (),
+        |()| Ok(()),
+        |()| {
+            for frame in black_box(&frames) {
+                black_box(shallow(frame, frame.len(), Depth::Link));
+            }
+        },
+    )
+}
+
+fn link_mask() -> FlowMask {
+    let mut mask = FlowMask::EXACT_BASE;
+    mask.union(&FlowMask::EXACT_MACS);
+    mask
+}
+
+fn signature_hit(_: &Path) -> Result<usize> {
     let keys = keys();
-    let mut cache = ExactMatchCache::new();
-    for (i, key) in keys.iter().enumerate() {
-        cache.insert(key, hash_key(key), i as u64);
+    let mut table = MegaflowTable::new();
+    table.insert(&keys[0], &link_mask(), 7u64);
+    let mut cache = SignatureCache::new();
+    let (mut values, mut places) = ([None; BURST], [Place::default(); BURST]);
+    table.port(PortNo(1)).lookup_burst(&keys, u32::MAX, &mut values, &mut places);
+    for (key, place) in keys.iter().zip(places) {
+        cache.put(hash_key(key), place);
     }
     let mut found = 0;
     let packets = count(
@@ -175,8 +201,10 @@ fn exact_match_hit(_: &Path) -> Result<usize> {
         |_| Ok(()),
         |cache| {
             found = 0;
+            let port = table.port(PortNo(1));
             for key in black_box(&keys) {
-                found += usize::from(black_box(cache.lookup(key, hash_key(key))).is_some());
+                let hit = cache.get(hash_key(key)).and_then(|place| port.get_at(place, key));
+                found += usize::from(black_box(hit).is_some());
             }
         },
     )?;
@@ -186,18 +214,17 @@ fn exact_match_hit(_: &Path) -> Result<usize> {
 
 fn megaflow_hit(_: &Path) -> Result<usize> {
     let keys = keys();
-    let mut mask = FlowMask::EXACT_BASE;
-    mask.union(&FlowMask::EXACT_MACS);
     let mut table = MegaflowTable::new();
-    table.insert(&keys[0], &mask, 7u64);
-    let mut out = [None; BURST];
+    table.insert(&keys[0], &link_mask(), 7u64);
     let mut found = 0;
     let packets = count(
         &mut table,
         |_| Ok(()),
         |table| {
-            found = table.lookup_burst(black_box(&keys), u32::MAX, &mut out);
-            black_box(&out);
+            let (mut values, mut places) = ([None; BURST], [Place::default(); BURST]);
+            let port = table.port(PortNo(1));
+            found = port.lookup_burst(black_box(&keys), u32::MAX, &mut values, &mut places);
+            black_box((&values, &places));
         },
     )?;
     all_of_a_burst("were found", found.count_ones() as usize)?;
@@ -223,14 +250,14 @@ impl Path2 {
         // It must not sleep where nobody would wake it.
         let idle = IdlePolicy { spin: Duration::ZERO, always_poll: true };
         let config = WorkerConfig { id: 0, core: 0, idle, upcalls, pool };
-        let (handle, worker) = Stepped::new(config).during("the worker")?;
+        let (handle, mut worker) = Stepped::new(config).during("the worker")?;
         let queue = in_port.rx_queue(0).during("the receive queue")?;
         handle.send(Command::AddRxq(RxAssignment { port: PortNo(1), index: 0, queue, load: Arc::default() }));
         for (number, port) in [(1, &in_port), (2, &out_port)] {
             let (port, queue) = (PortNo(number), port.tx_queue(0).during("a transmit queue")?);
             handle.send(Command::AddPort { port, queue, drops: Arc::new(DropCounters::default()) });
         }
-        install(&handle, flows);
+        install(&handle, &mut worker, flows);
         let _ports = [in_port, out_port];
         Ok(Path2 { worker, handle, from, to, sent: 0, _ports })
     }
@@ -241,13 +268,30 @@ impl Path2 {
 enum Flows {
     /// One for all IPv4 that comes in by the port.
     OfPort,
+    /// One for all IPv4 between the two MACs that come in by the port, as a learning bridge makes it.
+    OfMacs,
     /// One for each of so many connections.
     OfConnections(u32),
 }
 
-fn install(handle: &WorkerHandle, flows: Flows) {
+/// Commands sent before the worker goes round for them, 64 a time: fewer than its queue holds.
+const COMMANDS: u32 = 1024;
+
+/// As often as it takes to carry out [`COMMANDS`].
+fn go_round(worker: &mut Stepped) {
+    for _ in 0..=COMMANDS / 64 {
+        worker.round();
+    }
+}
+
+fn install(handle: &WorkerHandle, worker: &mut Stepped, flows: Flows) {
     let (count, mut mask) = match flows {
         Flows::OfPort => (1, FlowMask::EXACT_BASE),
+        Flows::OfMacs => {
+            let mut mask = link_mask();
+            mask.union(&FlowMask::EXACT_VLANS);
+            (1, mask)
+        }
         Flows::OfConnections(count) => (count, FlowMask::EXACT_FIVE_TUPLE),
     };
     mask.union(&FlowMask::EXACT_BASE);
@@ -261,12 +305,17 @@ fn install(handle: &WorkerHandle, flows: Flows) {
             drop_reason: DropReason::Action,
             stats: FlowStats::default(),
         })));
+        // The queue of commands is shorter than some lists of flows.
+        if number % COMMANDS == 0 {
+            go_round(worker);
+        }
     }
 }
 
 fn path(folder: &Path, len: usize, flows: Flows, flow: fn(u32) -> u32) -> Result<usize> {
     let mut path = Path2::new(folder, flows)?;
-    path.worker.round();
+    // As many rounds as the last commands take.
+    go_round(&mut path.worker);
     let prepare = |path: &mut Path2| {
         path.from.sent()?;
         path.to.received()?;
@@ -275,13 +324,6 @@ fn path(folder: &Path, len: usize, flows: Flows, flow: fn(u32) -> u32) -> Result
         path.sent += BURST as u32;
         Ok(())
     };
-    // Until the exact-match cache, which takes one hit in sixteen, has all of the few flows.
-    for _ in 0..20 {
-        for _ in 0..WARM_UP {
-            prepare(&mut path)?;
-            path.worker.round();
-        }
-    }
     let packets = count(&mut path, prepare, |path| {
         black_box(path.worker.round());
     })?;

@@ -1,0 +1,157 @@
+//! A burst as trains: packets that follow each other and look the same.
+//!
+//! Bulk traffic comes in trains, and what can be done once for a train is done once: hash, lookup, statistics, staging. How
+//! much must look the same depends on how deep the megaflows of the port look. Where they compare the port and the
+//! EtherType alone, all IPv4 packets of a burst are one train, whatever their addresses.
+
+use flowtable::key::{self, Depth, FlowKey, Layers, PortNo, Shallow};
+use pmd::packet::{BURST, Batch, SlotId};
+
+/// Packets that follow each other and have the same key.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Train {
+    /// Slot behind its last packet. The first one is where the train before ends.
+    pub(super) end: SlotId,
+    /// TCP flags of all packets together.
+    pub(super) tcp_flags: u16,
+    /// Bytes of all packets together.
+    pub(super) bytes: u32,
+}
+
+/// What is known of the packets of a burst. Made once and filled again and again.
+pub(super) struct Burst {
+    trains: [Train; BURST],
+    count: usize,
+    /// Whether `full` and `layers` are filled, else `limited` is.
+    deep: bool,
+    /// The key of each train.
+    full: [FlowKey; BURST],
+    /// The limited key of each train. But for the first two words of a key all are zero where `stained` has no bit.
+    limited: [FlowKey; BURST],
+    stained: u32,
+    /// Of each packet.
+    layers: [Layers; BURST],
+}
+
+impl Burst {
+    pub(super) fn new() -> Box<Burst> {
+        Box::new(Burst {
+            trains: [Train::default(); BURST],
+            count: 0,
+            deep: false,
+            full: [FlowKey::default(); BURST],
+            limited: [FlowKey::default(); BURST],
+            stained: 0,
+            layers: [Layers::NONE; BURST],
+        })
+    }
+
+    /// The trains in order.
+    #[inline]
+    pub(super) fn trains(&self) -> &[Train] {
+        &self.trains[..self.count]
+    }
+
+    /// Their keys, as far as [`Burst::fill`] was told to look.
+    #[inline]
+    pub(super) fn keys(&self) -> &[FlowKey] {
+        let keys = if self.deep { &self.full } else { &self.limited };
+        &keys[..self.count]
+    }
+
+    /// Where the headers of a packet lie.
+    pub(super) fn layers(&self, batch: &Batch<'_>, slot: SlotId, in_port: PortNo) -> Layers {
+        if self.deep {
+            return self.layers[usize::from(slot) % BURST];
+        }
+        let packet = batch.packet(slot);
+        key::extract(packet.head(), packet.len(), in_port, &mut FlowKey::default())
+    }
+
+    /// Sorts the packets of a batch into trains, looking as deep as is said.
+    #[inline]
+    pub(super) fn fill(&mut self, batch: &Batch<'_>, in_port: PortNo, depth: Depth) {
+        self.deep = depth == Depth::Full;
+        if self.deep { self.fill_deep(batch, in_port) } else { self.fill_shallow(batch, in_port, depth) }
+    }
+
+    fn fill_deep(&mut self, batch: &Batch<'_>, in_port: PortNo) {
+        let mut count = 0;
+        for i in 0..batch.len().min(BURST) {
+            let packet = batch.packet(i as SlotId);
+            let (before, rest) = self.full.split_at_mut(count);
+            let Some(key) = rest.first_mut() else { break };
+            self.layers[i] = key::extract(packet.head(), packet.len(), in_port, key);
+            if before.last().is_some_and(|before| key.equals(before)) {
+                let train = &mut self.trains[count - 1];
+                train.end = i as SlotId + 1;
+                train.bytes += packet.len() as u32;
+            } else {
+                let (tcp_flags, bytes) = (key.tcp_flags.get(), packet.len() as u32);
+                self.trains[count] = Train { end: i as SlotId + 1, tcp_flags, bytes };
+                count += 1;
+            }
+        }
+        self.count = count;
+    }
+
+    fn fill_shallow(&mut self, batch: &Batch<'_>, in_port: PortNo, depth: Depth) {
+        self.clean();
+        // No limited key is this: its last two bytes are zero.
+        let mut words = [u64::MAX; 2];
+        let (mut count, mut train) = (0, Train::default());
+        for i in 0..batch.len().min(BURST) {
+            let packet = batch.packet(i as SlotId);
+            let (head, len) = (packet.head(), packet.len());
+            let seen = key::shallow(head, len, depth);
+            let same = seen.is_some_and(|seen| seen.words == words);
+            if !same {
+                if i != 0 {
+                    self.trains[count] = train;
+                    count += 1;
+                }
+                train = Train::default();
+                match seen {
+                    Some(Shallow { words: new, .. }) => {
+                        words = new;
+                        let key = self.limited[count].words_mut();
+                        [key[0], key[1]] = words;
+                    }
+                    None => {
+                        words = [u64::MAX; 2];
+                        train.tcp_flags = self.look_closely(count, head, len, in_port, depth);
+                    }
+                }
+            }
+            train.end = i as SlotId + 1;
+            train.bytes += len as u32;
+            if seen.is_some_and(|seen| seen.may_be_tcp) {
+                train.tcp_flags |= key::tcp_flags(head, len);
+            }
+        }
+        self.trains[count] = train;
+        self.count = count + 1;
+    }
+
+    /// The limited key of a frame that is not of the usual make. Returns the TCP flags.
+    #[inline(never)]
+    fn look_closely(&mut self, train: usize, head: &[u8], len: usize, in_port: PortNo, depth: Depth) -> u16 {
+        let mut full = FlowKey::default();
+        key::extract(head, len, in_port, &mut full);
+        let mut limited = depth.mask().apply(&full);
+        limited.in_port = 0;
+        self.limited[train] = limited;
+        self.stained |= 1 << train;
+        full.tcp_flags.get()
+    }
+
+    fn clean(&mut self) {
+        while self.stained != 0 {
+            self.limited[self.stained.trailing_zeros() as usize] = FlowKey::default();
+            self.stained &= self.stained - 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
