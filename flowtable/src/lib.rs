@@ -14,5 +14,6 @@ pub mod cache;
 pub mod key;
 pub mod megaflow;
 pub mod rules;
+pub mod seeded;
 pub mod text;
 pub mod wire;

@@ -87,8 +87,7 @@ impl Bridges {
 
     /// Removes rules whose idle or hard timeout has passed; returns how many they were.
     pub fn expire_rules(&self, now_ms: u64) -> usize {
-        if !self.read().bridges.values().any(|bridge| bridge.rules.iter().any(|rule| rule.is_expired(now_ms)))
-        {
+        if !self.read().bridges.values().any(|bridge| bridge.rules.any_expired(now_ms)) {
             return 0;
         }
         let mut state = self.write();

@@ -87,6 +87,10 @@ pub trait FlowSink: Send + Sync {
     /// Installs a flow, in place of one with the same key and mask.
     fn install(&self, flow: Arc<Megaflow>);
 
+    /// Installs a flow and then carries out by its actions the packet that it was made for. One command and not two: this is
+    /// what every new flow costs.
+    fn install_for(&self, flow: Arc<Megaflow>, packet: OwnedPacket, in_port: PortNo);
+
     /// Removes a flow, if that very one is still installed.
     fn remove(&self, flow: &Arc<Megaflow>);
 

@@ -79,7 +79,7 @@ impl Bench {
         self.testers[port - 1].receive(WAIT).expect("no frame came")
     }
 
-    fn upcall(&self) -> Upcall {
+    fn upcall(&mut self) -> Upcall {
         let mut out = Vec::new();
         while out.is_empty() {
             self.upcalls.receive(&mut out, WAIT);
@@ -230,7 +230,7 @@ fn a_worker_without_work_sleeps() {
 #[test]
 fn trains_in_one_burst_keep_their_order_and_are_counted_apart() {
     let pool = Pool::create(8192).unwrap();
-    let (sender, upcalls) = upcall_queue().unwrap();
+    let (sender, mut upcalls) = upcall_queue().unwrap();
     let idle = IdlePolicy { spin: Duration::ZERO, always_poll: true };
     let config = WorkerConfig { id: 0, core: 0, idle, upcalls: sender, pool };
     let (handle, mut worker) = worker::Stepped::new(config).unwrap();

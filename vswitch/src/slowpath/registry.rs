@@ -3,11 +3,12 @@
 //! A slab of flows with three ways in: by worker, key and mask; by an address the flow looked up; by an address it
 //! was learned from. All O(1) per flow. About 1 KiB per flow with its megaflow.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use flowtable::rules::Rule;
+use flowtable::seeded::{SeededMap, SeededState};
 
 use crate::bridge::{BridgeId, Learn, MacKey};
 use crate::datapath::Megaflow;
@@ -96,16 +97,53 @@ impl Eq for FlowName {}
 /// An address on a bridge.
 type Address = (BridgeId, MacKey);
 
+/// The flows of one address. Most addresses have one, which then needs no set.
+enum Flows {
+    One(FlowId),
+    Many(HashSet<FlowId, SeededState>),
+}
+
+impl Flows {
+    fn iter(&self) -> impl Iterator<Item = FlowId> + '_ {
+        let (one, many) = match self {
+            Flows::One(id) => (Some(*id), None),
+            Flows::Many(ids) => (None, Some(ids)),
+        };
+        one.into_iter().chain(many.into_iter().flatten().copied())
+    }
+
+    fn insert(&mut self, id: FlowId) {
+        match self {
+            Flows::One(other) if *other == id => {}
+            Flows::One(other) => *self = Flows::Many([*other, id].into_iter().collect()),
+            Flows::Many(ids) => {
+                ids.insert(id);
+            }
+        }
+    }
+
+    /// Takes a flow out; true when none is left.
+    fn remove(&mut self, id: FlowId) -> bool {
+        match self {
+            Flows::One(other) => *other == id,
+            Flows::Many(ids) => {
+                ids.remove(&id);
+                ids.is_empty()
+            }
+        }
+    }
+}
+
 /// All installed megaflows.
 #[derive(Default)]
 pub(super) struct Registry {
     slots: Vec<Option<Installed>>,
     free: Vec<FlowId>,
-    names: HashMap<FlowName, FlowId>,
-    lookers: HashMap<Address, HashSet<FlowId>>,
-    senders: HashMap<Address, HashSet<FlowId>>,
+    names: SeededMap<FlowName, FlowId>,
+    lookers: SeededMap<Address, Flows>,
+    senders: SeededMap<Address, Flows>,
     /// Flows by port of arrival.
-    of_port: HashMap<u32, usize>,
+    of_port: SeededMap<u32, usize>,
 }
 
 impl Registry {
@@ -203,12 +241,12 @@ impl Registry {
 
     /// Flows that looked an address up.
     pub(super) fn lookers(&self, bridge: BridgeId, key: MacKey) -> impl Iterator<Item = FlowId> + '_ {
-        self.lookers.get(&(bridge, key)).into_iter().flatten().copied()
+        self.lookers.get(&(bridge, key)).into_iter().flat_map(Flows::iter)
     }
 
     /// Flows whose packets come from an address.
     pub(super) fn senders(&self, bridge: BridgeId, key: MacKey) -> impl Iterator<Item = FlowId> + '_ {
-        self.senders.get(&(bridge, key)).into_iter().flatten().copied()
+        self.senders.get(&(bridge, key)).into_iter().flat_map(Flows::iter)
     }
 
     /// All flows.
@@ -226,10 +264,10 @@ impl Registry {
 
     fn link(&mut self, id: FlowId, installed: &Installed) {
         for address in looked_up(installed) {
-            self.lookers.entry(address).or_default().insert(id);
+            link_one(&mut self.lookers, address, id);
         }
         for learn in &installed.learns {
-            self.senders.entry((learn.bridge, learn.key)).or_default().insert(id);
+            link_one(&mut self.senders, (learn.bridge, learn.key), id);
         }
     }
 
@@ -247,11 +285,12 @@ fn looked_up(installed: &Installed) -> impl Iterator<Item = Address> + '_ {
     installed.bridge.into_iter().flat_map(|bridge| installed.lookups.iter().map(move |&key| (bridge, key)))
 }
 
-fn unlink_one(index: &mut HashMap<Address, HashSet<FlowId>>, address: &Address, id: FlowId) {
-    if let Some(flows) = index.get_mut(address) {
-        flows.remove(&id);
-        if flows.is_empty() {
-            index.remove(address);
-        }
+fn link_one(index: &mut SeededMap<Address, Flows>, address: Address, id: FlowId) {
+    index.entry(address).and_modify(|flows| flows.insert(id)).or_insert(Flows::One(id));
+}
+
+fn unlink_one(index: &mut SeededMap<Address, Flows>, address: &Address, id: FlowId) {
+    if index.get_mut(address).is_some_and(|flows| flows.remove(id)) {
+        index.remove(address);
     }
 }

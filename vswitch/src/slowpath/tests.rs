@@ -39,6 +39,12 @@ impl FlowSink for FakeWorker {
         self.told.lock().unwrap().push(Told::Install(flow));
     }
 
+    fn install_for(&self, flow: Arc<Megaflow>, packet: OwnedPacket, in_port: PortNo) {
+        let (actions, drop_reason) = (flow.actions.clone(), flow.drop_reason);
+        self.install(flow);
+        self.execute(packet, in_port, actions, drop_reason);
+    }
+
     fn remove(&self, flow: &Arc<Megaflow>) {
         self.told.lock().unwrap().push(Told::Remove(flow.clone()));
     }
@@ -397,6 +403,23 @@ fn beyond_the_limit_packets_go_on_without_a_flow() {
     lab.wait(500);
     lab.settle();
     assert_eq!(lab.stats().flows, 0, "crowded: idle flows go sooner");
+}
+
+#[test]
+fn limits_change_while_it_runs() {
+    let mut lab = Lab::with(Limits { flows: 5, ..LIMITS });
+    let flood: Vec<_> = (10..20).map(|host| frame(1, host, 1)).collect();
+    lab.miss(&flood);
+    assert_eq!((lab.stats().flows, lab.stats().limit_hits), (4, 6));
+    lab.engine.set_limits(Limits { idle_ms: 2000, pass_ms: 100, ..LIMITS });
+    lab.miss(&flood);
+    assert_eq!(lab.stats().flows, 10);
+    lab.wait(1900);
+    lab.settle();
+    assert_eq!(lab.stats().flows, 10);
+    lab.wait(200);
+    lab.settle();
+    assert_eq!(lab.stats().flows, 0, "idle for 2 s, seen by a pass 100 ms later");
 }
 
 #[test]

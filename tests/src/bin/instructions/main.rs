@@ -7,6 +7,7 @@
 
 mod budget;
 mod guest;
+mod misses;
 mod stages;
 
 use std::env;
