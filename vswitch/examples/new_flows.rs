@@ -8,7 +8,6 @@
 //! port 2 brings one connection that is known, as fast as the worker asks. The report has what was installed, what was lost,
 //! and whether port 2 lost anything. `tuple` (the default) has a rule per protocol port, so that each connection is a megaflow
 //! of its own; `normal` is a learning bridge to which every packet comes from a new address.
-//!
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -141,7 +141,7 @@ impl Classifier {
 
     /// Installs a flow, in place of one with the same key and mask.
     pub(super) fn install(&mut self, flow: Arc<Megaflow>, counters: &WorkerCounters) {
-        let (key, mask) = (flow.key, flow.mask);
+        let (key, mask) = (flow.key(), flow.mask());
         let new = self.slab.insert(flow);
         match self.megaflows.insert(&key, &mask, new) {
             Some(old) => drop(self.slab.remove(old)),
@@ -151,9 +151,10 @@ impl Classifier {
 
     /// Removes a flow if that very one is installed.
     pub(super) fn remove(&mut self, flow: &Arc<Megaflow>, counters: &WorkerCounters) {
-        let Some(installed) = self.megaflows.get(&flow.key, &flow.mask) else { return };
+        let (key, mask) = (flow.key(), flow.mask());
+        let Some(installed) = self.megaflows.get(&key, &mask) else { return };
         if self.slab.get(installed).is_some_and(|held| Arc::ptr_eq(held, flow)) {
-            self.megaflows.remove(&flow.key, &flow.mask);
+            self.megaflows.remove(&key, &mask);
             drop(self.slab.remove(installed));
             bump(&counters.flows, 1u64.wrapping_neg());
         }

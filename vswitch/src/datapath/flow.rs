@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
 
 use flowtable::actions::ActionList;
-use flowtable::key::{FlowKey, FlowMask, PortNo};
+use flowtable::key::{FlowKey, FlowMask, KEY_WORDS, PortNo};
 use pmd::packet::OwnedPacket;
 use pmd::port::DropReason;
 
@@ -62,18 +62,51 @@ impl FlowStats {
 ///
 /// Immutable but for its statistics. Changing a flow's actions means installing another one with the same key
 /// and mask, which takes its place.
+///
+/// Key and mask are kept as words: a [`FlowKey`] is aligned to a cache line, and the allocator is several times slower for
+/// such memory than for any other. Workers look packets up in tables of their own, so nobody needs the alignment here.
 #[derive(Debug)]
 pub struct Megaflow {
-    /// The key with wildcarded bits zero.
-    pub key: FlowKey,
-    /// Bits that count.
-    pub mask: FlowMask,
+    key: [u64; KEY_WORDS],
+    mask: [u64; KEY_WORDS],
     /// What happens to matching packets; empty means drop.
     pub actions: ActionList,
     /// Reason counted when `actions` is empty.
     pub drop_reason: DropReason,
     /// Hits on the worker that has it.
     pub stats: FlowStats,
+}
+
+impl Megaflow {
+    /// A flow for packets that agree with `key` in the bits of `mask`, without hits.
+    pub fn new(key: &FlowKey, mask: &FlowMask, actions: ActionList, drop_reason: DropReason) -> Megaflow {
+        let (key, mask) = (*mask.apply(key).words(), *mask.words());
+        Megaflow { key, mask, actions, drop_reason, stats: FlowStats::default() }
+    }
+
+    /// The key with wildcarded bits zero.
+    pub fn key(&self) -> FlowKey {
+        let mut key = FlowKey::default();
+        *key.words_mut() = self.key;
+        key
+    }
+
+    /// Bits that count.
+    pub fn mask(&self) -> FlowMask {
+        let mut mask = FlowMask::default();
+        *mask.words_mut() = self.mask;
+        mask
+    }
+
+    /// Words of [`Megaflow::key`].
+    pub(crate) fn key_words(&self) -> &[u64; KEY_WORDS] {
+        &self.key
+    }
+
+    /// Whether a flow is for the same packets.
+    pub(crate) fn same_match(&self, other: &Megaflow) -> bool {
+        self.key == other.key && self.mask == other.mask
+    }
 }
 
 /// Where the slow path puts its decisions: one worker.

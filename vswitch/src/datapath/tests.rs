@@ -59,13 +59,12 @@ impl Bench {
     fn install(&self, in_port: u32, actions: Vec<Action>) -> Arc<Megaflow> {
         let mut mask = FlowMask::default();
         mask.fields.in_port = u32::MAX;
-        let flow = Arc::new(Megaflow {
-            key: FlowKey { in_port, ..FlowKey::default() },
-            mask,
-            actions: ActionList::new(actions),
-            drop_reason: DropReason::Action,
-            stats: FlowStats::default(),
-        });
+        let flow = Arc::new(Megaflow::new(
+            &FlowKey { in_port, ..FlowKey::default() },
+            &mask,
+            ActionList::new(actions),
+            DropReason::Action,
+        ));
         self.worker.install(flow.clone());
         self.worker.barrier();
         flow
@@ -253,8 +252,7 @@ fn trains_in_one_burst_keep_their_order_and_are_counted_apart() {
         let mut key = FlowKey::default();
         key.eth_dst[5] = host;
         let actions = ActionList::new(vec![output(2)]);
-        let stats = FlowStats::default();
-        let flow = Arc::new(Megaflow { key, mask, actions, drop_reason: DropReason::Action, stats });
+        let flow = Arc::new(Megaflow::new(&key, &mask, actions, DropReason::Action));
         handle.send(Command::Install(flow.clone()));
         flow
     });

@@ -28,12 +28,12 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::backlog::Backlog;
 
-/// Packets on their way from the workers to the slow path's lines: what comes in while it is busy with one batch, or while
-/// the kernel lets somebody else run.
-const QUEUE_LEN: usize = 8192;
-
 /// Chunks of packet memory that may wait, all ports together: half of the switch's pool.
 pub const ROOM: u32 = 16 * 1024;
+
+/// Packets on their way from the workers to the slow path's lines. Each has at least one chunk, so this is full no sooner than
+/// [`ROOM`] is used up, and no port finds the queue full because of others that are within their shares.
+const QUEUE_LEN: usize = ROOM as usize;
 
 /// Chunks that one port may have waiting. More than 10 ms of small packets at 300 000 new flows a second.
 pub const PORT_SHARE: u32 = 4096;
@@ -164,7 +164,7 @@ impl UpcallReceiver {
             return;
         }
         if std::mem::take(&mut self.busy) && !timeout.is_zero() {
-            std::thread::sleep(GATHER.min(timeout));
+            std::thread::sleep(GATHER.min(timeout)); // tidy: the slow path waits, not a worker
             if self.take(out) {
                 return;
             }
@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_single_miss_is_in_the_next_batch_whatever_others_do() {
-        let pool = Pool::create(8192).unwrap();
+        let pool = Pool::create(ROOM).unwrap();
         let (tx, mut rx) = upcall_queue().unwrap();
         let mut out = Vec::new();
         for round in 0..50 {

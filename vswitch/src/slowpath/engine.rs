@@ -175,7 +175,7 @@ impl Engine {
             if self.registry.get(id).is_some_and(|installed| installed.worker == worker)
                 && let Some(mut installed) = self.registry.remove(id)
             {
-                installed.credit_rules();
+                installed.credit_rule();
             }
         }
         self.count_flows();

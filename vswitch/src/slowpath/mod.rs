@@ -31,8 +31,8 @@ pub use engine::{Limits, SlowPathCounters, SlowPathStats};
 pub use handle::SlowPathHandle;
 pub use sinks::SinkList;
 pub use thread::SlowPath;
-#[doc(hidden)]
-pub use thread::Stepped;
+#[cfg(test)]
+use thread::Stepped;
 
 #[cfg(test)]
 mod tests;

@@ -24,7 +24,7 @@ pub(super) struct Installed {
     pub(super) bridge: Option<BridgeId>,
     /// State of the bridges the actions agree with.
     pub(super) epoch: u64,
-    pub(super) rules: Vec<Arc<Rule>>,
+    pub(super) rule: Option<Arc<Rule>>,
     pub(super) learns: Vec<Learn>,
     pub(super) lookups: Vec<MacKey>,
     pub(super) installed_ms: u64,
@@ -42,7 +42,7 @@ impl Installed {
             flow,
             bridge: made_of.bridge,
             epoch: made_of.epoch,
-            rules: made_of.rules,
+            rule: made_of.rule,
             learns: made_of.learns,
             lookups: made_of.lookups,
             installed_ms: now_ms,
@@ -57,15 +57,15 @@ impl Installed {
         self.flow.stats.used_ms().max(self.installed_ms)
     }
 
-    /// Credits hits since the last time to the rules; true if there were any.
-    pub(super) fn credit_rules(&mut self) -> bool {
+    /// Credits hits since the last time to the rule; true if there were any.
+    pub(super) fn credit_rule(&mut self) -> bool {
         let stats = &self.flow.stats;
         let (packets, bytes) = (stats.packets(), stats.bytes());
         if packets == self.packets {
             return false;
         }
         let (new_packets, new_bytes) = (packets.wrapping_sub(self.packets), bytes.wrapping_sub(self.bytes));
-        for rule in &self.rules {
+        if let Some(rule) = &self.rule {
             rule.stats.credit(new_packets, new_bytes, stats.used_ms());
         }
         (self.packets, self.bytes) = (packets, bytes);
@@ -82,13 +82,13 @@ struct FlowName {
 impl Hash for FlowName {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.worker.hash(state);
-        self.flow.key.words().hash(state);
+        self.flow.key_words().hash(state);
     }
 }
 
 impl PartialEq for FlowName {
     fn eq(&self, other: &FlowName) -> bool {
-        self.worker == other.worker && self.flow.key == other.flow.key && self.flow.mask == other.flow.mask
+        self.worker == other.worker && self.flow.same_match(&other.flow)
     }
 }
 
@@ -179,7 +179,7 @@ impl Registry {
     pub(super) fn insert(&mut self, installed: Installed) -> FlowId {
         let id = self.free.pop().unwrap_or_else(|| self.slots());
         self.names.insert(FlowName { worker: installed.worker, flow: installed.flow.clone() }, id);
-        *self.of_port.entry(installed.flow.key.in_port).or_default() += 1;
+        *self.of_port.entry(installed.flow.key().in_port).or_default() += 1;
         self.link(id, &installed);
         match self.slots.get_mut(id as usize) {
             Some(slot) => *slot = Some(installed),
@@ -228,7 +228,7 @@ impl Registry {
         }
         installed.bridge = made_of.bridge;
         installed.epoch = made_of.epoch;
-        installed.rules = made_of.rules;
+        installed.rule = made_of.rule;
         installed.lookups = made_of.lookups;
         installed.learns = made_of.learns;
         if moved {
@@ -255,7 +255,7 @@ impl Registry {
     }
 
     fn forget_port_of(&mut self, installed: &Installed) {
-        let in_port = installed.flow.key.in_port;
+        let in_port = installed.flow.key().in_port;
         match self.of_port.get_mut(&in_port) {
             Some(flows) if *flows > 1 => *flows -= 1,
             _ => drop(self.of_port.remove(&in_port)),

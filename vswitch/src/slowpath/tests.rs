@@ -1,6 +1,7 @@
 //! The slow path by script: fake workers, a clock the test moves, no threads but in `threaded`.
 
 mod conformance;
+mod storm;
 mod threaded;
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -142,7 +143,7 @@ impl Lab {
 
     /// The installed flow for packets like `key`.
     fn flow(&self, key: &FlowKey) -> Option<Arc<Megaflow>> {
-        self.flows().into_iter().find(|flow| flow.mask.matches(key, &flow.key))
+        self.flows().into_iter().find(|flow| flow.mask().matches(key, &flow.key()))
     }
 
     fn hit(&self, key: &FlowKey) {
@@ -192,7 +193,7 @@ fn a_flow_is_installed_before_its_packet_is_executed() {
     let [Told::Install(flow), Told::Execute(PortNo(1), actions)] = &told[..] else { panic!("{told:?}") };
     assert_eq!(outputs(actions), [2, 3]);
     assert_eq!(flow.actions, *actions);
-    assert!(flow.mask.matches(&frame(1, 1, 2), &flow.key));
+    assert!(flow.mask().matches(&frame(1, 1, 2), &flow.key()));
     assert_eq!(lab.fdb(), [(1, 1)]);
 }
 
@@ -335,7 +336,7 @@ fn idle_flows_go_and_used_ones_stay() {
     assert!(lab.flow(&frame(1, 1, 2)).is_some());
     assert!(lab.flow(&frame(2, 5, 6)).is_none());
     assert_eq!((lab.stats().idled, lab.stats().flows), (1, 1));
-    assert!(lab.told().iter().any(|told| matches!(told, Told::Remove(flow) if flow.key.in_port == 2)));
+    assert!(lab.told().iter().any(|told| matches!(told, Told::Remove(flow) if flow.key().in_port == 2)));
 }
 
 #[test]

@@ -6,11 +6,13 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use super::engine::{Engine, Limits, SlowPathStats};
+use super::engine::{Engine, Limits};
 use super::handle::{Request, SlowPathHandle};
 use super::sinks::SinkList;
 use crate::bridge::Bridges;
-use crate::datapath::{Upcall, UpcallReceiver};
+#[cfg(test)]
+use crate::datapath::Upcall;
+use crate::datapath::UpcallReceiver;
 
 /// Starts the slow path.
 pub struct SlowPath;
@@ -42,31 +44,31 @@ impl SlowPath {
     }
 }
 
-/// A slow path without a thread, for counting instructions: whoever holds it says when it looks at the queue.
-#[doc(hidden)]
-pub struct Stepped {
+/// A slow path without a thread, for tests: whoever holds it says when it looks at the queue.
+#[cfg(test)]
+pub(super) struct Stepped {
     engine: Engine,
     upcalls: UpcallReceiver,
     batch: Vec<Upcall>,
 }
 
+#[cfg(test)]
 impl Stepped {
     /// One on the clock of `bridges`.
-    pub fn new(bridges: Arc<Bridges>, upcalls: UpcallReceiver, sinks: SinkList, limits: Limits) -> Stepped {
+    pub(super) fn new(
+        bridges: Arc<Bridges>,
+        upcalls: UpcallReceiver,
+        sinks: SinkList,
+        limits: Limits,
+    ) -> Stepped {
         Stepped { engine: Engine::new(bridges, sinks, limits), upcalls, batch: Vec::new() }
     }
 
-    /// Decides about what waits, up to one batch, and does a slice of the other work. False when nothing is left to do.
-    pub fn round(&mut self) -> bool {
+    /// Decides about what waits, up to one batch, and does a slice of the other work.
+    pub(super) fn round(&mut self) {
         self.upcalls.receive(&mut self.batch, Duration::ZERO);
-        let any = !self.batch.is_empty();
         self.engine.handle(&mut self.batch);
-        self.engine.revalidate_some() || any
-    }
-
-    /// What has been counted so far.
-    pub fn stats(&self) -> SlowPathStats {
-        self.engine.counters.snapshot()
+        self.engine.revalidate_some();
     }
 }
 

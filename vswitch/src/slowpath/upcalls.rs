@@ -11,7 +11,7 @@ use pmd::port::DropReason;
 use super::engine::{Engine, bump};
 use super::registry::Installed;
 use crate::bridge::Learned;
-use crate::datapath::{FlowSink, FlowStats, Megaflow, Upcall};
+use crate::datapath::{FlowSink, Megaflow, Upcall};
 use crate::translate::{Translation, translate};
 
 /// A megaflow that still misses this long after it was installed is not on its worker: it is installed again.
@@ -25,7 +25,7 @@ pub(super) type Decided = SeededMap<(u16, [u64; KEY_WORDS]), Decision>;
 pub(super) struct Decision {
     actions: ActionList,
     drop_reason: DropReason,
-    rules: Vec<Arc<Rule>>,
+    rule: Option<Arc<Rule>>,
 }
 
 /// The worker of the upcalls before, so that a batch from one worker looks for it once.
@@ -61,7 +61,7 @@ impl Engine {
         let name = (worker, *key.words());
         if let Some(decision) = decided.get(&name) {
             bump(&self.counters.deduplicated);
-            for rule in &decision.rules {
+            if let Some(rule) = &decision.rule {
                 rule.stats.credit(1, bytes, now_ms);
             }
             sink.execute(packet, in_port, decision.actions.clone(), decision.drop_reason);
@@ -71,13 +71,13 @@ impl Engine {
         if self.learn(&translation, now_ms) {
             decided.clear();
         }
-        for rule in &translation.rules {
+        if let Some(rule) = &translation.rule {
             rule.stats.credit(1, bytes, now_ms);
         }
         let decision = Decision {
             actions: translation.actions.clone(),
             drop_reason: translation.drop_reason,
-            rules: translation.rules.clone(),
+            rule: translation.rule.clone(),
         };
         match self.install(worker, &key, translation, now_ms) {
             // Together: a worker that has carried this packet out knows the flow of the next.
@@ -108,13 +108,12 @@ impl Engine {
         if !translation.cacheable {
             return None;
         }
-        let flow = Arc::new(Megaflow {
-            key: translation.mask.apply(key),
-            mask: translation.mask,
-            actions: translation.actions.clone(),
-            drop_reason: translation.drop_reason,
-            stats: FlowStats::default(),
-        });
+        let flow = Arc::new(Megaflow::new(
+            key,
+            &translation.mask,
+            translation.actions.clone(),
+            translation.drop_reason,
+        ));
         if let Some(id) = self.registry.find(worker, &flow) {
             return self.missed_again(id, flow, translation, now_ms);
         }

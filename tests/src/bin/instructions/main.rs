@@ -7,7 +7,6 @@
 
 mod budget;
 mod guest;
-mod misses;
 mod stages;
 
 use std::env;

@@ -18,21 +18,20 @@ use pmd::port::{DropCounters, DropReason, LinkState, Port};
 use tests::failure::{During as _, Failure, Result};
 use vhost_port::{Mode, VhostConfig, VhostPort};
 use vswitch::datapath::worker::{Stepped, WorkerConfig};
-use vswitch::datapath::{Command, FlowStats, IdlePolicy, Megaflow, RxAssignment, WorkerHandle, upcall_queue};
+use vswitch::datapath::{Command, IdlePolicy, Megaflow, RxAssignment, WorkerHandle, upcall_queue};
 
 use crate::guest::Guest;
-use crate::misses::{New, Side, misses};
 
 /// Bursts before counting begins: caches fill, and every entry of a ring has been used.
-pub(crate) const WARM_UP: usize = 64;
+const WARM_UP: usize = 64;
 /// Bursts counted.
-pub(crate) const COUNTED: usize = 64;
+const COUNTED: usize = 64;
 
 /// A stage: its name and what runs it in a folder for sockets. Returns the packets counted.
 pub(crate) type Stage = (&'static str, fn(&Path) -> Result<usize>);
 
 /// All stages, in the order of a packet's way.
-pub(crate) const STAGES: [Stage; 13] = [
+pub(crate) const STAGES: [Stage; 9] = [
     ("ring-dequeue", ring_dequeue),
     ("key-extract", key_extract),
     ("exact-match-hit", exact_match_hit),
@@ -43,18 +42,12 @@ pub(crate) const STAGES: [Stage; 13] = [
     ("path-64-flows", |folder| path(folder, 64, Flows::OfConnections(64), |i| i % 64)),
     // More flows than the exact-match cache can tell apart before it forgets: the megaflow table decides.
     ("path-new-flows", |folder| path(folder, 64, Flows::OfPort, |i| i)),
-    // A packet of a connection nobody has seen, until it has a megaflow and has been sent.
-    ("new-flow-worker", |folder| misses(folder, Side::Worker, New::Connection)),
-    ("new-flow-slow-path", |folder| misses(folder, Side::SlowPath, New::Connection)),
-    // The same from a sender nobody has seen, on a learning bridge.
-    ("new-sender-worker", |folder| misses(folder, Side::Worker, New::Sender)),
-    ("new-sender-slow-path", |folder| misses(folder, Side::SlowPath, New::Sender)),
     ("path-1-flow-1518", |folder| path(folder, 1518, Flows::OfPort, |_| 0)),
 ];
 
 /// Callgrind counts what happens in here; `main.rs` names this function to it.
 #[inline(never)]
-pub(crate) fn counted_by_callgrind(work: &mut dyn FnMut()) {
+fn counted_by_callgrind(work: &mut dyn FnMut()) {
     work();
 }
 
@@ -76,7 +69,7 @@ fn count<S>(
 }
 
 /// A UDP frame of flow number `flow`, without its checksum, as long as a wire would count it less the four bytes of FCS.
-pub(crate) fn frame(len: usize, flow: u32) -> Vec<u8> {
+fn frame(len: usize, flow: u32) -> Vec<u8> {
     let mut frame = vec![0x52, 0x54, 0, 0, 0, 2, 0x52, 0x54, 0, 0, 0, 1, 0x08, 0, 0x45, 0];
     let ip_len = u16::try_from(len - 4 - 14).unwrap_or(u16::MAX);
     frame.extend(ip_len.to_be_bytes());
@@ -261,13 +254,12 @@ fn install(handle: &WorkerHandle, flows: Flows) {
     for number in 0..count {
         let (frame, mut key) = (frame(64, number), FlowKey::default());
         extract(&frame, frame.len(), PortNo(1), &mut key);
-        handle.send(Command::Install(Arc::new(Megaflow {
-            key: mask.apply(&key),
-            mask,
-            actions: ActionList::new(vec![Action::Output(PortNo(2))]),
-            drop_reason: DropReason::Action,
-            stats: FlowStats::default(),
-        })));
+        handle.send(Command::Install(Arc::new(Megaflow::new(
+            &key,
+            &mask,
+            ActionList::new(vec![Action::Output(PortNo(2))]),
+            DropReason::Action,
+        ))));
     }
 }
 
