@@ -14,6 +14,7 @@ pub mod cache;
 pub mod key;
 pub mod megaflow;
 pub mod rules;
+pub mod seeded;
 pub mod simd;
 pub mod text;
 pub mod wire;

@@ -80,6 +80,11 @@ impl Rule {
         }
     }
 
+    /// Whether it has a timeout.
+    pub fn is_mortal(&self) -> bool {
+        self.idle_timeout_s != 0 || self.hard_timeout_s != 0
+    }
+
     /// Whether one of its timeouts has passed at `now_ms`.
     pub fn is_expired(&self, now_ms: u64) -> bool {
         let passed = |since_ms: u64, timeout_s: u16| {

@@ -32,6 +32,8 @@ pub struct RuleTable {
     /// Highest [`Subtable::max_priority`] first. None is empty.
     subtables: Vec<Subtable>,
     len: usize,
+    /// Rules with a timeout. Most tables have none, and need not be searched for rules to expire.
+    mortal: usize,
 }
 
 impl RuleTable {
@@ -65,6 +67,7 @@ impl RuleTable {
     /// Adds a rule and returns the one of the same priority and match that it replaces.
     pub fn add(&mut self, rule: Rule) -> Option<Arc<Rule>> {
         let rule = Arc::new(rule);
+        self.mortal += usize::from(rule.is_mortal());
         let mask = *rule.flow_match.mask();
         let at = match self.subtables.iter().position(|subtable| *subtable.mask() == mask) {
             Some(at) => at,
@@ -74,7 +77,9 @@ impl RuleTable {
             }
         };
         let replaced = self.subtables.get_mut(at).and_then(|subtable| subtable.add(rule));
-        if replaced.is_none() {
+        if let Some(old) = &replaced {
+            self.mortal -= usize::from(old.is_mortal());
+        } else {
             self.len += 1;
             self.order();
         }
@@ -89,7 +94,15 @@ impl RuleTable {
 
     /// Removes the rules whose timeout has passed at `now_ms` and returns them, highest priority first.
     pub fn expire(&mut self, now_ms: u64) -> Vec<Arc<Rule>> {
+        if self.mortal == 0 {
+            return Vec::new();
+        }
         self.remove_where(|rule| rule.is_expired(now_ms))
+    }
+
+    /// Whether a rule's timeout has passed at `now_ms`.
+    pub fn any_expired(&self, now_ms: u64) -> bool {
+        self.mortal != 0 && self.subtables.iter().flat_map(Subtable::iter).any(|rule| rule.is_expired(now_ms))
     }
 
     /// The rule of highest priority that `key` matches. Adds to `wildcards` the bits that were looked at.
@@ -118,6 +131,7 @@ impl RuleTable {
                 self.subtables.iter_mut().find(|subtable| subtable.mask() == rule.flow_match.mask());
             if subtable.and_then(|subtable| subtable.remove(&rule.flow_match, rule.priority)).is_some() {
                 self.len -= 1;
+                self.mortal -= usize::from(rule.is_mortal());
             }
         }
         if !chosen.is_empty() {

@@ -4,16 +4,14 @@
 //! of what the rules want up to that stage. A packet that is not in the set of a stage needs no further stage,
 //! and its megaflow need not match on them: a packet from another port does not pay for the TCP ports in a rule.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     Rule,
     prefix_index::{PREFIX_FIELDS, PrefixIndex},
 };
 use crate::key::{Field, FlowKey, FlowMask, FlowMatch, KEY_WORDS};
+use crate::seeded::SeededMap;
 
 /// What is looked at together.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -47,7 +45,7 @@ struct StageEnd {
     /// Number of words.
     words: usize,
     /// What rules want in these words, with the number of rules. Empty for the last stage, where the rules are.
-    wanted: HashMap<Box<[u64]>, usize>,
+    wanted: SeededMap<Box<[u64]>, usize>,
 }
 
 /// The rules of one mask.
@@ -59,7 +57,7 @@ pub(super) struct Subtable {
     stages: Vec<StageEnd>,
     prefixes: Vec<PrefixIndex>,
     /// Rules by what they want in all words; of one match, highest priority first.
-    rules: HashMap<Box<[u64]>, Vec<Arc<Rule>>>,
+    rules: SeededMap<Box<[u64]>, Vec<Arc<Rule>>>,
     /// Number of rules of each priority.
     priorities: BTreeMap<u16, usize>,
 }
@@ -77,11 +75,18 @@ impl Subtable {
             let stage = Stage::of_word(*index);
             match stages.last_mut() {
                 Some(last) if last.stage == stage => last.words = at + 1,
-                _ => stages.push(StageEnd { stage, words: at + 1, wanted: HashMap::new() }),
+                _ => stages.push(StageEnd { stage, words: at + 1, wanted: SeededMap::default() }),
             }
         }
         let prefixes = PREFIX_FIELDS.iter().filter_map(|field| PrefixIndex::new(*field, mask)).collect();
-        Subtable { mask: *mask, words, stages, prefixes, rules: HashMap::new(), priorities: BTreeMap::new() }
+        Subtable {
+            mask: *mask,
+            words,
+            stages,
+            prefixes,
+            rules: SeededMap::default(),
+            priorities: BTreeMap::new(),
+        }
     }
 
     pub(super) fn mask(&self) -> &FlowMask {

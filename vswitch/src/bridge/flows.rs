@@ -49,9 +49,7 @@ impl Bridges {
     pub fn add_rules(&self, bridge: &str, rules: Vec<Rule>) -> Result<(), BridgeError> {
         let mut state = self.write();
         let bridge = state.bridge_named_mut(bridge)?;
-        if let Some(rule) = rules.iter().find(|rule| rule.table_id != 0) {
-            return Err(BridgeError::Table { bridge: bridge.config.name.clone(), table: rule.table_id });
-        }
+        check(bridge, &rules)?;
         let (id, any) = (bridge.id, !rules.is_empty());
         for rule in rules {
             bridge.rules.add(rule);
@@ -60,6 +58,11 @@ impl Bridges {
             state.touch(id);
         }
         Ok(())
+    }
+
+    /// Whether [`Bridges::add_rules`] would add these rules.
+    pub fn check_rules(&self, bridge: &str, rules: &[Rule]) -> Result<(), BridgeError> {
+        check(self.read().bridge_named(bridge)?, rules)
     }
 
     /// Removes the rules a filter selects and returns how many they were.
@@ -87,8 +90,7 @@ impl Bridges {
 
     /// Removes rules whose idle or hard timeout has passed; returns how many they were.
     pub fn expire_rules(&self, now_ms: u64) -> usize {
-        if !self.read().bridges.values().any(|bridge| bridge.rules.iter().any(|rule| rule.is_expired(now_ms)))
-        {
+        if !self.read().bridges.values().any(|bridge| bridge.rules.any_expired(now_ms)) {
             return 0;
         }
         let mut state = self.write();
@@ -102,6 +104,14 @@ impl Bridges {
             state.touch(id);
         }
         touched.iter().map(|(_, rules)| rules).sum()
+    }
+}
+
+/// Whether a bridge takes the rules.
+fn check(bridge: &Bridge, rules: &[Rule]) -> Result<(), BridgeError> {
+    match rules.iter().find(|rule| rule.table_id != 0) {
+        Some(rule) => Err(BridgeError::Table { bridge: bridge.config.name.clone(), table: rule.table_id }),
+        None => Ok(()),
     }
 }
 

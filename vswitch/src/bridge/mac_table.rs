@@ -11,7 +11,9 @@
 //! Time is a parameter, in milliseconds. [`MacTable::lookup`] does not look at it: an entry is there until
 //! [`MacTable::expire`] takes it away, so that what a translation saw changes only with a [`MacChange`].
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
+
+use flowtable::seeded::SeededMap;
 
 /// What an entry is found by.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -129,11 +131,11 @@ impl Slot {
 pub struct MacTable {
     limit: usize,
     ageing_ms: u64,
-    index: HashMap<MacKey, u32>,
+    index: SeededMap<MacKey, u32>,
     slots: Vec<Slot>,
     free: Vec<u32>,
     all: Ends,
-    ports: HashMap<u16, Ends>,
+    ports: SeededMap<u16, Ends>,
     /// (entries, port) for every port with entries.
     populations: BTreeSet<(usize, u16)>,
     changes: Vec<MacChange>,
@@ -146,11 +148,11 @@ impl MacTable {
         MacTable {
             limit: limit.max(1),
             ageing_ms,
-            index: HashMap::new(),
+            index: SeededMap::default(),
             slots: Vec::new(),
             free: Vec::new(),
             all: Ends::EMPTY,
-            ports: HashMap::new(),
+            ports: SeededMap::default(),
             populations: BTreeSet::new(),
             changes: Vec::new(),
             stats: MacStats::default(),

@@ -1,11 +1,12 @@
 //! One bridge, and all of them together, as plain data.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use flowtable::key::{FlowMatch, PortNo};
 use flowtable::rules::{OFPORT_LOCAL, Rule, RuleAction, RuleTable};
+use flowtable::seeded::SeededMap;
 
 use super::config::{BridgeConfig, FailMode};
 use super::error::BridgeError;
@@ -106,7 +107,7 @@ fn mac_limits(config: &BridgeConfig) -> (usize, u64) {
 pub(crate) struct State {
     pub(super) bridges: BTreeMap<BridgeId, Bridge>,
     pub(super) names: BTreeMap<String, BridgeId>,
-    pub(super) ports: HashMap<PortNo, (BridgeId, u16)>,
+    pub(super) ports: SeededMap<PortNo, (BridgeId, u16)>,
     pub(super) port_names: BTreeMap<String, PortNo>,
     pub(super) next_id: u32,
     pub(super) epoch: u64,

@@ -7,6 +7,7 @@ use super::model::PortSpec;
 use super::target::Target;
 use crate::bridge::BridgeConfig;
 use crate::datapath::IdlePolicy;
+use crate::slowpath::Limits;
 use crate::switch::PortKind;
 
 /// A port that runs.
@@ -33,6 +34,8 @@ pub struct Running {
     pub workers: Option<Option<Vec<u32>>>,
     /// Idle policy as last set.
     pub idle: Option<IdlePolicy>,
+    /// Limits of the slow path as last set.
+    pub limits: Option<Limits>,
     /// Bridges that failed in the last pass.
     pub bridge_errors: BTreeMap<String, String>,
     /// Ports that failed in the last pass.
@@ -57,6 +60,10 @@ impl Running {
                 Step::SetIdle(idle) => {
                     target.set_idle(idle);
                     self.idle = Some(idle);
+                }
+                Step::SetLimits(limits) => {
+                    target.set_limits(limits);
+                    self.limits = Some(limits);
                 }
                 Step::SetBridge(config) => self.set_bridge(target, config),
                 Step::AddPort(spec, before) => self.add_port(target, spec, before),

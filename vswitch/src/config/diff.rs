@@ -7,6 +7,7 @@ use super::apply::{LivePort, Running};
 use super::model::{Desired, PortSpec};
 use crate::bridge::BridgeConfig;
 use crate::datapath::IdlePolicy;
+use crate::slowpath::Limits;
 
 /// One change of the running switch.
 #[derive(Clone, PartialEq, Debug)]
@@ -19,6 +20,8 @@ pub enum Step {
     SetWorkers(Option<Vec<u32>>),
     /// Change when they sleep.
     SetIdle(IdlePolicy),
+    /// Change how many megaflows there may be and how long they stay.
+    SetLimits(Limits),
     /// Add or change a bridge.
     SetBridge(BridgeConfig),
     /// Open a port, with the OpenFlow number it had before if that is free.
@@ -50,6 +53,9 @@ pub fn diff(running: &Running, desired: &Desired) -> Vec<Step> {
     }
     if running.idle != Some(desired.idle) {
         steps.push(Step::SetIdle(desired.idle));
+    }
+    if running.limits != Some(desired.limits) {
+        steps.push(Step::SetLimits(desired.limits));
     }
     for (name, config) in &desired.bridges {
         if running.bridges.get(name) != Some(config) {

@@ -2,6 +2,7 @@
 
 use crate::bridge::BridgeConfig;
 use crate::datapath::IdlePolicy;
+use crate::slowpath::Limits;
 use crate::switch::{PortChange, PortReport, PortRequest, Switch, SwitchError};
 
 /// The running side. Methods are called from one thread; errors are texts for the operator.
@@ -10,6 +11,8 @@ pub trait Target: Send + Sync {
     fn set_workers(&self, cpus: Option<&[u32]>) -> Result<(), String>;
     /// When workers sleep.
     fn set_idle(&self, idle: IdlePolicy);
+    /// How many megaflows there may be and how long they stay.
+    fn set_limits(&self, limits: Limits);
     /// Adds or changes a bridge.
     fn set_bridge(&self, config: BridgeConfig) -> Result<(), String>;
     /// Removes a bridge with its ports.
@@ -39,6 +42,10 @@ impl Target for Switch {
 
     fn set_idle(&self, idle: IdlePolicy) {
         self.set_idle(idle);
+    }
+
+    fn set_limits(&self, limits: Limits) {
+        self.set_limits(limits);
     }
 
     fn set_bridge(&self, config: BridgeConfig) -> Result<(), String> {

@@ -9,6 +9,7 @@ use vswitch_ovsdb::RowView;
 use super::model::PortSpec;
 use crate::bridge::{BridgeConfig, FailMode, VlanConfig, VlanMode};
 use crate::datapath::IdlePolicy;
+use crate::slowpath::Limits;
 use crate::switch::{GuestOptions, PortKind};
 
 type Options<'a> = BTreeMap<&'a str, &'a str>;
@@ -54,6 +55,30 @@ pub(super) fn idle(config: &Options<'_>, notes: &mut Vec<String>) -> IdlePolicy 
         idle.always_poll = always;
     }
     idle
+}
+
+/// The largest `flow-limit`: sixteen million megaflows are about 16 GiB.
+const MOST_FLOWS: u64 = 1 << 24;
+/// The smallest `max-idle` and `max-revalidator` in milliseconds; those of Open vSwitch.
+const LEAST_IDLE_MS: u64 = 500;
+const LEAST_PASS_MS: u64 = 100;
+/// The largest of either: a day.
+const DAY_MS: u64 = 86_400_000;
+
+/// How many megaflows there may be, and how long: `flow-limit`, `max-idle`, `max-revalidator`. A value that cannot be is noted
+/// and its default holds.
+pub(super) fn limits(config: &Options<'_>, notes: &mut Vec<String>) -> Limits {
+    let mut limits = Limits::default();
+    if let Some(flows) = noted(notes, number(config, "flow-limit", 1, MOST_FLOWS)).flatten() {
+        limits.flows = usize::try_from(flows).unwrap_or(usize::MAX);
+    }
+    if let Some(ms) = noted(notes, number(config, "max-idle", LEAST_IDLE_MS, DAY_MS)).flatten() {
+        limits.idle_ms = ms;
+    }
+    if let Some(ms) = noted(notes, number(config, "max-revalidator", LEAST_PASS_MS, DAY_MS)).flatten() {
+        limits.pass_ms = ms;
+    }
+    limits
 }
 
 /// Milliseconds between writes of statistics, if set.
@@ -270,6 +295,21 @@ mod tests {
         assert_eq!(cpu_mask("1"), Ok(vec![0]));
         assert_eq!(cpu_mask("100000000000000001"), Ok(vec![0, 68]));
         assert!(cpu_mask("1,2").unwrap_err().contains("pmd-cpu-mask=1,2"));
+    }
+
+    #[test]
+    fn limits_of_the_slow_path() {
+        let mut notes = Vec::new();
+        assert_eq!(limits(&Options::new(), &mut notes), Limits::default());
+        let set =
+            Options::from([("flow-limit", "1000000"), ("max-idle", "30000"), ("max-revalidator", "250")]);
+        let taken = limits(&set, &mut notes);
+        assert_eq!((taken.flows, taken.idle_ms, taken.pass_ms), (1_000_000, 30_000, 250));
+        assert!(notes.is_empty());
+        let odd = Options::from([("flow-limit", "0"), ("max-idle", "10"), ("max-revalidator", "soon")]);
+        assert_eq!(limits(&odd, &mut notes), Limits::default());
+        assert_eq!(notes.len(), 3);
+        assert_eq!(notes[1], "other_config:max-idle=10: use a number from 500 to 86400000");
     }
 
     #[test]

@@ -96,7 +96,7 @@ impl Classifier {
 
     /// Installs a flow, in place of one with the same key and mask.
     pub(super) fn install(&mut self, flow: Arc<Megaflow>, counters: &WorkerCounters) {
-        let (key, mask) = (flow.key, flow.mask);
+        let (key, mask) = (flow.key(), flow.mask());
         if self.megaflows.insert(&key, &mask, flow).is_none() {
             bump(&counters.flows, 1);
         }
@@ -104,9 +104,10 @@ impl Classifier {
 
     /// Removes a flow if that very one is installed.
     pub(super) fn remove(&mut self, flow: &Arc<Megaflow>, counters: &WorkerCounters) {
-        let installed = self.megaflows.get(&flow.key, &flow.mask);
+        let (key, mask) = (flow.key(), flow.mask());
+        let installed = self.megaflows.get(&key, &mask);
         if installed.is_some_and(|installed| Arc::ptr_eq(installed, flow)) {
-            self.megaflows.remove(&flow.key, &flow.mask);
+            self.megaflows.remove(&key, &mask);
             bump(&counters.flows, 1u64.wrapping_neg());
         }
     }

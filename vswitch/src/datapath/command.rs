@@ -61,6 +61,15 @@ pub enum Command {
     Install(Arc<Megaflow>),
     /// Remove a megaflow if that very one is installed.
     Remove(Arc<Megaflow>),
+    /// Install a megaflow, then carry out the packet it was made for.
+    InstallFor {
+        /// The megaflow.
+        flow: Arc<Megaflow>,
+        /// The packet.
+        packet: OwnedPacket,
+        /// Port it came in by.
+        in_port: PortNo,
+    },
     /// Carry out a packet the slow path has decided on.
     Execute {
         /// The packet.
@@ -161,7 +170,9 @@ impl WorkerHandle {
         fence(Ordering::SeqCst);
         if self.mailbox.ended.load(Ordering::Acquire) {
             self.mailbox.drop_commands();
-        } else if self.mailbox.asleep.swap(false, Ordering::SeqCst) {
+        } else if self.mailbox.asleep.load(Ordering::SeqCst)
+            && self.mailbox.asleep.swap(false, Ordering::SeqCst)
+        {
             self.mailbox.waker.wake();
         }
     }
@@ -189,6 +200,10 @@ impl FlowSink for WorkerHandle {
 
     fn install(&self, flow: Arc<Megaflow>) {
         self.send(Command::Install(flow));
+    }
+
+    fn install_for(&self, flow: Arc<Megaflow>, packet: OwnedPacket, in_port: PortNo) {
+        self.send(Command::InstallFor { flow, packet, in_port });
     }
 
     fn remove(&self, flow: &Arc<Megaflow>) {

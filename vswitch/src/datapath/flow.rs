@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
 
 use flowtable::actions::ActionList;
-use flowtable::key::{FlowKey, FlowMask, PortNo};
+use flowtable::key::{FlowKey, FlowMask, KEY_WORDS, PortNo};
 use pmd::packet::OwnedPacket;
 use pmd::port::DropReason;
 
@@ -63,9 +63,11 @@ impl FlowStats {
 /// Immutable but for its statistics. Changing a flow's actions means installing another one with the same key
 /// and mask, which takes its place.
 ///
-/// What a packet needs of it, statistics and actions, lies in the first cache line.
+/// What a packet needs of it, statistics and actions, comes first and takes no more than a cache line. Key and mask are kept
+/// as words: a [`FlowKey`] is aligned to a cache line, and the allocator is several times slower for such memory than for any
+/// other. Workers look packets up in tables of their own, so nobody needs the alignment here.
 #[derive(Debug)]
-#[repr(C, align(64))]
+#[repr(C)]
 pub struct Megaflow {
     /// Hits on the worker that has it.
     pub stats: FlowStats,
@@ -73,13 +75,43 @@ pub struct Megaflow {
     pub actions: ActionList,
     /// Reason counted when `actions` is empty.
     pub drop_reason: DropReason,
-    /// The key with wildcarded bits zero.
-    pub key: FlowKey,
-    /// Bits that count.
-    pub mask: FlowMask,
+    key: [u64; KEY_WORDS],
+    mask: [u64; KEY_WORDS],
 }
 
 const _: () = assert!(core::mem::offset_of!(Megaflow, drop_reason) + size_of::<DropReason>() <= 64);
+
+impl Megaflow {
+    /// A flow for packets that agree with `key` in the bits of `mask`, without hits.
+    pub fn new(key: &FlowKey, mask: &FlowMask, actions: ActionList, drop_reason: DropReason) -> Megaflow {
+        let (key, mask) = (*mask.apply(key).words(), *mask.words());
+        Megaflow { key, mask, actions, drop_reason, stats: FlowStats::default() }
+    }
+
+    /// The key with wildcarded bits zero.
+    pub fn key(&self) -> FlowKey {
+        let mut key = FlowKey::default();
+        *key.words_mut() = self.key;
+        key
+    }
+
+    /// Bits that count.
+    pub fn mask(&self) -> FlowMask {
+        let mut mask = FlowMask::default();
+        *mask.words_mut() = self.mask;
+        mask
+    }
+
+    /// Words of [`Megaflow::key`].
+    pub(crate) fn key_words(&self) -> &[u64; KEY_WORDS] {
+        &self.key
+    }
+
+    /// Whether a flow is for the same packets.
+    pub(crate) fn same_match(&self, other: &Megaflow) -> bool {
+        self.key == other.key && self.mask == other.mask
+    }
+}
 
 /// Where the slow path puts its decisions: one worker.
 ///
@@ -91,6 +123,10 @@ pub trait FlowSink: Send + Sync {
 
     /// Installs a flow, in place of one with the same key and mask.
     fn install(&self, flow: Arc<Megaflow>);
+
+    /// Installs a flow and then carries out by its actions the packet that it was made for. One command and not two: this is
+    /// what every new flow costs.
+    fn install_for(&self, flow: Arc<Megaflow>, packet: OwnedPacket, in_port: PortNo);
 
     /// Removes a flow, if that very one is still installed.
     fn remove(&self, flow: &Arc<Megaflow>);

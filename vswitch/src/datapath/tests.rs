@@ -61,13 +61,12 @@ impl Bench {
     fn install(&self, in_port: u32, actions: Vec<Action>) -> Arc<Megaflow> {
         let mut mask = FlowMask::default();
         (mask.fields.in_port, mask.fields.recirc_id) = (u32::MAX, u32::MAX);
-        let flow = Arc::new(Megaflow {
-            key: FlowKey { in_port, ..FlowKey::default() },
-            mask,
-            actions: ActionList::new(actions),
-            drop_reason: DropReason::Action,
-            stats: FlowStats::default(),
-        });
+        let flow = Arc::new(Megaflow::new(
+            &FlowKey { in_port, ..FlowKey::default() },
+            &mask,
+            ActionList::new(actions),
+            DropReason::Action,
+        ));
         self.worker.install(flow.clone());
         self.worker.barrier();
         flow
@@ -81,7 +80,7 @@ impl Bench {
         self.testers[port - 1].receive(WAIT).expect("no frame came")
     }
 
-    fn upcall(&self) -> Upcall {
+    fn upcall(&mut self) -> Upcall {
         let mut out = Vec::new();
         while out.is_empty() {
             self.upcalls.receive(&mut out, WAIT);

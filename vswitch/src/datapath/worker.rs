@@ -253,6 +253,15 @@ impl Worker {
                 }
                 continue;
             }
+            if let Command::InstallFor { flow, packet, in_port } = command {
+                let (actions, drop_reason) = (flow.actions.clone(), flow.drop_reason);
+                self.engine.classifier.install(flow, &self.engine.counters);
+                self.injected.push(Injected { packet, in_port, actions, drop_reason });
+                if self.injected.len() == BURST {
+                    self.execute_injected();
+                }
+                continue;
+            }
             self.execute_injected();
             if self.carry_out(command) {
                 return true;
@@ -282,7 +291,7 @@ impl Worker {
             Command::RemovePort(port) => self.engine.transmit.remove(port),
             Command::Install(flow) => self.engine.classifier.install(flow, &self.engine.counters),
             Command::Remove(flow) => self.engine.classifier.remove(&flow, &self.engine.counters),
-            Command::Execute { .. } => {}
+            Command::Execute { .. } | Command::InstallFor { .. } => {}
             Command::SetIdle(idle) => self.idle = idle,
             Command::Barrier(done) => {
                 let _ = done.send(());

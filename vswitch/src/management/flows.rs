@@ -32,7 +32,8 @@ impl PortNames for BridgePorts {
     }
 }
 
-pub(super) fn add(switch: &Switch, params: &Value) -> Result<Value, String> {
+/// The rules of `[bridge, [text…]]`, and the bridge.
+fn read<'p>(switch: &Switch, params: &'p Value) -> Result<(&'p str, Vec<Rule>), String> {
     let bridge = required(params, 0, "bridge")?;
     let Some(Value::Array(texts)) = params.get(1) else {
         return Err("parameter flows must be an array of strings".into());
@@ -44,8 +45,20 @@ pub(super) fn add(switch: &Switch, params: &Value) -> Result<Value, String> {
         let text = text.as_str().ok_or_else(|| format!("flow {at} must be a string, not {text}"))?;
         rules.push(openflow::parse_flow(text, &names, now_ms).map_err(|e| format!("flow {text:?}: {e}"))?);
     }
+    Ok((bridge, rules))
+}
+
+pub(super) fn add(switch: &Switch, params: &Value) -> Result<Value, String> {
+    let (bridge, rules) = read(switch, params)?;
     switch.bridges().add_rules(bridge, rules).map_err(|e| e.to_string())?;
     switch.sync();
+    Ok(json!({}))
+}
+
+/// Whether [`add`] would take the same parameters.
+pub(super) fn check(switch: &Switch, params: &Value) -> Result<Value, String> {
+    let (bridge, rules) = read(switch, params)?;
+    switch.bridges().check_rules(bridge, &rules).map_err(|e| e.to_string())?;
     Ok(json!({}))
 }
 
@@ -107,7 +120,7 @@ fn megaflow(installed: &DpFlow, bridges: &Bridges, now_ms: u64) -> Value {
     let flow = &installed.flow;
     let used_ms = flow.stats.used_ms();
     let used_s = (used_ms != 0).then(|| now_ms.saturating_sub(used_ms) as f64 / 1000.0);
-    let flow_match = FlowMatch::new(flow.key, flow.mask);
+    let flow_match = FlowMatch::new(flow.key(), flow.mask());
     json!({
         "match": datapath::format_match(&flow_match, bridges),
         "packets": flow.stats.packets(),
@@ -115,6 +128,6 @@ fn megaflow(installed: &DpFlow, bridges: &Bridges, now_ms: u64) -> Value {
         "used_s": used_s,
         "tcp_flags": flow.stats.tcp_flags(),
         "actions": datapath::format_actions(&flow.actions, bridges),
-        "bridge": bridges.bridge_of_port(PortNo(flow.key.in_port)),
+        "bridge": bridges.bridge_of_port(PortNo(flow.key().in_port)),
     })
 }

@@ -5,6 +5,7 @@
 //! | `vs.fdb.show` | `[bridge?]` | learned addresses |
 //! | `vs.fdb.flush` | `[bridge?]` | number forgotten |
 //! | `vs.flow.add` | `[bridge, [text…]]` | nothing; all or none are added |
+//! | `vs.flow.check` | `[bridge, [text…]]` | nothing, or what `vs.flow.add` would refuse; none are added |
 //! | `vs.flow.del` | `[bridge, match, strict]` | number deleted |
 //! | `vs.flow.dump` | `[bridge, match]` | rules with counters |
 //! | `vs.dp.flows` | `[]` | megaflows per worker |
@@ -45,6 +46,7 @@ impl Methods for SwitchMethods {
             "vs.fdb.show" => fdb::show(switch, params),
             "vs.fdb.flush" => fdb::flush(switch, params),
             "vs.flow.add" => flows::add(switch, params),
+            "vs.flow.check" => flows::check(switch, params),
             "vs.flow.del" => flows::delete(switch, params),
             "vs.flow.dump" => flows::dump(switch, params),
             "vs.dp.flows" => flows::megaflows(switch),

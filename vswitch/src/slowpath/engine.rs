@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::registry::{FlowId, Installed, Registry};
 use super::sinks::SinkList;
+use super::upcalls::Decided;
 use crate::bridge::{BridgeMacChange, Bridges};
 use crate::datapath::Megaflow;
 
@@ -118,6 +119,8 @@ pub(super) struct Engine {
     pub(super) next_pass_ms: u64,
     /// Epoch the last whole pass began with.
     pub(super) checked_epoch: u64,
+    /// Reused from one batch to the next; empty between them.
+    pub(super) decided: Decided,
     /// Reused from one look to the next.
     pub(super) mac_changes: Vec<BridgeMacChange>,
 }
@@ -139,8 +142,15 @@ impl Engine {
             wanted: 0,
             next_pass_ms: now_ms + limits.pass_ms,
             checked_epoch: 0,
+            decided: Decided::default(),
             mac_changes: Vec::new(),
         }
+    }
+
+    /// Takes other limits. They hold from the next upcall and the next pass on.
+    pub(super) fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+        self.next_pass_ms = self.next_pass_ms.min(self.now_ms() + limits.pass_ms);
     }
 
     pub(super) fn now_ms(&self) -> u64 {
@@ -165,7 +175,7 @@ impl Engine {
             if self.registry.get(id).is_some_and(|installed| installed.worker == worker)
                 && let Some(mut installed) = self.registry.remove(id)
             {
-                installed.credit_rules();
+                installed.credit_rule();
             }
         }
         self.count_flows();

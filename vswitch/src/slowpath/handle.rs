@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 
 use pmd::port::Waker;
 
-use super::engine::{SlowPathCounters, SlowPathStats};
+use super::engine::{Limits, SlowPathCounters, SlowPathStats};
 use crate::datapath::Megaflow;
 
 /// What the thread can be asked.
@@ -15,6 +15,7 @@ pub(super) enum Request {
     Flush(Sender<()>),
     Dump(Sender<Vec<(u16, Arc<Megaflow>)>>),
     ForgetWorker(u16, Sender<()>),
+    SetLimits(Limits),
     Stop,
 }
 
@@ -47,6 +48,11 @@ impl SlowPathHandle {
     /// Forgets what was installed on a worker that has ended.
     pub fn forget_worker(&self, worker: u16) {
         self.ask(|reply| Request::ForgetWorker(worker, reply));
+    }
+
+    /// Changes the limits. Megaflows beyond a smaller number stay as long as they are used; until there are fewer, none is added.
+    pub fn set_limits(&self, limits: Limits) {
+        self.send(Request::SetLimits(limits));
     }
 
     /// Counters.

@@ -31,6 +31,8 @@ pub use engine::{Limits, SlowPathCounters, SlowPathStats};
 pub use handle::SlowPathHandle;
 pub use sinks::SinkList;
 pub use thread::SlowPath;
+#[cfg(test)]
+use thread::Stepped;
 
 #[cfg(test)]
 mod tests;

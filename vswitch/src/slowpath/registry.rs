@@ -3,11 +3,12 @@
 //! A slab of flows with three ways in: by worker, key and mask; by an address the flow looked up; by an address it
 //! was learned from. All O(1) per flow. About 1 KiB per flow with its megaflow.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use flowtable::rules::Rule;
+use flowtable::seeded::{SeededMap, SeededState};
 
 use crate::bridge::{BridgeId, Learn, MacKey};
 use crate::datapath::Megaflow;
@@ -23,7 +24,7 @@ pub(super) struct Installed {
     pub(super) bridge: Option<BridgeId>,
     /// State of the bridges the actions agree with.
     pub(super) epoch: u64,
-    pub(super) rules: Vec<Arc<Rule>>,
+    pub(super) rule: Option<Arc<Rule>>,
     pub(super) learns: Vec<Learn>,
     pub(super) lookups: Vec<MacKey>,
     pub(super) installed_ms: u64,
@@ -41,7 +42,7 @@ impl Installed {
             flow,
             bridge: made_of.bridge,
             epoch: made_of.epoch,
-            rules: made_of.rules,
+            rule: made_of.rule,
             learns: made_of.learns,
             lookups: made_of.lookups,
             installed_ms: now_ms,
@@ -56,15 +57,15 @@ impl Installed {
         self.flow.stats.used_ms().max(self.installed_ms)
     }
 
-    /// Credits hits since the last time to the rules; true if there were any.
-    pub(super) fn credit_rules(&mut self) -> bool {
+    /// Credits hits since the last time to the rule; true if there were any.
+    pub(super) fn credit_rule(&mut self) -> bool {
         let stats = &self.flow.stats;
         let (packets, bytes) = (stats.packets(), stats.bytes());
         if packets == self.packets {
             return false;
         }
         let (new_packets, new_bytes) = (packets.wrapping_sub(self.packets), bytes.wrapping_sub(self.bytes));
-        for rule in &self.rules {
+        if let Some(rule) = &self.rule {
             rule.stats.credit(new_packets, new_bytes, stats.used_ms());
         }
         (self.packets, self.bytes) = (packets, bytes);
@@ -81,13 +82,13 @@ struct FlowName {
 impl Hash for FlowName {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.worker.hash(state);
-        self.flow.key.words().hash(state);
+        self.flow.key_words().hash(state);
     }
 }
 
 impl PartialEq for FlowName {
     fn eq(&self, other: &FlowName) -> bool {
-        self.worker == other.worker && self.flow.key == other.flow.key && self.flow.mask == other.flow.mask
+        self.worker == other.worker && self.flow.same_match(&other.flow)
     }
 }
 
@@ -96,16 +97,53 @@ impl Eq for FlowName {}
 /// An address on a bridge.
 type Address = (BridgeId, MacKey);
 
+/// The flows of one address. Most addresses have one, which then needs no set.
+enum Flows {
+    One(FlowId),
+    Many(HashSet<FlowId, SeededState>),
+}
+
+impl Flows {
+    fn iter(&self) -> impl Iterator<Item = FlowId> + '_ {
+        let (one, many) = match self {
+            Flows::One(id) => (Some(*id), None),
+            Flows::Many(ids) => (None, Some(ids)),
+        };
+        one.into_iter().chain(many.into_iter().flatten().copied())
+    }
+
+    fn insert(&mut self, id: FlowId) {
+        match self {
+            Flows::One(other) if *other == id => {}
+            Flows::One(other) => *self = Flows::Many([*other, id].into_iter().collect()),
+            Flows::Many(ids) => {
+                ids.insert(id);
+            }
+        }
+    }
+
+    /// Takes a flow out; true when none is left.
+    fn remove(&mut self, id: FlowId) -> bool {
+        match self {
+            Flows::One(other) => *other == id,
+            Flows::Many(ids) => {
+                ids.remove(&id);
+                ids.is_empty()
+            }
+        }
+    }
+}
+
 /// All installed megaflows.
 #[derive(Default)]
 pub(super) struct Registry {
     slots: Vec<Option<Installed>>,
     free: Vec<FlowId>,
-    names: HashMap<FlowName, FlowId>,
-    lookers: HashMap<Address, HashSet<FlowId>>,
-    senders: HashMap<Address, HashSet<FlowId>>,
+    names: SeededMap<FlowName, FlowId>,
+    lookers: SeededMap<Address, Flows>,
+    senders: SeededMap<Address, Flows>,
     /// Flows by port of arrival.
-    of_port: HashMap<u32, usize>,
+    of_port: SeededMap<u32, usize>,
 }
 
 impl Registry {
@@ -141,7 +179,7 @@ impl Registry {
     pub(super) fn insert(&mut self, installed: Installed) -> FlowId {
         let id = self.free.pop().unwrap_or_else(|| self.slots());
         self.names.insert(FlowName { worker: installed.worker, flow: installed.flow.clone() }, id);
-        *self.of_port.entry(installed.flow.key.in_port).or_default() += 1;
+        *self.of_port.entry(installed.flow.key().in_port).or_default() += 1;
         self.link(id, &installed);
         match self.slots.get_mut(id as usize) {
             Some(slot) => *slot = Some(installed),
@@ -190,7 +228,7 @@ impl Registry {
         }
         installed.bridge = made_of.bridge;
         installed.epoch = made_of.epoch;
-        installed.rules = made_of.rules;
+        installed.rule = made_of.rule;
         installed.lookups = made_of.lookups;
         installed.learns = made_of.learns;
         if moved {
@@ -203,12 +241,12 @@ impl Registry {
 
     /// Flows that looked an address up.
     pub(super) fn lookers(&self, bridge: BridgeId, key: MacKey) -> impl Iterator<Item = FlowId> + '_ {
-        self.lookers.get(&(bridge, key)).into_iter().flatten().copied()
+        self.lookers.get(&(bridge, key)).into_iter().flat_map(Flows::iter)
     }
 
     /// Flows whose packets come from an address.
     pub(super) fn senders(&self, bridge: BridgeId, key: MacKey) -> impl Iterator<Item = FlowId> + '_ {
-        self.senders.get(&(bridge, key)).into_iter().flatten().copied()
+        self.senders.get(&(bridge, key)).into_iter().flat_map(Flows::iter)
     }
 
     /// All flows.
@@ -217,7 +255,7 @@ impl Registry {
     }
 
     fn forget_port_of(&mut self, installed: &Installed) {
-        let in_port = installed.flow.key.in_port;
+        let in_port = installed.flow.key().in_port;
         match self.of_port.get_mut(&in_port) {
             Some(flows) if *flows > 1 => *flows -= 1,
             _ => drop(self.of_port.remove(&in_port)),
@@ -226,10 +264,10 @@ impl Registry {
 
     fn link(&mut self, id: FlowId, installed: &Installed) {
         for address in looked_up(installed) {
-            self.lookers.entry(address).or_default().insert(id);
+            link_one(&mut self.lookers, address, id);
         }
         for learn in &installed.learns {
-            self.senders.entry((learn.bridge, learn.key)).or_default().insert(id);
+            link_one(&mut self.senders, (learn.bridge, learn.key), id);
         }
     }
 
@@ -247,11 +285,12 @@ fn looked_up(installed: &Installed) -> impl Iterator<Item = Address> + '_ {
     installed.bridge.into_iter().flat_map(|bridge| installed.lookups.iter().map(move |&key| (bridge, key)))
 }
 
-fn unlink_one(index: &mut HashMap<Address, HashSet<FlowId>>, address: &Address, id: FlowId) {
-    if let Some(flows) = index.get_mut(address) {
-        flows.remove(&id);
-        if flows.is_empty() {
-            index.remove(address);
-        }
+fn link_one(index: &mut SeededMap<Address, Flows>, address: Address, id: FlowId) {
+    index.entry(address).and_modify(|flows| flows.insert(id)).or_insert(Flows::One(id));
+}
+
+fn unlink_one(index: &mut SeededMap<Address, Flows>, address: &Address, id: FlowId) {
+    if index.get_mut(address).is_some_and(|flows| flows.remove(id)) {
+        index.remove(address);
     }
 }

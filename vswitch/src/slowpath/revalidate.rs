@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::engine::{Engine, Pass, bump};
 use super::registry::{FlowId, Installed};
 use crate::bridge::State;
-use crate::datapath::{FlowStats, Megaflow};
+use crate::datapath::Megaflow;
 use crate::translate::{Translation, translate_in};
 
 /// Megaflows looked at between two batches of upcalls.
@@ -119,7 +119,7 @@ impl Engine {
 
     fn end_pass(&mut self, pass: &Pass, now_ms: u64) {
         for mut gone in self.leaving.drain(..) {
-            gone.credit_rules();
+            gone.credit_rule();
         }
         // After the credits, which tell who is still there. A rule that goes takes an epoch, and so causes a pass.
         self.bridges.expire_rules(now_ms);
@@ -134,7 +134,7 @@ impl Engine {
     /// The work of a pass on one megaflow: credit, expiry, agreement.
     fn look_over(&mut self, id: FlowId, idle_ms: u64, now_ms: u64) {
         let Some(installed) = self.registry.get_mut(id) else { return };
-        let hit = installed.credit_rules();
+        let hit = installed.credit_rule();
         if now_ms.saturating_sub(installed.used_ms()) >= idle_ms {
             self.remove(id, |counters| &counters.idled);
             return;
@@ -154,7 +154,7 @@ impl Engine {
         // The id may have gone to another flow meanwhile; then it is that flow's luck.
         if let Some(installed) = self.registry.get_mut(id) {
             installed.dirty = false;
-            installed.credit_rules();
+            installed.credit_rule();
             self.translate_again(id);
         }
     }
@@ -167,7 +167,7 @@ impl Engine {
         if installed.epoch == state.epoch() {
             return true;
         }
-        let now_on = state.port(flowtable::key::PortNo(installed.flow.key.in_port));
+        let now_on = state.port(flowtable::key::PortNo(installed.flow.key().in_port));
         let same = match (installed.bridge, now_on) {
             (None, None) => true,
             (Some(then), Some((now, _))) => then == now.id && now.epoch <= installed.epoch,
@@ -184,10 +184,10 @@ impl Engine {
         bump(&self.counters.retranslated);
         let translation = {
             let state: &State = &self.bridges.read();
-            translate_in(state, &installed.flow.key)
+            translate_in(state, &installed.flow.key())
         };
         // Bits that now count but did not before are not known of the flow's packets: they must come up again.
-        if !translation.cacheable || !translation.mask.is_subset_of(&installed.flow.mask) {
+        if !translation.cacheable || !translation.mask.is_subset_of(&installed.flow.mask()) {
             self.remove(id, |counters| &counters.invalidated);
         } else if translation.same_fate(&installed.flow.actions, installed.flow.drop_reason) {
             self.registry.relink(id, translation);
@@ -199,13 +199,12 @@ impl Engine {
     /// Gives a megaflow other actions without a moment in which its packets miss.
     fn replace(&mut self, id: FlowId, translation: Translation) {
         let Some(old) = self.registry.get(id) else { return };
-        let flow = Arc::new(Megaflow {
-            key: old.flow.key,
-            mask: old.flow.mask,
-            actions: translation.actions.clone(),
-            drop_reason: translation.drop_reason,
-            stats: FlowStats::default(),
-        });
+        let flow = Arc::new(Megaflow::new(
+            &old.flow.key(),
+            &old.flow.mask(),
+            translation.actions.clone(),
+            translation.drop_reason,
+        ));
         let (worker, used_ms) = (old.worker, old.used_ms());
         let new = Installed::new(worker, flow.clone(), translation, used_ms);
         self.leaving.extend(self.registry.replace(id, new));

@@ -1,6 +1,7 @@
 //! The slow path by script: fake workers, a clock the test moves, no threads but in `threaded`.
 
 mod conformance;
+mod storm;
 mod threaded;
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -37,6 +38,12 @@ impl FlowSink for FakeWorker {
 
     fn install(&self, flow: Arc<Megaflow>) {
         self.told.lock().unwrap().push(Told::Install(flow));
+    }
+
+    fn install_for(&self, flow: Arc<Megaflow>, packet: OwnedPacket, in_port: PortNo) {
+        let (actions, drop_reason) = (flow.actions.clone(), flow.drop_reason);
+        self.install(flow);
+        self.execute(packet, in_port, actions, drop_reason);
     }
 
     fn remove(&self, flow: &Arc<Megaflow>) {
@@ -136,7 +143,7 @@ impl Lab {
 
     /// The installed flow for packets like `key`.
     fn flow(&self, key: &FlowKey) -> Option<Arc<Megaflow>> {
-        self.flows().into_iter().find(|flow| flow.mask.matches(key, &flow.key))
+        self.flows().into_iter().find(|flow| flow.mask().matches(key, &flow.key()))
     }
 
     fn hit(&self, key: &FlowKey) {
@@ -186,7 +193,7 @@ fn a_flow_is_installed_before_its_packet_is_executed() {
     let [Told::Install(flow), Told::Execute(PortNo(1), actions)] = &told[..] else { panic!("{told:?}") };
     assert_eq!(outputs(actions), [2, 3]);
     assert_eq!(flow.actions, *actions);
-    assert!(flow.mask.matches(&frame(1, 1, 2), &flow.key));
+    assert!(flow.mask().matches(&frame(1, 1, 2), &flow.key()));
     assert_eq!(lab.fdb(), [(1, 1)]);
 }
 
@@ -329,7 +336,7 @@ fn idle_flows_go_and_used_ones_stay() {
     assert!(lab.flow(&frame(1, 1, 2)).is_some());
     assert!(lab.flow(&frame(2, 5, 6)).is_none());
     assert_eq!((lab.stats().idled, lab.stats().flows), (1, 1));
-    assert!(lab.told().iter().any(|told| matches!(told, Told::Remove(flow) if flow.key.in_port == 2)));
+    assert!(lab.told().iter().any(|told| matches!(told, Told::Remove(flow) if flow.key().in_port == 2)));
 }
 
 #[test]
@@ -397,6 +404,23 @@ fn beyond_the_limit_packets_go_on_without_a_flow() {
     lab.wait(500);
     lab.settle();
     assert_eq!(lab.stats().flows, 0, "crowded: idle flows go sooner");
+}
+
+#[test]
+fn limits_change_while_it_runs() {
+    let mut lab = Lab::with(Limits { flows: 5, ..LIMITS });
+    let flood: Vec<_> = (10..20).map(|host| frame(1, host, 1)).collect();
+    lab.miss(&flood);
+    assert_eq!((lab.stats().flows, lab.stats().limit_hits), (4, 6));
+    lab.engine.set_limits(Limits { idle_ms: 2000, pass_ms: 100, ..LIMITS });
+    lab.miss(&flood);
+    assert_eq!(lab.stats().flows, 10);
+    lab.wait(1900);
+    lab.settle();
+    assert_eq!(lab.stats().flows, 10);
+    lab.wait(200);
+    lab.settle();
+    assert_eq!(lab.stats().flows, 0, "idle for 2 s, seen by a pass 100 ms later");
 }
 
 #[test]

@@ -10,6 +10,8 @@ use super::engine::{Engine, Limits};
 use super::handle::{Request, SlowPathHandle};
 use super::sinks::SinkList;
 use crate::bridge::Bridges;
+#[cfg(test)]
+use crate::datapath::Upcall;
 use crate::datapath::UpcallReceiver;
 
 /// Starts the slow path.
@@ -37,33 +39,59 @@ impl SlowPath {
         let engine = Engine::new(bridges, sinks, limits);
         let counters = engine.counters.clone();
         let thread =
-            thread::Builder::new().name("slowpath".into()).spawn(move || run(engine, &upcalls, &receiver))?;
+            thread::Builder::new().name("slowpath".into()).spawn(move || run(engine, upcalls, &receiver))?;
         Ok(SlowPathHandle { requests, waker, counters, thread: Mutex::new(Some(thread)) })
+    }
+}
+
+/// A slow path without a thread, for tests: whoever holds it says when it looks at the queue.
+#[cfg(test)]
+pub(super) struct Stepped {
+    engine: Engine,
+    upcalls: UpcallReceiver,
+    batch: Vec<Upcall>,
+}
+
+#[cfg(test)]
+impl Stepped {
+    /// One on the clock of `bridges`.
+    pub(super) fn new(
+        bridges: Arc<Bridges>,
+        upcalls: UpcallReceiver,
+        sinks: SinkList,
+        limits: Limits,
+    ) -> Stepped {
+        Stepped { engine: Engine::new(bridges, sinks, limits), upcalls, batch: Vec::new() }
+    }
+
+    /// Decides about what waits, up to one batch, and does a slice of the other work.
+    pub(super) fn round(&mut self) {
+        self.upcalls.receive(&mut self.batch, Duration::ZERO);
+        self.engine.handle(&mut self.batch);
+        self.engine.revalidate_some();
     }
 }
 
 /// Somebody who waits for a pass.
 struct Waiter {
     ticket: u64,
-    /// Upcalls that waited before the request and have not been decided yet. A port's number may be given to another port
+    /// Of [`UpcallReceiver::ticket`]: upcalls that waited before the request. A port's number may be given to another port
     /// when the answer comes, so no packet of the old one may be left.
-    undecided: usize,
+    upcalls: u64,
     reply: Sender<()>,
 }
 
-fn run(mut engine: Engine, upcalls: &UpcallReceiver, requests: &Receiver<Request>) {
+fn run(mut engine: Engine, mut upcalls: UpcallReceiver, requests: &Receiver<Request>) {
     let mut batch = Vec::new();
     let mut waiters: Vec<Waiter> = Vec::new();
     let mut busy = false;
-    while answer_requests(&mut engine, upcalls, requests, &mut waiters) {
+    while answer_requests(&mut engine, &upcalls, requests, &mut waiters) {
         let timeout = if busy || !waiters.is_empty() { Duration::ZERO } else { engine.idle_for() };
         upcalls.receive(&mut batch, timeout);
-        for waiter in &mut waiters {
-            waiter.undecided = waiter.undecided.saturating_sub(batch.len());
-        }
         engine.handle(&mut batch);
         busy = engine.revalidate_some();
-        let answered = |waiter: &mut Waiter| waiter.undecided == 0 && engine.has_passed(waiter.ticket);
+        let answered =
+            |waiter: &mut Waiter| upcalls.has_served(waiter.upcalls) && engine.has_passed(waiter.ticket);
         for waiter in waiters.extract_if(.., answered) {
             answer(&waiter.reply, ());
         }
@@ -80,7 +108,7 @@ fn answer_requests(
     loop {
         match requests.try_recv() {
             Ok(Request::Revalidate(reply)) => {
-                waiters.push(Waiter { ticket: engine.ask_for_pass(), undecided: upcalls.waiting(), reply });
+                waiters.push(Waiter { ticket: engine.ask_for_pass(), upcalls: upcalls.ticket(), reply });
             }
             Ok(Request::Flush(reply)) => {
                 engine.flush();
@@ -91,6 +119,7 @@ fn answer_requests(
                 engine.forget_worker(worker);
                 answer(&reply, ());
             }
+            Ok(Request::SetLimits(limits)) => engine.set_limits(limits),
             Ok(Request::Stop) | Err(TryRecvError::Disconnected) => return false,
             Err(TryRecvError::Empty) => return true,
         }

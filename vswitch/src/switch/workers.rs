@@ -7,6 +7,7 @@ use pmd::sys;
 use super::{Inner, Switch, SwitchError};
 use crate::datapath::worker::WorkerConfig;
 use crate::datapath::{self, Command, IdlePolicy, WorkerHandle};
+use crate::slowpath::Limits;
 
 /// A worker thread.
 pub(super) struct WorkerEntry {
@@ -54,6 +55,11 @@ impl Switch {
                 worker.handle.send(Command::SetIdle(idle));
             }
         }
+    }
+
+    /// Changes how many megaflows there may be and how long they stay.
+    pub fn set_limits(&self, limits: Limits) {
+        self.slow.set_limits(limits);
     }
 
     fn start_worker(&self, inner: &mut Inner, core: u32) -> Result<(), SwitchError> {

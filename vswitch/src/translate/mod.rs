@@ -44,8 +44,8 @@ pub struct Translation {
     pub bridge: Option<BridgeId>,
     /// State of the bridges this was computed from: [`Bridges::epoch`] at that moment.
     pub epoch: u64,
-    /// Rules whose counters the packets count for.
-    pub rules: Vec<Arc<Rule>>,
+    /// Rule whose counters the packets count for; there is one table, so there is one at most.
+    pub rule: Option<Arc<Rule>>,
     /// Senders to learn.
     pub learns: Vec<Learn>,
     /// Addresses that were looked up on `bridge`; a change of one can change the actions.
@@ -75,7 +75,7 @@ pub(crate) fn translate_in(state: &State, key: &FlowKey) -> Translation {
             drop_reason: DropReason::UpcallNoBridge,
             bridge: None,
             epoch: state.epoch(),
-            rules: Vec::new(),
+            rule: None,
             learns: Vec::new(),
             lookups: Vec::new(),
             // The port is on its way out, and its number may go to another, whose packets must find no flow of this one.

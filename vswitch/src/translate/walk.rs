@@ -27,7 +27,7 @@ pub(super) struct Walk<'a> {
     pub(super) drop_reason: DropReason,
     pub(super) learns: Vec<Learn>,
     pub(super) lookups: Vec<MacKey>,
-    rules: Vec<Arc<Rule>>,
+    rule: Option<Arc<Rule>>,
 }
 
 /// Whether the walk goes on.
@@ -50,7 +50,7 @@ impl<'a> Walk<'a> {
             drop_reason: DropReason::NoOutput,
             learns: Vec::new(),
             lookups: Vec::new(),
-            rules: Vec::new(),
+            rule: None,
         }
     }
 
@@ -61,7 +61,7 @@ impl<'a> Walk<'a> {
         rule_key.in_port = u32::from(self.in_port.ofport);
         let bridge = self.bridge;
         let Some(rule) = bridge.rules.lookup(&rule_key, &mut self.mask) else { return };
-        self.rules.push(rule.clone());
+        self.rule = Some(rule.clone());
         for action in &rule.actions {
             if self.step(action) == Step::Stop {
                 break;
@@ -82,7 +82,7 @@ impl<'a> Walk<'a> {
             drop_reason: self.drop_reason,
             bridge: Some(self.bridge.id),
             epoch,
-            rules: self.rules,
+            rule: self.rule,
             learns: self.learns,
             lookups: self.lookups,
             cacheable: true,

@@ -18,7 +18,7 @@ use pmd::port::{DropCounters, DropReason, LinkState, Port};
 use tests::failure::{During as _, Failure, Result};
 use vhost_port::{Mode, VhostConfig, VhostPort};
 use vswitch::datapath::worker::{Stepped, WorkerConfig};
-use vswitch::datapath::{Command, FlowStats, IdlePolicy, Megaflow, RxAssignment, WorkerHandle, upcall_queue};
+use vswitch::datapath::{Command, IdlePolicy, Megaflow, RxAssignment, WorkerHandle, upcall_queue};
 
 use crate::guest::Guest;
 
@@ -298,13 +298,12 @@ fn install(handle: &WorkerHandle, worker: &mut Stepped, flows: Flows) {
     for number in 0..count {
         let (frame, mut key) = (frame(64, number), FlowKey::default());
         extract(&frame, frame.len(), PortNo(1), &mut key);
-        handle.send(Command::Install(Arc::new(Megaflow {
-            key: mask.apply(&key),
-            mask,
-            actions: ActionList::new(vec![Action::Output(PortNo(2))]),
-            drop_reason: DropReason::Action,
-            stats: FlowStats::default(),
-        })));
+        handle.send(Command::Install(Arc::new(Megaflow::new(
+            &key,
+            &mask,
+            ActionList::new(vec![Action::Output(PortNo(2))]),
+            DropReason::Action,
+        ))));
         // The queue of commands is shorter than some lists of flows.
         if number % COMMANDS == 0 {
             go_round(worker);

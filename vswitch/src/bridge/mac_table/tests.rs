@@ -1,5 +1,7 @@
 //! Learning, ageing and limits, and a naive model.
 
+use std::collections::HashMap;
+
 use proptest::prelude::*;
 
 use super::*;

@@ -39,9 +39,7 @@ impl Steps {
         mask.fields.eth_dst[5] = 0xff;
         let mut key = FlowKey { in_port: 1, ..FlowKey::default() };
         (key.eth_type, key.eth_dst[5]) = (0x88b5.into(), host);
-        let (actions, stats) = (ActionList::new(actions), FlowStats::default());
-        let drop_reason = DropReason::Action;
-        let flow = Arc::new(Megaflow { key: mask.apply(&key), mask, actions, drop_reason, stats });
+        let flow = Arc::new(Megaflow::new(&key, &mask, ActionList::new(actions), DropReason::Action));
         self.handle.send(Command::Install(flow.clone()));
         flow
     }
@@ -161,13 +159,8 @@ fn flags_are_seen_and_tags_changed_where_megaflows_look_at_ports_only() {
         Action::set(SetField::exact(Field::IpTtl, 9)),
         output(2),
     ];
-    let flow = Arc::new(Megaflow {
-        key,
-        mask: FlowMask::EXACT_BASE,
-        actions: ActionList::new(actions),
-        drop_reason: DropReason::Action,
-        stats: FlowStats::default(),
-    });
+    let actions = ActionList::new(actions);
+    let flow = Arc::new(Megaflow::new(&key, &FlowMask::EXACT_BASE, actions, DropReason::Action));
     steps.handle.send(Command::Install(flow.clone()));
     steps.worker.round();
     let mut tagged = segment(3, 0x20);

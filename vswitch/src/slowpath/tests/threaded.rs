@@ -15,6 +15,12 @@ impl FlowSink for Reporter {
 
     fn install(&self, _flow: Arc<Megaflow>) {}
 
+    fn install_for(&self, flow: Arc<Megaflow>, packet: OwnedPacket, in_port: PortNo) {
+        let (actions, drop_reason) = (flow.actions.clone(), flow.drop_reason);
+        self.install(flow);
+        self.execute(packet, in_port, actions, drop_reason);
+    }
+
     fn remove(&self, _flow: &Arc<Megaflow>) {}
 
     fn execute(

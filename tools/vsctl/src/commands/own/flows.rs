@@ -70,7 +70,42 @@ pub(super) fn add_file(args: &AddFile, db: &mut dyn Database) -> Result<String, 
         path => std::fs::read_to_string(path).map(|text| content = text),
     };
     read.map_err(|why| failed!("cannot read rules from {}: {why}", args.file))?;
-    db.call("vs.flow.add", json!([args.bridge, rules(&content)])).map(|_| String::new())
+    let rules = rules(&content);
+    let parts = parts(&rules);
+    // A message is all or none by itself. Of several, the last could fail when the first is in, so all are checked first.
+    if parts.len() > 1 {
+        for part in &parts {
+            db.call("vs.flow.check", json!([args.bridge, part]))?;
+        }
+    }
+    let mut added = 0;
+    for part in &parts {
+        db.call("vs.flow.add", json!([args.bridge, part])).map_err(|why| match added {
+            0 => why,
+            _ => failed!("{why}; {added} of {} rules were added before", rules.len()),
+        })?;
+        added += part.len();
+    }
+    Ok(String::new())
+}
+
+/// Most rules in one message, and most bytes of them. The switch takes messages of 16 MiB and a million values.
+const PART_RULES: usize = 50_000;
+const PART_BYTES: usize = 7 << 20;
+
+/// Rules as they go into messages: at least one part, so that a bridge that is not there is noticed.
+fn parts<'a>(rules: &'a [&'a str]) -> Vec<&'a [&'a str]> {
+    let mut parts = Vec::new();
+    let (mut start, mut bytes) = (0, 0);
+    for (at, rule) in rules.iter().enumerate() {
+        if at != start && (at - start == PART_RULES || bytes + rule.len() > PART_BYTES) {
+            parts.push(&rules[start..at]);
+            (start, bytes) = (at, 0);
+        }
+        bytes += rule.len();
+    }
+    parts.push(&rules[start..]);
+    parts
 }
 
 /// The rules of a file: lines without comments and blank lines.
@@ -173,6 +208,35 @@ mod tests {
                 .to_string()
                 .contains("/nonexistent/rules")
         );
+    }
+
+    #[test]
+    fn a_large_file_is_checked_whole_and_then_sent_in_parts() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("rules");
+        let lines: Vec<String> = (0..=PART_RULES).map(|n| format!("reg0={n},actions=drop")).collect();
+        std::fs::write(&path, lines.join("\n")).unwrap();
+        let (first, second) = (json!(["br0", lines[..PART_RULES]]), json!(["br0", lines[PART_RULES..]]));
+        let mut script = Script::new([
+            ("vs.flow.check", first.clone(), json!({})),
+            ("vs.flow.check", second.clone(), json!({})),
+            ("vs.flow.add", first, json!({})),
+            ("vs.flow.add", second, json!({})),
+        ]);
+        own(&mut script, &format!("add-flows br0 {}", path.display())).unwrap();
+        script.finished();
+    }
+
+    #[test]
+    fn parts_keep_order_and_bounds() {
+        assert_eq!(parts(&[]), [&[] as &[&str]]);
+        let long = "x".repeat(PART_BYTES / 2);
+        let all = [long.as_str(), &long, "short", &long, "end"];
+        let cut = parts(&all);
+        assert_eq!(cut.iter().map(|part| part.len()).collect::<Vec<_>>(), [2, 3]);
+        assert_eq!(cut.concat(), all);
+        let longer = "x".repeat(PART_BYTES + 1);
+        assert_eq!(parts(&[longer.as_str(), "short"]).len(), 2);
     }
 
     #[test]
