@@ -6,7 +6,7 @@
 use zerocopy::big_endian::{U16, U32};
 
 use super::hash::{finish, mix, salt};
-use super::{FlowKey, FlowMask};
+use super::{FlowKey, FlowMask, KEY_WORDS};
 
 /// A key of all wildcards in `const` form.
 const WILDCARDS: FlowKey = FlowKey {
@@ -139,6 +139,26 @@ impl FlowMask {
     }
 }
 
+/// Index of a key word, as a type with no other values: so the compiler knows the range and checks no index.
+#[derive(Clone, Copy, Debug)]
+#[repr(usize)]
+#[rustfmt::skip]
+enum WordIndex {
+    W00, W01, W02, W03, W04, W05, W06, W07, W08, W09, W10, W11,
+    W12, W13, W14, W15, W16, W17, W18, W19, W20, W21, W22, W23,
+}
+
+impl WordIndex {
+    #[rustfmt::skip]
+    const ALL: [WordIndex; KEY_WORDS] = {
+        use WordIndex::*;
+        [
+            W00, W01, W02, W03, W04, W05, W06, W07, W08, W09, W10, W11,
+            W12, W13, W14, W15, W16, W17, W18, W19, W20, W21, W22, W23,
+        ]
+    };
+}
+
 /// A mask as the list of the words it touches: what a subtable hashes and compares.
 ///
 /// The number of words is a constant, so that what is done word by word is unrolled and kept in registers. A mask that
@@ -146,7 +166,7 @@ impl FlowMask {
 #[derive(Clone, Copy, Debug)]
 pub struct SparseMask<const N: usize> {
     /// Indexes into the key's words.
-    index: [usize; N],
+    index: [WordIndex; N],
     /// Bits of those words that count.
     mask: [u64; N],
     /// What the hash mixes them with.
@@ -159,14 +179,14 @@ impl<const N: usize> SparseMask<N> {
     /// The words of `mask`, and the salts of the hash from a `seed`. `None` if the mask touches more than `N` words.
     pub fn new(mask: &FlowMask, seed: u64) -> Option<SparseMask<N>> {
         let mut sparse = SparseMask {
-            index: [0; N],
+            index: [WordIndex::W00; N],
             mask: [0; N],
             salt: core::array::from_fn(|i| salt(seed, i)),
             tail: salt(seed, N),
         };
         let mut touched = mask.touched_words();
         for ((index, bits), word) in sparse.index.iter_mut().zip(&mut sparse.mask).zip(&mut touched) {
-            (*index, *bits) = (word, mask.words()[word]);
+            (*index, *bits) = (WordIndex::ALL[word], mask.words()[word]);
         }
         touched.next().is_none().then_some(sparse)
     }
@@ -175,7 +195,7 @@ impl<const N: usize> SparseMask<N> {
     #[inline(always)]
     pub fn masked(&self, key: &FlowKey) -> [u64; N] {
         let words = key.words();
-        core::array::from_fn(|i| words[self.index[i]] & self.mask[i])
+        core::array::from_fn(|i| words[self.index[i] as usize] & self.mask[i])
     }
 
     /// Hash of what [`SparseMask::masked`] gives. Who does not know the seed cannot make keys that collide.
@@ -202,7 +222,7 @@ impl<const N: usize> SparseMask<N> {
     pub fn expand(&self, masked: &[u64; N]) -> FlowKey {
         let mut key = WILDCARDS;
         for (index, value) in self.index.iter().zip(masked) {
-            key.words_mut()[*index] |= value;
+            key.words_mut()[*index as usize] |= value;
         }
         key
     }
@@ -213,7 +233,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::key::KEY_WORDS;
 
     fn key() -> impl Strategy<Value = FlowKey> {
         // Few distinct bytes, so that keys often agree in some words.

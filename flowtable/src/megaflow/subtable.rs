@@ -16,6 +16,7 @@
 //! never memory.
 
 use core::cell::Cell;
+use core::num::NonZeroU32;
 
 use super::bucket::{Bucket, WAYS};
 use super::tuples::Place;
@@ -57,8 +58,8 @@ pub(super) trait Subtable<V> {
 
 /// Where a burst lookup writes what it finds, by packet.
 pub(super) struct Found<'o, 't, V> {
-    pub(super) values: &'o mut [Option<&'t V>],
-    pub(super) places: &'o mut [Place],
+    pub(super) values: &'o mut [Option<&'t V>; BURST],
+    pub(super) places: &'o mut [Place; BURST],
     /// The number of the subtable asked, for the places.
     pub(super) number: u16,
 }
@@ -100,6 +101,14 @@ struct Entry<const N: usize, V> {
     value: V,
 }
 
+impl<const N: usize, V> Entry<N, V> {
+    /// Whether the entry has that masked key. In line, where `==` of arrays is a call.
+    #[inline(always)]
+    fn has(&self, masked: &[u64; N]) -> bool {
+        self.key.iter().zip(masked).fold(0, |differ, (have, want)| differ | (have ^ want)) == 0
+    }
+}
+
 /// A subtable of `N` words.
 struct Words<const N: usize, V> {
     mask: SparseMask<N>,
@@ -137,7 +146,7 @@ impl<const N: usize, V> Subtable<V> for Words<N, V> {
 
     fn get_at(&self, slot: u32, key: &FlowKey) -> Option<&V> {
         let entry = self.entries.get(slot as usize)?;
-        (entry.key == self.mask.masked(key)).then_some(&entry.value)
+        entry.has(&self.mask.masked(key)).then_some(&entry.value)
     }
 
     /// In three passes over the burst, so that the cache misses of its packets overlap: hashes, and the buckets are
@@ -149,14 +158,17 @@ impl<const N: usize, V> Subtable<V> for Words<N, V> {
         }
         let mut masked = [[0; N]; BURST];
         let mut hashes = [0; BURST];
+        let mut buckets = [self.first_bucket(0); BURST];
         for i in bits(wanted) {
-            masked[i] = self.mask.masked(&keys[i]);
-            hashes[i] = self.mask.hash(&masked[i]);
-            prefetch(self.first_bucket(hashes[i]));
+            let Some(key) = keys.get(i) else { break };
+            masked[i] = self.mask.masked(key);
+            let hash = self.mask.hash(&masked[i]);
+            (hashes[i], buckets[i]) = (hash, self.first_bucket(hash));
+            prefetch(buckets[i]);
         }
         let (mut likely, mut ways) = (0, [0; BURST]);
         for i in bits(wanted) {
-            let bucket = self.first_bucket(hashes[i]);
+            let bucket = buckets[i];
             ways[i] = bucket.ways_with(Bucket::tag(hashes[i]));
             likely |= u32::from((ways[i] | u32::from(bucket.overflow)) != 0) << i;
             // Whatever stands in a way is a slot, so of a packet that is not here some entry is asked for in vain.
@@ -166,10 +178,14 @@ impl<const N: usize, V> Subtable<V> for Words<N, V> {
         }
         let mut hits = 0;
         for i in bits(likely) {
-            let bucket = self.first_bucket(hashes[i]);
-            let here = bucket.slots_of(ways[i]).find(|slot| self.entries[*slot].key == masked[i]);
-            if let Some(slot) = here.or_else(|| self.find_further(&masked[i], hashes[i])) {
-                found.put(i, &self.entries[slot].value, slot);
+            let here = buckets[i].slots_of(ways[i]).find_map(|slot| self.entry_of(slot, &masked[i]));
+            let here = if here.is_none() && buckets[i].overflow != 0 {
+                self.find_on_path(&masked[i], hashes[i]).map(|slot| (slot, &self.entries[slot]))
+            } else {
+                here
+            };
+            if let Some((slot, entry)) = here {
+                found.put(i, &entry.value, slot);
                 hits |= 1 << i;
             }
         }
@@ -248,7 +264,16 @@ impl<const N: usize, V> Words<N, V> {
 
     #[inline(always)]
     fn find_in(&self, bucket: &Bucket, masked: &[u64; N], hash: u32) -> Option<usize> {
-        bucket.candidates(Bucket::tag(hash)).find(|slot| self.entries[*slot].key == *masked)
+        bucket
+            .candidates(Bucket::tag(hash))
+            .find_map(|slot| self.entry_of(slot, masked))
+            .map(|(slot, _)| slot)
+    }
+
+    /// The entry in a slot and the slot, if it has that masked key.
+    #[inline(always)]
+    fn entry_of(&self, slot: usize, masked: &[u64; N]) -> Option<(usize, &Entry<N, V>)> {
+        self.entries.get(slot).filter(|entry| entry.has(masked)).map(|entry| (slot, entry))
     }
 
     /// Indexes of the buckets in the order a search visits them, each once.
@@ -323,10 +348,8 @@ impl<const N: usize, V> Words<N, V> {
 #[inline(always)]
 pub(super) fn bits(mut bitmap: u32) -> impl Iterator<Item = usize> {
     core::iter::from_fn(move || {
-        if bitmap == 0 {
-            return None;
-        }
-        let bit = bitmap.trailing_zeros() as usize;
+        // Of a number that is not zero the compiler knows that this is below 32, and checks no index.
+        let bit = NonZeroU32::new(bitmap)?.trailing_zeros() as usize;
         bitmap &= bitmap - 1;
         Some(bit)
     })

@@ -204,16 +204,16 @@ impl<'t, V: Send + 'static> PortFlows<'t, V> {
 
     /// Looks up those of the first 32 `keys` whose bit is set in `wanted`; writes each value found to the same
     /// place in `values` and, when it has one, its place to `places`; returns the bitmap of hits. Other elements stay as they
-    /// are, and bits beyond the shorter of the two slices count as not set.
+    /// are, and bits beyond the end of `keys` count as not set.
     #[inline]
     pub fn lookup_burst(
         &self,
         keys: &[FlowKey],
         wanted: u32,
-        values: &mut [Option<&'t V>],
+        values: &mut [Option<&'t V>; BURST],
         places: &mut [Place; BURST],
     ) -> u32 {
-        let count = keys.len().min(values.len()).min(BURST);
+        let count = keys.len().min(BURST);
         let wanted = wanted & ((1u64 << count) - 1) as u32;
         let mut hits = self.own.map_or(0, |own| own.lookup_burst(keys, wanted, values, places));
         if self.any.masks() != 0 && hits != wanted {

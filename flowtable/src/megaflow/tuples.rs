@@ -105,7 +105,7 @@ impl<V: Send + 'static> Tuples<V> {
         &'t self,
         keys: &[FlowKey],
         wanted: u32,
-        values: &mut [Option<&'t V>],
+        values: &mut [Option<&'t V>; BURST],
         places: &mut [Place; BURST],
     ) -> u32 {
         let mut left = wanted;

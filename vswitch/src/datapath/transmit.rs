@@ -20,10 +20,20 @@ static SLOTS: [SlotId; BURST + CLONES] = {
 
 struct TxPort {
     queue: Box<dyn TxQueue>,
-    staged: Vec<SlotId>,
+    /// What waits, the first `count`.
+    staged: [SlotId; BURST + CLONES],
+    count: usize,
     /// The port is in the list of those to notify.
     owing: bool,
     drops: Arc<DropCounters>,
+}
+
+impl TxPort {
+    #[inline]
+    fn send(&mut self, batch: &Batch<'_>) {
+        self.queue.tx_burst(batch, self.staged.get(..self.count).unwrap_or_default());
+        self.count = 0;
+    }
 }
 
 /// The transmit queues of one worker, by port number.
@@ -42,8 +52,8 @@ impl Transmit {
         if self.ports.len() <= port.index() {
             self.ports.resize_with(port.index() + 1, || None);
         }
-        let staged = Vec::with_capacity(BURST + CLONES);
-        self.ports[port.index()] = Some(Box::new(TxPort { queue, staged, owing: false, drops }));
+        let staged = [0; BURST + CLONES];
+        self.ports[port.index()] = Some(Box::new(TxPort { queue, staged, count: 0, owing: false, drops }));
         self.pending.reserve(self.ports.len());
         self.owing.reserve(2 * self.ports.len());
     }
@@ -65,19 +75,20 @@ impl Transmit {
     #[inline]
     pub(super) fn stage_train(&mut self, batch: &Batch<'_>, port: PortNo, train: Range<SlotId>) -> bool {
         let Some(Some(tx)) = self.ports.get_mut(port.index()) else { return false };
-        if tx.staged.is_empty() {
+        if tx.count == 0 {
             self.pending.push(port);
-        } else if tx.staged.len() + train.len() > BURST + CLONES {
-            tx.queue.tx_burst(batch, &tx.staged);
-            tx.staged.clear();
         }
-        if train.len() == 1 {
-            tx.staged.push(train.start);
-            return true;
-        }
-        // A few wide moves instead of a loop that counts.
         let slots = SLOTS.get(usize::from(train.start)..usize::from(train.end)).unwrap_or_default();
-        tx.staged.extend_from_slice(slots);
+        if tx.count + slots.len() > tx.staged.len() {
+            tx.send(batch);
+        }
+        if let ([slot], Some(place)) = (slots, tx.staged.get_mut(tx.count)) {
+            *place = *slot;
+        } else if let Some(places) = tx.staged.get_mut(tx.count..tx.count + slots.len()) {
+            // A few wide moves instead of a loop that counts.
+            places.copy_from_slice(slots);
+        }
+        tx.count += slots.len();
         true
     }
 
@@ -86,8 +97,7 @@ impl Transmit {
     pub(super) fn flush(&mut self, batch: &Batch<'_>) {
         for port in self.pending.drain(..) {
             if let Some(Some(tx)) = self.ports.get_mut(port.index()) {
-                tx.queue.tx_burst(batch, &tx.staged);
-                tx.staged.clear();
+                tx.send(batch);
                 if !std::mem::replace(&mut tx.owing, true) {
                     self.owing.push(port);
                 }

@@ -134,6 +134,12 @@ impl UpcallSender {
             && !self.shared.queue.is_full()
     }
 
+    /// Whether packets wait for the slow path.
+    #[inline]
+    pub fn waiting(&self) -> bool {
+        self.shared.total.0.load(Ordering::Relaxed) != 0
+    }
+
     /// Queues an upcall. False when there is no room: the packet is gone, and the worker counts it.
     pub fn send(&self, upcall: Upcall) -> bool {
         let (in_port, chunks) = (upcall.key.in_port, upcall.chunks());

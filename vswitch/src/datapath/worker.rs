@@ -214,6 +214,10 @@ impl Worker {
             self.sleep();
             ticks.last_packet = sys::clock::cycles();
         }
+        if self.engine.upcalls.waiting() {
+            // Where there are not more CPUs than workers, the slow path may be waiting for this one.
+            thread::yield_now();
+        }
         std::hint::spin_loop();
         true
     }

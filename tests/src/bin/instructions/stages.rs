@@ -38,14 +38,14 @@ pub(crate) const STAGES: [Stage; 12] = [
     ("signature-hit", signature_hit),
     ("megaflow-hit", megaflow_hit),
     ("ring-enqueue", ring_enqueue),
-    ("path-1-flow", |folder| path(folder, 64, Flows::OfPort, |_| 0)),
+    ("path-1-flow", |folder| path(folder, 64, Flows::Port, |_| 0)),
     // Each with a megaflow of its own, no two packets that follow each other of the same.
-    ("path-64-flows", |folder| path(folder, 64, Flows::OfConnections(64), |i| i % 64)),
-    ("path-100k-flows", |folder| path(folder, 64, Flows::OfConnections(100_000), |i| i * 7_919 % 100_000)),
+    ("path-64-flows", |folder| path(folder, 64, Flows::Connections(64), |i| i % 64)),
+    ("path-100k-flows", |folder| path(folder, 64, Flows::Connections(100_000), |i| i * 7_919 % 100_000)),
     // Every packet of another connection, all of one megaflow.
-    ("path-new-flows", |folder| path(folder, 64, Flows::OfPort, |i| i)),
-    ("path-learning", |folder| path(folder, 64, Flows::OfMacs, |i| i)),
-    ("path-1-flow-1518", |folder| path(folder, 1518, Flows::OfPort, |_| 0)),
+    ("path-new-flows", |folder| path(folder, 64, Flows::Port, |i| i)),
+    ("path-learning", |folder| path(folder, 64, Flows::Macs, |i| i)),
+    ("path-1-flow-1518", |folder| path(folder, 1518, Flows::Port, |_| 0)),
 ];
 
 /// Callgrind counts what happens in here; `main.rs` names this function to it.
@@ -267,11 +267,11 @@ impl Path2 {
 #[derive(Clone, Copy)]
 enum Flows {
     /// One for all IPv4 that comes in by the port.
-    OfPort,
+    Port,
     /// One for all IPv4 between the two MACs that come in by the port, as a learning bridge makes it.
-    OfMacs,
+    Macs,
     /// One for each of so many connections.
-    OfConnections(u32),
+    Connections(u32),
 }
 
 /// Commands sent before the worker goes round for them, 64 a time: fewer than its queue holds.
@@ -286,13 +286,13 @@ fn go_round(worker: &mut Stepped) {
 
 fn install(handle: &WorkerHandle, worker: &mut Stepped, flows: Flows) {
     let (count, mut mask) = match flows {
-        Flows::OfPort => (1, FlowMask::EXACT_BASE),
-        Flows::OfMacs => {
+        Flows::Port => (1, FlowMask::EXACT_BASE),
+        Flows::Macs => {
             let mut mask = link_mask();
             mask.union(&FlowMask::EXACT_VLANS);
             (1, mask)
         }
-        Flows::OfConnections(count) => (count, FlowMask::EXACT_FIVE_TUPLE),
+        Flows::Connections(count) => (count, FlowMask::EXACT_FIVE_TUPLE),
     };
     mask.union(&FlowMask::EXACT_BASE);
     for number in 0..count {
