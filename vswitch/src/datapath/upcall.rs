@@ -45,7 +45,7 @@ pub const BATCH: usize = 256;
 const BUSY: usize = 16;
 
 /// How long the slow path then waits before it looks again, without asking to be woken. On a core that it shares, each
-/// waking costs two context switches; so they are paid per some tens of packets and not per burst. The kernel makes it 100 µs.
+/// waking costs two context switches; so they are paid per some tens of packets and not per burst. The kernel adds its timer slack.
 const GATHER: Duration = Duration::from_micros(50);
 
 /// Ports with a share and a line of their own; higher numbers share by their low bits.

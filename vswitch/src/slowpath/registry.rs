@@ -4,7 +4,7 @@
 //! was learned from. All O(1) per flow. About 1 KiB per flow with its megaflow.
 
 use std::collections::HashSet;
-use std::hash::{Hash, Hasher};
+use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use flowtable::rules::Rule;
@@ -73,22 +73,22 @@ impl Installed {
     }
 }
 
-/// What a flow is found by: worker, key and mask.
+/// What a flow is found by: worker, key and mask. With its hash, so that a table that grows need not look at every flow again.
 struct FlowName {
+    hash: u64,
     worker: u16,
     flow: Arc<Megaflow>,
 }
 
 impl Hash for FlowName {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.worker.hash(state);
-        self.flow.key_words().hash(state);
+        state.write_u64(self.hash);
     }
 }
 
 impl PartialEq for FlowName {
     fn eq(&self, other: &FlowName) -> bool {
-        self.worker == other.worker && self.flow.same_match(&other.flow)
+        self.hash == other.hash && self.worker == other.worker && self.flow.same_match(&other.flow)
     }
 }
 
@@ -140,6 +140,8 @@ pub(super) struct Registry {
     slots: Vec<Option<Installed>>,
     free: Vec<FlowId>,
     names: SeededMap<FlowName, FlowId>,
+    /// For the hashes in names.
+    seed: SeededState,
     lookers: SeededMap<Address, Flows>,
     senders: SeededMap<Address, Flows>,
     /// Flows by port of arrival.
@@ -170,15 +172,21 @@ impl Registry {
         self.slots.get_mut(id as usize)?.as_mut()
     }
 
+    fn name(&self, worker: u16, flow: &Arc<Megaflow>) -> FlowName {
+        let hash = self.seed.hash_one((worker, flow.key_words()));
+        FlowName { hash, worker, flow: flow.clone() }
+    }
+
     /// The flow with the key and mask of `flow` on a worker.
     pub(super) fn find(&self, worker: u16, flow: &Arc<Megaflow>) -> Option<FlowId> {
-        self.names.get(&FlowName { worker, flow: flow.clone() }).copied()
+        self.names.get(&self.name(worker, flow)).copied()
     }
 
     /// Adds a flow whose name no other flow has.
     pub(super) fn insert(&mut self, installed: Installed) -> FlowId {
         let id = self.free.pop().unwrap_or_else(|| self.slots());
-        self.names.insert(FlowName { worker: installed.worker, flow: installed.flow.clone() }, id);
+        let name = self.name(installed.worker, &installed.flow);
+        self.names.insert(name, id);
         *self.of_port.entry(installed.flow.key().in_port).or_default() += 1;
         self.link(id, &installed);
         match self.slots.get_mut(id as usize) {
@@ -191,7 +199,8 @@ impl Registry {
     /// Takes a flow out.
     pub(super) fn remove(&mut self, id: FlowId) -> Option<Installed> {
         let installed = self.slots.get_mut(id as usize)?.take()?;
-        self.names.remove(&FlowName { worker: installed.worker, flow: installed.flow.clone() });
+        let name = self.name(installed.worker, &installed.flow);
+        self.names.remove(&name);
         self.unlink(id, &installed);
         self.forget_port_of(&installed);
         self.free.push(id);
@@ -202,8 +211,10 @@ impl Registry {
     pub(super) fn replace(&mut self, id: FlowId, installed: Installed) -> Option<Installed> {
         let old = self.slots.get_mut(id as usize)?.take()?;
         // The name holds the flow, so it changes too, or the old flow would live on in it.
-        self.names.remove(&FlowName { worker: old.worker, flow: old.flow.clone() });
-        self.names.insert(FlowName { worker: installed.worker, flow: installed.flow.clone() }, id);
+        let name = self.name(old.worker, &old.flow);
+        self.names.remove(&name);
+        let name = self.name(installed.worker, &installed.flow);
+        self.names.insert(name, id);
         let moved = old.bridge != installed.bridge
             || old.lookups != installed.lookups
             || old.learns != installed.learns;

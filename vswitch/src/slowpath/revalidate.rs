@@ -13,10 +13,14 @@ use crate::translate::{Translation, translate_in};
 /// Megaflows looked at between two batches of upcalls.
 pub(super) const SLICE: usize = 512;
 
+/// The same while upcalls come faster than they are served: packets wait meanwhile, and megaflows are true for the time
+/// being. A look costs about half of what an upcall does, so a full batch is held up by a tenth at most.
+pub(super) const CROWDED_SLICE: usize = 48;
+
 impl Engine {
-    /// Does a slice of what is due. False when nothing is left to do now.
-    pub(super) fn revalidate_some(&mut self) -> bool {
-        let mut budget = SLICE;
+    /// Does a slice of what is due: that many megaflows. False when nothing is left to do now.
+    pub(super) fn revalidate_some(&mut self, slice: usize) -> bool {
+        let mut budget = slice;
         while budget > 0
             && let Some(id) = self.dirty.pop_front()
         {
@@ -28,7 +32,7 @@ impl Engine {
             self.begin_pass(now_ms);
         }
         // At least something, or endless address changes would keep a pass from ever ending.
-        self.continue_pass(budget.max(SLICE / 4));
+        self.continue_pass(budget.max(slice / 4));
         !self.dirty.is_empty() || self.pass.is_some() || self.is_pass_due(now_ms)
     }
 

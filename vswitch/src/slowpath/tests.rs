@@ -12,6 +12,7 @@ use flowtable::key::{FlowKey, PortNo};
 use pmd::packet::{OwnedPacket, Pool};
 
 use super::engine::{Engine, Limits};
+use super::revalidate::SLICE;
 use super::*;
 use crate::bridge::{BridgeConfig, BridgePortConfig, Bridges, Clock, FLAP_MS, VlanConfig};
 use crate::datapath::{FlowSink, Megaflow, Upcall};
@@ -97,7 +98,7 @@ impl Lab {
             sinks.add(worker.clone());
         }
         let mut engine = Engine::new(bridges.clone(), sinks, limits);
-        while engine.revalidate_some() {}
+        while engine.revalidate_some(SLICE) {}
         Lab { engine, bridges, now, workers, pool: Pool::create(512).unwrap() }
     }
 
@@ -115,13 +116,13 @@ impl Lab {
 
     /// Does what is due until nothing is.
     fn settle(&mut self) {
-        while self.engine.revalidate_some() {}
+        while self.engine.revalidate_some(SLICE) {}
     }
 
     fn pass(&mut self) {
         let ticket = self.engine.ask_for_pass();
         while !self.engine.has_passed(ticket) {
-            self.engine.revalidate_some();
+            self.engine.revalidate_some(SLICE);
         }
     }
 
@@ -464,7 +465,7 @@ fn a_long_pass_is_done_in_slices() {
     let ticket = lab.engine.ask_for_pass();
     let mut slices = 0;
     while !lab.engine.has_passed(ticket) {
-        lab.engine.revalidate_some();
+        lab.engine.revalidate_some(SLICE);
         slices += 1;
     }
     assert!(slices >= flows as usize / revalidate::SLICE, "{slices}");

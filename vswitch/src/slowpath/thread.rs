@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use super::engine::{Engine, Limits};
 use super::handle::{Request, SlowPathHandle};
+use super::revalidate::{CROWDED_SLICE, SLICE};
 use super::sinks::SinkList;
 use crate::bridge::Bridges;
 #[cfg(test)]
 use crate::datapath::Upcall;
 use crate::datapath::UpcallReceiver;
+use crate::datapath::upcall::BATCH;
 
 /// Starts the slow path.
 pub struct SlowPath;
@@ -68,7 +70,7 @@ impl Stepped {
     pub(super) fn round(&mut self) {
         self.upcalls.receive(&mut self.batch, Duration::ZERO);
         self.engine.handle(&mut self.batch);
-        self.engine.revalidate_some();
+        self.engine.revalidate_some(SLICE);
     }
 }
 
@@ -88,8 +90,10 @@ fn run(mut engine: Engine, mut upcalls: UpcallReceiver, requests: &Receiver<Requ
     while answer_requests(&mut engine, &upcalls, requests, &mut waiters) {
         let timeout = if busy || !waiters.is_empty() { Duration::ZERO } else { engine.idle_for() };
         upcalls.receive(&mut batch, timeout);
+        // Whoever waits for a pass waits for all of it.
+        let crowded = batch.len() >= BATCH && waiters.is_empty();
         engine.handle(&mut batch);
-        busy = engine.revalidate_some();
+        busy = engine.revalidate_some(if crowded { CROWDED_SLICE } else { SLICE });
         let answered =
             |waiter: &mut Waiter| upcalls.has_served(waiter.upcalls) && engine.has_passed(waiter.ticket);
         for waiter in waiters.extract_if(.., answered) {

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::*;
+use crate::slowpath::revalidate::SLICE;
 use crate::translate::translate;
 
 #[derive(Clone, Debug)]
@@ -68,7 +69,7 @@ impl Lab {
                 self.flow(&key).inspect(|flow| flow.stats.hit(60, 0, now_ms));
             }
             Op::Wait(ms) => self.wait(ms),
-            Op::Work => drop(self.engine.revalidate_some()),
+            Op::Work => drop(self.engine.revalidate_some(SLICE)),
             Op::Vlan(port, vlan) => drop(bridges.set_port_vlan(&format!("p{port}"), vlan)),
             Op::NoFlood(port, no_flood) => drop(bridges.set_port_no_flood(&format!("p{port}"), no_flood)),
             Op::Remove(port) => drop(bridges.remove_port(&format!("p{port}"))),
