@@ -468,6 +468,6 @@ fn a_long_pass_is_done_in_slices() {
         lab.engine.revalidate_some(SLICE);
         slices += 1;
     }
-    assert!(slices >= flows as usize / revalidate::SLICE, "{slices}");
+    assert!(slices >= flows as usize / SLICE, "{slices}");
     assert!(lab.flows().iter().all(|flow| !outputs(&flow.actions).contains(&3)));
 }
