@@ -6,7 +6,7 @@
 //!
 //! Cost: one system call per frame and direction; the kernel has no batch interface for TAP. A received frame lies in a buffer of the
 //! queue, of which pages are touched only as far as frames are long. A look that finds nothing is a system call too, so a quiet
-//! device is looked at less often ([`pace`]) while its worker is busy with other queues.
+//! device is looked at less often (`pace.rs`) while its worker is busy with other queues.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
