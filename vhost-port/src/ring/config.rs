@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use pmd::virtio::split::{ALIGN, avail_len, descriptors_len, used_len, valid_size};
 
+use super::device::DeviceRing;
 use super::split::{RingParts, RingRules, SplitRing};
 use crate::memory::MemTable;
 
@@ -59,7 +60,7 @@ impl RingConfig {
         &self,
         memory: &Arc<MemTable>,
         rules: RingRules,
-    ) -> Result<Option<SplitRing>, RingConfigError> {
+    ) -> Result<Option<DeviceRing>, RingConfigError> {
         let (Some(size), Some(addresses), true) = (self.size, self.addresses, self.started) else {
             return Ok(None);
         };
@@ -79,6 +80,7 @@ impl RingConfig {
             avail: place("avail ring", addresses.avail, avail_len(size), ALIGN.1)?,
             used: place("used ring", addresses.used, used_len(size), ALIGN.2)?,
         };
-        Ok(Some(SplitRing::new(Arc::clone(memory), parts, size, self.base, rules, self.call.clone())))
+        let ring = SplitRing::new(Arc::clone(memory), parts, size, self.base, rules, self.call.clone());
+        Ok(Some(DeviceRing::Split(ring)))
     }
 }

@@ -13,6 +13,7 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
 
+use super::split::SplitRing;
 use super::*;
 use crate::memory::{MemTable, Region, RegionSpec};
 
@@ -71,7 +72,8 @@ impl Twin {
             started: true,
             ..RingConfig::default()
         };
-        config.activate(&self.ours, rules).unwrap().unwrap()
+        let DeviceRing::Split(ring) = config.activate(&self.ours, rules).unwrap().unwrap();
+        ring
     }
 
     fn queue(&self, base: u16, rules: RingRules) -> Queue {

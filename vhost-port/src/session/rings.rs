@@ -16,7 +16,7 @@ use vhost::vhost_user::Result as VhostResult;
 
 use super::machine::{Session, refuse, starts_enabled};
 use crate::net::NetRules;
-use crate::ring::{RingAddresses, RingFault, RingRules, SplitRing, checked_size};
+use crate::ring::{DeviceRing, RingAddresses, RingFault, RingRules, checked_size};
 
 /// Checks that a descriptor is an eventfd, so that writing it can do nothing but notify, and sets it up so that writing
 /// never blocks a worker.
@@ -266,7 +266,7 @@ impl Session {
 
 /// Ends a ring, and tells where it would go on. A worker may still have meant to interrupt the guest for its last burst;
 /// nobody would do so later.
-fn retire(mut ring: SplitRing) -> u16 {
+fn retire(mut ring: DeviceRing) -> u16 {
     ring.interrupt();
     ring.next_avail()
 }
