@@ -56,6 +56,7 @@ impl RxQueue for VhostRx {
         let taken = ring.next_avail();
         let mut outcome = match ring {
             DeviceRing::Split(ring) => receive(ring, net, batch, &self.counters),
+            DeviceRing::Packed(ring) => receive(ring, net, batch, &self.counters),
         };
         if self.vring.memory_gone() {
             // Some of what was read may be the zeros that replaced the file.

@@ -112,6 +112,9 @@ impl TxQueue for VhostTx {
             DeviceRing::Split(ring) => {
                 Sender::new(ring, net, max_frame, merged).burst(batch, slots, finisher, vring, drops)
             }
+            DeviceRing::Packed(ring) => {
+                Sender::new(ring, net, max_frame, merged).burst(batch, slots, finisher, vring, drops)
+            }
         };
         if vring.memory_gone() {
             vring.break_down(RingFault::MemoryGone);

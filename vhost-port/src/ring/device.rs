@@ -6,9 +6,12 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use pmd::virtio::packed::Position;
+
 use super::ahead::Chain;
 use super::chain::{Direction, Segment};
 use super::fault::RingFault;
+use super::packed::PackedRing;
 use super::split::SplitRing;
 
 /// How far a walk over waiting chains has come, without taking any. The default stands at the next chain.
@@ -16,6 +19,8 @@ use super::split::SplitRing;
 pub(crate) struct Cursor {
     /// Chains passed.
     pub(super) chains: u16,
+    /// Where the next chain begins in a packed ring, once beyond those that were looked at.
+    pub(super) at: Option<Position>,
 }
 
 /// What a burst does with a ring. Guests are told, and rings started and stopped, through [`DeviceRing`].
@@ -75,7 +80,7 @@ impl Ring for SplitRing {
             return Ok(None);
         }
         cursor.chains += 1;
-        Ok(Some(Chain { start: None, len: 0, head: self.head(ahead)? }))
+        Ok(Some(Chain { start: None, len: 0, head: self.head(ahead)?, at: 0 }))
     }
 
     #[inline]
@@ -123,6 +128,8 @@ impl Ring for SplitRing {
 pub(crate) enum DeviceRing {
     /// Three parts, with indexes (virtio 1.2, 2.7).
     Split(SplitRing),
+    /// One part, with flags (virtio 1.2, 2.8).
+    Packed(PackedRing),
 }
 
 /// The same for either kind.
@@ -130,6 +137,7 @@ macro_rules! either {
     ($self:expr, $ring:ident => $what:expr) => {
         match $self {
             DeviceRing::Split($ring) => $what,
+            DeviceRing::Packed($ring) => $what,
         }
     };
 }

@@ -15,6 +15,8 @@ mod chain;
 mod config;
 mod device;
 mod fault;
+mod packed;
+mod packed_ahead;
 mod split;
 #[cfg(test)]
 mod tests;
