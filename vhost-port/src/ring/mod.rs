@@ -1,7 +1,7 @@
 //! The device side of a guest's rings.
 //!
 //! ```text
-//!   config    what the front-end said, collected   ──activate──▶  split     a checked, running ring
+//!   config    what the front-end said, collected   ──activate──▶  split, packed   a checked, running ring
 //!   chain     bounded walk of one descriptor chain               ahead     what is known of it beyond its next chain
 //!   device    a ring of either kind, and what a burst does with it
 //!   fault     what a guest did wrong                             vring     its lock, shared by worker and control
@@ -17,6 +17,8 @@ mod device;
 mod fault;
 mod packed;
 mod packed_ahead;
+#[cfg(test)]
+mod packed_tests;
 mod split;
 #[cfg(test)]
 mod tests;

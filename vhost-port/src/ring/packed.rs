@@ -134,7 +134,7 @@ impl PackedRing {
     /// Whether the guest wants to be told of what was published since this was asked last. For the fence see
     /// [`super::split::SplitRing::wants_notice`].
     #[inline]
-    fn wants_notice(&mut self) -> bool {
+    pub(super) fn wants_notice(&mut self) -> bool {
         if self.moved == 0 {
             return false;
         }
