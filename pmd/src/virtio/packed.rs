@@ -110,6 +110,18 @@ impl Position {
         }
     }
 
+    /// The next position, in a ring of `size`, and whether the counter turned over.
+    #[inline(always)]
+    pub const fn next(self, size: u16) -> (Position, bool) {
+        let turn = self.0 & 0x8000;
+        let next = self.0.wrapping_add(1);
+        if next == turn.wrapping_add(size) {
+            (Position(turn ^ 0x8000), true)
+        } else {
+            (Position(next), false)
+        }
+    }
+
     /// Descriptors from `earlier` to here, at most a ring's.
     #[inline]
     pub const fn since(self, earlier: Position, size: u16) -> u16 {
@@ -126,7 +138,8 @@ impl Position {
     /// Flags of a descriptor used here.
     #[inline(always)]
     pub const fn used_flags(self) -> u16 {
-        if self.wrap() { DESC_F_AVAIL | DESC_F_USED } else { 0 }
+        // The counter's bit, spread: no choice to make.
+        (self.0.cast_signed() >> 15).cast_unsigned() & (DESC_F_AVAIL | DESC_F_USED)
     }
 
     /// Whether a descriptor here with these flags is available.
@@ -181,12 +194,15 @@ mod tests {
         let mut at = Position::START;
         for step in 0..20u16 {
             assert_eq!((at.slot(), at.wrap()), (step % size, step / size % 2 == 0));
+            assert_eq!(at.next(size), (at.advanced(1, size), (step + 1) % size == 0));
             assert_eq!(at.advanced(3, size).since(at, size), 3);
             assert_eq!(at.advanced(size, size).since(at, size), size);
             at = at.advanced(1, size);
         }
         let last = Position::from_bits(32767);
         assert_eq!(last.advanced(MAX_SIZE, MAX_SIZE).bits(), 0x8000 | 32767);
+        assert_eq!(last.next(MAX_SIZE), (Position::START, true));
+        assert_eq!(Position::from_bits(0xffff).next(MAX_SIZE), (Position::from_bits(0), true));
     }
 
     #[test]

@@ -70,12 +70,11 @@ fn round_trip(lab: &Lab, name: &str, rings: Rings, frames: u32) {
     let devices: Vec<String> =
         ports.iter().enumerate().map(|(index, (_, path))| rings.device(index, path)).collect();
     let queues = [format!("--rxq={}", rings.pairs), format!("--txq={}", rings.pairs)];
-    let mbufs = format!(
-        "--total-num-mbufs={}",
-        (u32::from(rings.size) * u32::from(rings.pairs) * 2 + 8192).max(16384)
-    );
-    let descriptors = [format!("--rxd={}", rings.size), format!("--txd={}", rings.size)];
-    let arguments = ["--forward-mode=io", &queues[0], &queues[1], &mbufs, &descriptors[0], &descriptors[1]];
+    // Receive rings are full of them. Transmit rings would be too, if the driver freed what was sent only when it needs room.
+    let (size, pairs) = (u32::from(rings.size), u32::from(rings.pairs));
+    let mbufs = format!("--total-num-mbufs={}", size * pairs * 2 + 16384);
+    let ring = [format!("--rxd={size}"), format!("--txd={size}"), format!("--txfreet={}", size - 32)];
+    let arguments = ["--forward-mode=io", &queues[0], &queues[1], &mbufs, &ring[0], &ring[1], &ring[2]];
     let mut testpmd = Testpmd::start(lab, name, "0@0,1@0", &devices, &arguments).unwrap();
     testpmd.command("start").unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);

@@ -307,10 +307,17 @@ impl Ring for PackedRing {
             let (at, id) = (self.next, self.chain(chains - 1).head);
             self.put_used(at, Element { len: 0, id, flags: at.used_flags() });
         } else {
-            for ahead in 0..chains {
-                let chain = self.chain(ahead);
+            let unwritten = |chain: Chain| {
                 let at = Position::from_bits(chain.at);
-                self.put_used(at, Element { len: 0, id: chain.head, flags: at.used_flags() });
+                (at, Element { len: 0, id: chain.head, flags: at.used_flags() })
+            };
+            let (at, element) = unwritten(self.chain(0));
+            self.put_used(at, element);
+            for ahead in 1..chains {
+                let (at, element) = unwritten(self.chain(ahead));
+                let slot = usize::from(at.slot());
+                // SAFETY: positions stay inside the checked ring.
+                unsafe { self.parts.descriptors.store_packed_element(slot, element, Ordering::Relaxed) };
             }
         }
         self.complete_run(chains);

@@ -17,7 +17,7 @@
 
 use pmd::packet::BURST;
 use pmd::prefetch::{LINE, prefetch_to_write};
-use pmd::virtio::packed::Position;
+use pmd::virtio::packed::{DESC_F_AVAIL, DESC_F_USED, Position};
 use pmd::virtio::split::{DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE};
 
 use super::ahead::{Chain, look_up, prefetch_buffer};
@@ -108,43 +108,53 @@ impl PackedRing {
     /// All before the first is worked on, so the loads of their descriptors overlap, and so do their buffers' lines.
     #[inline(always)]
     fn look(&mut self, direction: Direction, offset: usize, wanted: u16) {
+        const SHAPE: u16 = DESC_F_AVAIL | DESC_F_USED | DESC_F_NEXT | DESC_F_INDIRECT | DESC_F_WRITE;
         // In registers, since for all the compiler knows a store to the list of chains could change them.
         let (mut looked, mut at) = (self.ahead.looked, self.ahead.at);
         let (parts, size, mut cache) = (self.parts, self.size, self.cache);
+        // Flags of a single descriptor of this direction that is available: nearly all are so.
+        let mut plain = at.avail_flags() | direction.flag();
         self.ahead.fault = None;
         for _ in self.known()..wanted {
             let slot = usize::from(at.slot());
             // SAFETY: positions stay inside the checked ring.
             let flags = unsafe { parts.descriptors.load_packed_flags(slot) };
-            if !at.is_available(flags) {
-                break;
-            }
-            let chain = if flags & (DESC_F_NEXT | DESC_F_INDIRECT | DESC_F_WRITE) == direction.flag() {
-                // SAFETY: as above.
-                let desc = unsafe { parts.descriptors.load_packed(slot) };
-                let (len, head) = (desc.element.len, desc.element.id);
-                let start = if len <= MAX_CHAIN_BYTES {
-                    cache.get(desc.addr, len).or_else(|| look_up(&self.memory, desc.addr, len, &mut cache))
-                } else {
-                    None
-                };
-                if let Some(start) = start {
-                    prefetch_buffer(start.addr(), offset, direction);
-                }
-                let len = if start.is_some() { len } else { 1 };
-                Chain { start, len, head, at: at.bits() }
-            } else {
-                match parts.packed_chain(at, size) {
+            if flags & SHAPE != plain {
+                let chain = match parts.packed_chain(at, size) {
                     Ok(Some(chain)) => chain,
                     Ok(None) => break,
                     Err(fault) => {
                         self.ahead.fault = Some(fault);
                         break;
                     }
+                };
+                self.ahead.chains[usize::from(looked) % AHEAD] = chain;
+                at = at.advanced(chain.descriptors(), size);
+                plain = at.avail_flags() | direction.flag();
+                looked = looked.wrapping_add(1);
+                continue;
+            }
+            // SAFETY: as above.
+            let desc = unsafe { parts.descriptors.load_packed(slot) };
+            let (len, head) = (desc.element.len, desc.element.id);
+            let start = if len <= MAX_CHAIN_BYTES {
+                cache.get(desc.addr, len).or_else(|| look_up(&self.memory, desc.addr, len, &mut cache))
+            } else {
+                None
+            };
+            let chain = match start {
+                Some(start) => {
+                    prefetch_buffer(start.addr(), offset, direction);
+                    Chain { start: Some(start), len, head, at: at.bits() }
                 }
+                None => Chain { start: None, len: 1, head, at: at.bits() },
             };
             self.ahead.chains[usize::from(looked) % AHEAD] = chain;
-            at = at.advanced(chain.descriptors(), size);
+            let (next, turned) = at.next(size);
+            at = next;
+            if turned {
+                plain ^= DESC_F_AVAIL | DESC_F_USED;
+            }
             looked = looked.wrapping_add(1);
         }
         (self.ahead.looked, self.ahead.at, self.cache) = (looked, at, cache);

@@ -39,6 +39,8 @@
 mod buffers;
 mod packed;
 #[cfg(test)]
+mod packed_tests;
+#[cfg(test)]
 mod tests;
 
 use core::marker::PhantomData;
