@@ -10,7 +10,6 @@ use std::sync::atomic::Ordering;
 
 use pmd::port::{PmdError, PortEvents, RxQueue, TxQueue};
 use pmd::sys::sigbus::Alarm;
-use pmd::virtio::features::{VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC};
 
 use crate::config::VhostConfig;
 use crate::memory::{MemTable, Region, RegionSpec};
@@ -32,11 +31,11 @@ pub struct Ring {
     pub size: u32,
     /// Guest address of the descriptor table.
     pub descriptors: u64,
-    /// Guest address of the avail ring.
+    /// Guest address of the avail ring, or of a packed ring's driver event area.
     pub avail: u64,
-    /// Guest address of the used ring.
+    /// Guest address of the used ring, or of a packed ring's device event area.
     pub used: u64,
-    /// Next avail index.
+    /// Next avail index; in a packed ring the bits of a position.
     pub base: u16,
 }
 
@@ -74,12 +73,9 @@ impl Bench {
     /// Starts a ring under these features, as if a front-end had said so, and forgets its past faults.
     pub fn start(&self, ring: Ring, features: u64) -> Result<(), String> {
         let vring = self.shared.rings.get(ring.index).ok_or("no such ring")?;
-        let rules = RingRules {
-            event_idx: features & VIRTIO_F_EVENT_IDX != 0,
-            indirect: features & VIRTIO_F_INDIRECT_DESC != 0,
-        };
+        let rules = RingRules::new(features);
         let config = RingConfig {
-            size: Some(checked_size(ring.size).map_err(|e| e.to_string())?),
+            size: Some(checked_size(ring.size, rules.packed).map_err(|e| e.to_string())?),
             addresses: Some(RingAddresses {
                 descriptors: ring.descriptors,
                 avail: ring.avail,

@@ -3,7 +3,7 @@
 //! ```text
 //!   session   the control thread: socket, messages, settings ──lock──▶ ring
 //!   memory    the guest's memory, mapped and checked
-//!   ring      split rings, device side: bounded walks, notifications
+//!   ring      split and packed rings, device side: bounded walks, notifications
 //!   net       frames in and out: the Port and its queues ◀──lock── worker
 //! ```
 //!

@@ -16,6 +16,7 @@ use pmd::packet::{BatchStorage, Span};
 use pmd::port::{DropReason, Port};
 use pmd::virtio::NetHeader;
 use pmd::virtio::features::*;
+use pmd::virtio::packed::{Element, Position};
 use pmd::virtio::split::{DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, Descriptor, IDX, RING};
 use proptest::prelude::*;
 use vhost::VhostBackend;
@@ -192,6 +193,57 @@ fn descriptors_that_change_while_they_are_read_harm_nobody() {
     }
     stop.store(true, Ordering::Relaxed);
     flipper.join().unwrap();
+}
+
+/// A second thread writes descriptors of all kinds, available or not, while the ring is read and given back.
+#[test]
+fn packed_descriptors_that_change_while_they_are_read_harm_nobody() {
+    for order in [0, VIRTIO_F_IN_ORDER] {
+        let features = MODERN | VIRTIO_F_EVENT_IDX | VIRTIO_F_RING_PACKED | order;
+        let (_dir, port, guest) = setup(features);
+        let mut rxq = port.rx_queue(0).unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let memory = guest.rings[1].memory;
+        let flipper = std::thread::spawn({
+            let stop = Arc::clone(&stop);
+            move || {
+                let mut state = 1u64;
+                while !stop.load(Ordering::Relaxed) {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    let bad = state >> 60 == 0;
+                    let addr = if bad { state } else { 0x40_0000 + (state >> 48) };
+                    let kind = [0, 0, 0, DESC_F_NEXT, DESC_F_NEXT, DESC_F_INDIRECT, DESC_F_WRITE, 0];
+                    let turn = Position::from_bits((state >> 16) as u16).avail_flags();
+                    let flags = kind[(state >> 33) as usize % 8] | turn;
+                    let element = Element { len: (state >> 50) as u32, id: (state >> 20) as u16, flags };
+                    let slot = usize::from((state >> 8) as u16 % RING_SIZE);
+                    // SAFETY: inside the ring.
+                    unsafe {
+                        memory.descriptors.store_packed_addr(slot, addr);
+                        memory.descriptors.store_packed_element(slot, element, Ordering::Release);
+                    }
+                }
+            }
+        });
+        let mut frames = 0;
+        for _ in 0..200 {
+            for _ in 0..200 {
+                for frame in burst(&mut *rxq) {
+                    assert!(frame.len() >= 14);
+                    frames += 1;
+                }
+                if port.info().rx_queues == 0 {
+                    break;
+                }
+            }
+            let base = guest.frontend.get_vring_base(1).unwrap();
+            assert!(base as u16 & 0x7fff < RING_SIZE && base >> 16 == base & 0xffff, "{base:#x}");
+            guest.start_ring(1, base as u16);
+        }
+        stop.store(true, Ordering::Relaxed);
+        flipper.join().unwrap();
+        assert!(frames > 0, "the ring was never read");
+    }
 }
 
 proptest! {

@@ -43,6 +43,16 @@ fn send(txq: &mut dyn TxQueue, frame: &[u8], offload: Offload) -> usize {
     sent
 }
 
+/// What says of which kind the rings are.
+const KINDS: [u64; 4] =
+    [0, VIRTIO_F_RING_PACKED, VIRTIO_F_IN_ORDER, VIRTIO_F_RING_PACKED | VIRTIO_F_IN_ORDER];
+
+/// Features of rings of any kind, with and without event indexes.
+fn any_rings() -> impl Strategy<Value = u64> {
+    let kinds = KINDS.into_iter().flat_map(|kind| [kind, kind | VIRTIO_F_EVENT_IDX]);
+    prop::sample::select(kinds.collect::<Vec<_>>())
+}
+
 fn pattern(len: usize, seed: u8) -> Vec<u8> {
     (0..len).map(|i| (i as u8).wrapping_mul(31).wrapping_add(seed)).collect()
 }
@@ -147,8 +157,8 @@ fn frame_too_long_or_ring_empty_is_dropped_and_counted() {
 
 #[test]
 fn notifications_are_sent_when_wanted_only() {
-    for event_idx in [0, VIRTIO_F_EVENT_IDX] {
-        let (_dir, port, mut guest) = setup(MODERN | event_idx, 2);
+    for kind in KINDS.into_iter().flat_map(|kind| [kind, kind | VIRTIO_F_EVENT_IDX]) {
+        let (_dir, port, mut guest) = setup(MODERN | kind, 2);
         let mut rxq = port.rx_queue(0).unwrap();
         rxq.set_waker(Waker::new().unwrap());
         let frame = pattern(60, 1);
@@ -165,7 +175,7 @@ fn notifications_are_sent_when_wanted_only() {
         assert_eq!(guest.reclaim(1), 1);
         assert_eq!(rxq.arm(), Armed::Idle);
         rxq.disarm();
-        if event_idx == 0 {
+        if kind & VIRTIO_F_EVENT_IDX == 0 || kind & VIRTIO_F_RING_PACKED != 0 {
             assert!(!guest.send(1, NetHeader::default(), &frame, &[]), "a polling device is not kicked");
         } else {
             guest.send(1, NetHeader::default(), &frame, &[]);
@@ -185,15 +195,15 @@ fn whatever_ends_a_burst_tells_the_guest_of_it() {
     let ends: [End; 4] = [
         |_, rxq| drop(rxq),
         |_, mut rxq| assert_eq!(rxq.arm(), Armed::Idle),
-        |guest, _rxq| assert_eq!(guest.frontend.get_vring_base(1).unwrap(), 1),
+        |guest, _rxq| assert_eq!(guest.frontend.get_vring_base(1).unwrap() & 0x7fff, 1),
         |guest, _rxq| {
             use vhost::vhost_user::VhostUserFrontend;
             let [_, second] = Guest::regions(&guest.file);
             guest.frontend.remove_mem_region(&second).unwrap();
         },
     ];
-    for end in ends {
-        let (_dir, port, mut guest) = setup(MODERN | VIRTIO_F_EVENT_IDX, 2);
+    for (end, kind) in ends.into_iter().flat_map(|end| KINDS.map(|kind| (end, kind))) {
+        let (_dir, port, mut guest) = setup(MODERN | VIRTIO_F_EVENT_IDX | kind, 2);
         let mut rxq = port.rx_queue(0).unwrap();
         assert!(!guest.rings[1].driver.enable_interrupts());
         guest.send(1, NetHeader::default(), &pattern(60, 1), &[]);
@@ -206,7 +216,16 @@ fn whatever_ends_a_burst_tells_the_guest_of_it() {
 
 #[test]
 fn ring_stops_with_its_index_and_goes_on_from_there() {
-    let (_dir, port, mut guest) = setup(MODERN, 2);
+    for kind in KINDS {
+        ring_stops_and_goes_on(kind);
+    }
+}
+
+fn ring_stops_and_goes_on(kind: u64) {
+    let (_dir, port, mut guest) = setup(MODERN | kind, 2);
+    // Both halves of a packed ring's base say where it is, and that this is the first time round.
+    let packed = kind & VIRTIO_F_RING_PACKED != 0;
+    let (wire, base) = if packed { (0x8005_8005, 0x8005) } else { (5, 5) };
     let mut rxq = port.rx_queue(0).unwrap();
     (0..5).for_each(|i| {
         guest.send(1, NetHeader::default(), &pattern(60, i), &[]);
@@ -215,9 +234,9 @@ fn ring_stops_with_its_index_and_goes_on_from_there() {
     (5..7).for_each(|i| {
         guest.send(1, NetHeader::default(), &pattern(60, i), &[]);
     });
-    assert_eq!(guest.frontend.get_vring_base(1).unwrap(), 5);
+    assert_eq!(guest.frontend.get_vring_base(1).unwrap(), wire);
     assert_eq!(burst(&mut *rxq).len(), 0);
-    guest.start_ring(1, 5);
+    guest.start_ring(1, base);
     assert_eq!(burst(&mut *rxq), [pattern(60, 5), pattern(60, 6)]);
 }
 
@@ -245,11 +264,10 @@ proptest! {
     fn frames_from_the_guest_arrive_whole(
         frames in prop::collection::vec((14usize..4000, prop::collection::vec(any::<usize>(), 0..6)), 1..12),
         legacy: bool,
-        event_idx: bool,
+        rings in any_rings(),
     ) {
         let base = if legacy { VHOST_USER_F_PROTOCOL_FEATURES } else { MODERN };
-        let features = base | if event_idx { VIRTIO_F_EVENT_IDX } else { 0 };
-        let (_dir, port, mut guest) = setup(features, 2);
+        let (_dir, port, mut guest) = setup(base | rings, 2);
         let mut rxq = port.rx_queue(0).unwrap();
         for round in 0..20u8 {
             let mut expected = Vec::new();
@@ -270,9 +288,9 @@ proptest! {
     fn frames_to_the_guest_arrive_whole(
         lens in prop::collection::vec(14usize..4000, 1..8),
         sizes in prop::collection::vec(prop::collection::vec(12u32..3000, 1..4), 1..8),
-        event_idx: bool,
+        rings in any_rings(),
     ) {
-        let (_dir, port, mut guest) = setup(MODERN | if event_idx { VIRTIO_F_EVENT_IDX } else { 0 }, 2);
+        let (_dir, port, mut guest) = setup(MODERN | rings, 2);
         port.set_mtu(9000).unwrap();
         let mut txq = port.tx_queue(3).unwrap();
         for round in 0..10u8 {
@@ -300,7 +318,11 @@ proptest! {
 
 #[test]
 fn what_is_sent_by_a_disabled_ring_is_dropped_and_given_back() {
-    let (_dir, port, mut guest) = setup(MODERN, 4);
+    KINDS.into_iter().for_each(dropped_and_given_back);
+}
+
+fn dropped_and_given_back(kind: u64) {
+    let (_dir, port, mut guest) = setup(MODERN | kind, 4);
     let mut rxq = port.rx_queue(0).unwrap();
     let dropped = |rxq: &dyn RxQueue| rxq.counters().drops.get(DropReason::RxDisabled);
     guest.send(1, NetHeader::default(), &pattern(60, 1), &[]);

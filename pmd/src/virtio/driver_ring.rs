@@ -45,6 +45,73 @@ pub struct BadUsed(
     pub u32,
 );
 
+/// What a driver does with a ring of either kind, split ([`DriverRing`]) or packed
+/// ([`PackedDriverRing`](super::packed_driver_ring::PackedDriverRing)).
+pub trait ChainRing {
+    /// Descriptors of the ring.
+    fn size(&self) -> u16;
+
+    /// Free descriptors.
+    fn free(&self) -> usize;
+
+    /// Adds a chain; the device sees it after [`ChainRing::publish`]. Returns what it will be called when it comes back. `None`,
+    /// and nothing done, when `buffers` is empty or does not fit the free descriptors.
+    fn add(&mut self, buffers: &[Buffer]) -> Option<u16>;
+
+    /// Adds a chain through an indirect table that the caller has written at guest address `table` with `count`
+    /// descriptors.
+    fn add_indirect(&mut self, table: u64, count: u16) -> Option<u16>;
+
+    /// Shows added chains to the device. Returns whether the device wants a kick for them.
+    fn publish(&mut self) -> bool;
+
+    /// Takes the next chain the device has used: its name, and the bytes written.
+    ///
+    /// # Errors
+    /// The device returned something that it does not have; the ring is of no more use.
+    fn poll_used(&mut self) -> Result<Option<(u16, u32)>, BadUsed>;
+
+    /// Asks for an interrupt at the next used chain. True when one waits already.
+    fn enable_interrupts(&mut self) -> bool;
+
+    /// Wants no interrupts.
+    fn disable_interrupts(&mut self);
+}
+
+impl ChainRing for DriverRing {
+    fn size(&self) -> u16 {
+        self.size()
+    }
+
+    fn free(&self) -> usize {
+        self.free()
+    }
+
+    fn add(&mut self, buffers: &[Buffer]) -> Option<u16> {
+        self.add(buffers)
+    }
+
+    fn add_indirect(&mut self, table: u64, count: u16) -> Option<u16> {
+        self.add_indirect(table, count)
+    }
+
+    fn publish(&mut self) -> bool {
+        self.publish()
+    }
+
+    fn poll_used(&mut self) -> Result<Option<(u16, u32)>, BadUsed> {
+        self.poll_used()
+    }
+
+    fn enable_interrupts(&mut self) -> bool {
+        self.enable_interrupts()
+    }
+
+    fn disable_interrupts(&mut self) {
+        self.disable_interrupts();
+    }
+}
+
 /// Driver side of a split ring.
 pub struct DriverRing {
     memory: RingMemory,

@@ -1,5 +1,5 @@
 //! Virtio as the specification writes it down: feature bits, the network header, ring layouts, and the driver
-//! side of a split ring: one that can do everything, one that is fast.
+//! side of split and packed rings: of each kind one that can do everything, one that is fast.
 //!
 //! Shared by everything that speaks virtio: the vhost-user device side (`vhost-port`), the TAP driver (whose
 //! packets carry the same header), tests and traffic generators. Only layouts and rules live here; who owns the
@@ -11,6 +11,8 @@ pub mod burst_driver;
 pub mod driver_ring;
 pub mod features;
 mod net_header;
+pub mod packed;
+pub mod packed_driver_ring;
 mod shared_ptr;
 pub mod split;
 

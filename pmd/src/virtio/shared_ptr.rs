@@ -4,6 +4,7 @@
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
+use super::packed;
 use super::split::{Descriptor, UsedElement};
 use crate::packet::short_copy;
 
@@ -120,6 +121,53 @@ impl SharedPtr {
         unsafe {
             self.0.as_ptr().add(offset).cast::<Unaligned<u64>>().write_volatile(Unaligned(both.to_le()))
         };
+    }
+
+    /// Loads the flags of the descriptor at `index` of a packed ring. What the other side wrote before them is seen after.
+    ///
+    /// # Safety
+    /// The 16 bytes are mapped and readable, and the ring is 16-aligned.
+    #[inline(always)]
+    pub unsafe fn load_packed_flags(self, index: usize) -> u16 {
+        // SAFETY: forwarded.
+        unsafe { self.load_u16(index * 16 + 14, Ordering::Acquire) }
+    }
+
+    /// Loads the descriptor at `index` of a packed ring, once. Its flags need not be those that
+    /// [`SharedPtr::load_packed_flags`] has seen, if the other side does not keep to the rules.
+    ///
+    /// # Safety
+    /// As for [`SharedPtr::load_packed_flags`].
+    #[inline(always)]
+    pub unsafe fn load_packed(self, index: usize) -> packed::Descriptor {
+        // SAFETY: forwarded.
+        let [addr, rest] = unsafe { self.0.as_ptr().add(index * 16).cast::<[u64; 2]>().read_volatile() };
+        let (addr, rest) = (u64::from_le(addr), u64::from_le(rest));
+        let element =
+            packed::Element { len: rest as u32, id: (rest >> 32) as u16, flags: (rest >> 48) as u16 };
+        packed::Descriptor { addr, element }
+    }
+
+    /// Stores the address of the descriptor at `index` of a packed ring.
+    ///
+    /// # Safety
+    /// As for [`SharedPtr::load_packed_flags`], and writable.
+    #[inline(always)]
+    pub unsafe fn store_packed_addr(self, index: usize, addr: u64) {
+        // SAFETY: forwarded.
+        unsafe { AtomicU64::from_ptr(self.0.as_ptr().add(index * 16).cast()) }
+            .store(addr.to_le(), Ordering::Relaxed);
+    }
+
+    /// Stores all but the address of the descriptor at `index` of a packed ring, at once.
+    ///
+    /// # Safety
+    /// As for [`SharedPtr::store_packed_addr`].
+    #[inline(always)]
+    pub unsafe fn store_packed_element(self, index: usize, element: packed::Element, order: Ordering) {
+        let word = u64::from(element.len) | u64::from(element.id) << 32 | u64::from(element.flags) << 48;
+        // SAFETY: forwarded.
+        unsafe { AtomicU64::from_ptr(self.0.as_ptr().add(index * 16 + 8).cast()) }.store(word.to_le(), order);
     }
 
     /// Copies `dst.len()` bytes out.

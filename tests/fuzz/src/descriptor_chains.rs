@@ -1,12 +1,14 @@
 //! Boundary: guest memory and rings. A guest writes any bytes there, at any time.
 //!
+//! Rings are split or packed, as the input begins.
+//!
 //! An input is a program: it writes descriptors (in the ring or in indirect tables), indexes and any words, and lets a worker
 //! receive from the guest's transmit ring and send to its receive ring in between, also between a burst and its end,
 //! when payload is still named.
 //!
 //! Property: no panic, every burst ends, and
-//! - receiving writes nothing but its used ring, where chains appear in the order they were offered;
-//! - sending writes nothing but its used ring and buffers that the guest offered for writing;
+//! - receiving writes nothing but its used ring, or of a packed ring all but the addresses, and its own event area;
+//! - sending writes nothing but that and buffers that the guest offered for writing;
 //! - a broken ring says why and does nothing more until it is started anew.
 
 use std::fs::File;
@@ -17,6 +19,7 @@ use std::path::PathBuf;
 use pmd::packet::{BatchStorage, Gso, Offload, Span};
 use pmd::port::{RxQueue, TxQueue};
 use pmd::virtio::features::*;
+use pmd::virtio::packed::{EVENT_LEN, Position};
 use pmd::virtio::split::{DESC_F_INDIRECT, DESC_F_WRITE};
 use rustix::fs::{MemfdFlags, memfd_create};
 use vhost_port::fuzz::{Bench, Ring};
@@ -111,7 +114,34 @@ pub fn seeds() -> Vec<Vec<u8>> {
             offer(1, 0),
             vec![6, 1],
         ],
-        [head(7), desc(1, 0, 0xfff0, 100, 0, 0), offer(1, 0), [rx.clone(), vec![7, 1, 1, 0], rx].concat()],
+        [
+            head(7),
+            desc(1, 0, 0xfff0, 100, 0, 0),
+            offer(1, 0),
+            [rx.clone(), vec![7, 1, 1, 0], rx.clone()].concat(),
+        ],
+        // Packed, rings of four: `offer` makes so many descriptors available from the next position on.
+        [head(0x47), desc(1, 0, 0x5000, 72, 0, 0), vec![2, 1, 0, 1], rx.clone()],
+        [
+            head(0xc7),
+            [desc(1, 0, 0x5000, 12, 1, 0), desc(1, 1, 0x7fe0, 600, 0, 5), desc(1, 2, 0x5000, 72, 0, 6)]
+                .concat(),
+            vec![2, 1, 0, 3],
+            [rx.clone(), vec![2, 1, 0, 4], rx.clone()].concat(),
+        ],
+        [
+            head(0x46),
+            [desc(1, 0, 0x2000, 32, 4, 0), desc(2, 0, 0x5000, 12, 1, 1), desc(2, 1, 0x6000, 60, 0, 0)]
+                .concat(),
+            vec![2, 1, 0, 1],
+            rx,
+        ],
+        [
+            head(0x44),
+            [desc(0, 0, 0x9000, 600, 2, 0), desc(0, 1, 0xb000, 600, 2, 1), vec![2, 0, 0, 2]].concat(),
+            tx(1000),
+            [vec![6, 0, 2, 0, 0, 2], tx(600)].concat(),
+        ],
     ]
     .map(|parts| parts.concat())
     .into()
@@ -123,6 +153,8 @@ struct Stage {
     bench: Bench,
     features: u64,
     size: u16,
+    /// Where the guest makes its next descriptors available, in packed rings.
+    next: [Position; 2],
     rx: Box<dyn RxQueue>,
     tx: Box<dyn TxQueue>,
     storage: BatchStorage,
@@ -137,7 +169,9 @@ impl Stage {
             | when(2, VIRTIO_NET_F_MRG_RXBUF)
             | when(3, VIRTIO_F_VERSION_1)
             | when(4, VIRTIO_NET_F_CSUM | VIRTIO_NET_F_HOST_TSO4 | VIRTIO_NET_F_HOST_TSO6)
-            | when(5, VIRTIO_NET_F_GUEST_CSUM | VIRTIO_NET_F_GUEST_TSO4);
+            | when(5, VIRTIO_NET_F_GUEST_CSUM | VIRTIO_NET_F_GUEST_TSO4)
+            | when(6, VIRTIO_F_RING_PACKED)
+            | when(7, VIRTIO_F_IN_ORDER);
         let file: File = memfd_create("guest", MemfdFlags::CLOEXEC).unwrap().into();
         file.set_len(MEMORY as u64).unwrap();
         let mode = Mode::Connect(PathBuf::from("fuzz"));
@@ -147,17 +181,32 @@ impl Stage {
         bench.map(&file, 0, 0, half).unwrap();
         bench.map(&file, half, half, half).unwrap();
         let (rx, tx) = (bench.rx_queue(0).unwrap(), bench.tx_queue());
-        let size = 1 << (input.u8() % 6);
-        let stage = Stage { file, bench, features, size, rx, tx, storage: BatchStorage::new() };
-        stage.start(0, 0);
-        stage.start(1, 0);
+        let size = input.u8();
+        let size =
+            if features & VIRTIO_F_RING_PACKED != 0 { u16::from(size % 40) + 1 } else { 1 << (size % 6) };
+        let next = [Position::START; 2];
+        let mut stage = Stage { file, bench, features, size, next, rx, tx, storage: BatchStorage::new() };
+        let base = if stage.packed() { Position::START.bits() } else { 0 };
+        stage.start(0, base);
+        stage.start(1, base);
         stage
     }
 
+    fn packed(&self) -> bool {
+        self.features & VIRTIO_F_RING_PACKED != 0
+    }
+
     /// Starts a ring at an index, as a front-end does after the guest's driver did.
-    fn start(&self, index: usize, base: u16) {
+    fn start(&mut self, index: usize, base: u16) {
         let area = index * AREA;
-        self.write(area + USED + 2, &base.to_le_bytes());
+        let base = if self.packed() {
+            let base = base & 0x8000 | (base & 0x7fff) % self.size;
+            self.next[index] = Position::from_bits(base);
+            base
+        } else {
+            self.write(area + USED + 2, &base.to_le_bytes());
+            base
+        };
         let [descriptors, avail, used] = [0, AVAIL, USED].map(|part| (area + part) as u64);
         let ring = Ring { index, size: self.size.into(), descriptors, avail, used, base };
         self.bench.start(ring, self.features).unwrap();
@@ -193,7 +242,12 @@ impl Stage {
         let len = u32::from(len) << (flags >> 4);
         let mut bytes = addr.to_le_bytes().to_vec();
         bytes.extend(len.to_le_bytes());
-        bytes.extend([flags & 7, 0, next, 0]);
+        if self.packed() {
+            // Id and flags, available or not as the top bits say.
+            bytes.extend([next, 0, flags & 0x87, flags & 0x80 ^ (flags << 1) & 0x80]);
+        } else {
+            bytes.extend([flags & 7, 0, next, 0]);
+        }
         self.write(base + slot * 16, &bytes);
     }
 
@@ -203,9 +257,19 @@ impl Stage {
         self.write(usize::from(at), &value.to_le_bytes());
     }
 
-    /// Offers a head and moves the avail index on.
+    /// Offers a head and moves the avail index on; in a packed ring, makes that many descriptors available, the first one last.
     fn offer(&mut self, input: &mut Input<'_>) {
         let (ring, head, ahead) = (usize::from(input.u8() % 2), input.u8(), input.u8());
+        if self.packed() {
+            let count = u16::from(ahead) % (self.size + 1);
+            for at in (0..count).rev().map(|n| self.next[ring].advanced(n, self.size)) {
+                let flags = ring * AREA + usize::from(at.slot()) * 16 + 14;
+                let word = self.word(flags) & 7 | at.avail_flags();
+                self.write(flags, &word.to_le_bytes());
+            }
+            self.next[ring] = self.next[ring].advanced(count, self.size);
+            return;
+        }
         let avail = ring * AREA + AVAIL;
         let index = self.word(avail + 2);
         self.write(avail + 4 + usize::from(index % self.size) * 2, &u16::from(head).to_le_bytes());
@@ -234,8 +298,13 @@ impl Stage {
             return;
         }
         let after = self.image();
-        let used = used_ring(1, self.size);
-        only_changed(&before, &after, std::slice::from_ref(&used));
+        let used = self.devices_own(1);
+        only_changed(&before, &after, &used);
+        if self.packed() {
+            assert!(!broken || before == after, "a broken ring gave chains back");
+            return;
+        }
+        let used = &used[0];
         let word = |image: &[u8], at: usize| u16::from_le_bytes([image[at], image[at + 1]]);
         let (was, is) = (word(&before, used.start + 2), word(&after, used.start + 2));
         assert!(!broken || was == is, "a broken ring gave chains back");
@@ -265,10 +334,10 @@ impl Stage {
         let sent = self.tx.tx_burst(&batch, &[0]);
         assert!(!broken || sent == 0, "a broken ring went on");
         let after = self.image();
-        let mut allowed = writable(&before, 0, self.size);
+        let mut allowed = writable(&before, 0, self.size, self.packed());
         // Where a buffer covers the tables themselves, what the device saw is not what we see.
         if allowed.iter().all(|buffer| buffer.start >= PAYLOAD) {
-            allowed.push(used_ring(0, self.size));
+            allowed.extend(self.devices_own(0));
             only_changed(&before, &after, &allowed);
         }
     }
@@ -282,6 +351,17 @@ impl Stage {
         self.rx.rx_done();
     }
 
+    /// What the device may write of a ring.
+    fn devices_own(&self, ring: usize) -> Vec<Range<usize>> {
+        let (table, used) = (ring * AREA, ring * AREA + USED);
+        let size = usize::from(self.size);
+        if !self.packed() {
+            return vec![used..used + 6 + size * 8];
+        }
+        let elements = (0..size).map(|slot| table + slot * 16 + 8..table + slot * 16 + 16);
+        elements.chain([used..used + EVENT_LEN]).collect()
+    }
+
     /// What a worker does before and after it sleeps.
     fn sleep(&mut self) {
         self.rx.arm();
@@ -289,13 +369,8 @@ impl Stage {
     }
 }
 
-fn used_ring(ring: usize, size: u16) -> Range<usize> {
-    let start = ring * AREA + USED;
-    start..start + 6 + usize::from(size) * 8
-}
-
 /// Buffers that a ring's table, and the indirect tables it names, offer for writing.
-fn writable(image: &[u8], ring: usize, size: u16) -> Vec<Range<usize>> {
+fn writable(image: &[u8], ring: usize, size: u16, packed: bool) -> Vec<Range<usize>> {
     let mut out = Vec::new();
     let mut tables = vec![(ring * AREA, usize::from(size), true)];
     while let Some((start, count, outer)) = tables.pop() {
@@ -304,7 +379,8 @@ fn writable(image: &[u8], ring: usize, size: u16) -> Vec<Range<usize>> {
             let addr = u64::from_le_bytes(bytes[..8].try_into().unwrap());
             let Ok(addr) = usize::try_from(addr).map(|a| a.min(MEMORY)) else { continue };
             let len = u32::from_le_bytes(bytes[8..12].try_into().unwrap()) as usize;
-            let flags = u16::from_le_bytes([bytes[12], bytes[13]]);
+            let flags = if packed { [bytes[14], bytes[15]] } else { [bytes[12], bytes[13]] };
+            let flags = u16::from_le_bytes(flags);
             if flags & DESC_F_INDIRECT != 0 && outer {
                 tables.push((addr, len / 16, false));
             }

@@ -10,6 +10,7 @@ mod stage;
 mod bad_requests;
 mod bridges;
 mod dpdk_front_end;
+mod dpdk_rings;
 mod flow_rules;
 mod guest_reboot;
 mod idle;

@@ -2,10 +2,9 @@
 
 use std::path::Path;
 
-use pmd::virtio::burst_driver::BurstRing;
-
 use crate::error::{During as _, Error};
 use crate::memory::{HugePages, Memory, RECEIVE, Shape, TRANSMIT};
+use crate::ring::Ring;
 use crate::session::Session;
 
 /// Buffers taken or given in one go.
@@ -14,9 +13,9 @@ pub(crate) const BURST: u16 = 32;
 /// A guest with one queue pair, connected to a port.
 pub(crate) struct Guest {
     /// Receive ring.
-    pub(crate) rx: BurstRing,
+    pub(crate) rx: Ring,
     /// Transmit ring.
-    pub(crate) tx: BurstRing,
+    pub(crate) tx: Ring,
     session: Session,
     /// The rings point into it, so it goes last.
     _memory: Memory,
@@ -30,7 +29,8 @@ impl Guest {
         let (mut rx, tx) = (memory.ring(RECEIVE)?, memory.ring(TRANSMIT)?);
         rx.stage_unchanged(shape.ring_size);
         let _ = rx.publish();
-        let session = Session::start(path, offload, memory.region(), |index| memory.ring_config(index))?;
+        let session =
+            Session::start(path, offload, shape.packed, memory.region(), |index| memory.ring_config(index))?;
         session.kick(RECEIVE);
         Ok(Self { rx, tx, session, _memory: memory })
     }

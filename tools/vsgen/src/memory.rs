@@ -12,12 +12,13 @@
 use std::os::fd::{AsFd as _, AsRawFd as _};
 
 use pmd::sys::map::SharedMap;
-use pmd::virtio::burst_driver::{BufferView, Buffers, BurstRing, Direction};
+use pmd::virtio::burst_driver::{BufferView, Buffers, BurstRing, Direction, PackedBurstRing};
 use pmd::virtio::driver_ring::RingMemory;
 use pmd::virtio::{NetHeader, SharedPtr};
 use vhost::{VhostUserMemoryRegionInfo, VringConfigData};
 
 use crate::error::{During as _, Error};
+use crate::ring::Ring;
 
 /// Guest address of the first byte.
 const GUEST: u64 = 1 << 30;
@@ -52,6 +53,8 @@ pub(crate) enum HugePages {
 pub(crate) struct Shape {
     /// Entries of a ring.
     pub(crate) ring_size: u16,
+    /// Packed rings instead of split ones.
+    pub(crate) packed: bool,
     /// Bytes of a receive buffer, header included.
     pub(crate) receive: u32,
     /// Bytes of a transmit buffer, header included.
@@ -78,7 +81,7 @@ impl Memory {
             end = (at + bytes).next_multiple_of(PAGE);
             at
         };
-        let ring = BurstRing::layout(shape.ring_size).0;
+        let ring = shape.layout().0;
         let rings = [reserve(ring), reserve(ring)];
         let buffers = [RECEIVE, TRANSMIT].map(|index| {
             let (stride, count) = (shape.stride(index), shape.count(index));
@@ -114,7 +117,7 @@ impl Memory {
     /// Where a ring is, for the back-end.
     pub(crate) fn ring_config(&self, index: usize) -> VringConfigData {
         let size = self.shape.ring_size;
-        let (_, avail, used) = BurstRing::layout(size);
+        let (_, avail, used) = self.shape.layout();
         let start = USER + self.rings[index & 1] as u64;
         VringConfigData {
             queue_max_size: size,
@@ -128,9 +131,9 @@ impl Memory {
     }
 
     /// Starts the driver side of a ring. The result must not outlive this memory.
-    pub(crate) fn ring(&self, index: usize) -> Result<BurstRing, Error> {
+    pub(crate) fn ring(&self, index: usize) -> Result<Ring, Error> {
         let size = self.shape.ring_size;
-        let (_, avail, used) = BurstRing::layout(size);
+        let (_, avail, used) = self.shape.layout();
         let start = self.rings[index & 1];
         let memory = RingMemory {
             descriptors: self.at(start),
@@ -149,7 +152,13 @@ impl Memory {
         let direction = if index == RECEIVE { Direction::FromDevice } else { Direction::ToDevice };
         #[expect(unsafe_code, reason = "whoever laid out the memory vouches for it")]
         // SAFETY: `create` reserved room for all of it, ring parts page-aligned; callers keep the memory.
-        let ring = unsafe { BurstRing::new(memory, size, direction, buffers, false) };
+        let ring = unsafe {
+            if self.shape.packed {
+                PackedBurstRing::new(memory, size, direction, buffers, false).map(Ring::Packed)
+            } else {
+                BurstRing::new(memory, size, direction, buffers, false).map(Ring::Split)
+            }
+        };
         let mut ring =
             ring.ok_or_else(|| Error::Usage(format!("--ring-size {size}: a power of two is wanted")))?;
         // The pages are there before the clock runs.
@@ -172,6 +181,11 @@ impl Memory {
 }
 
 impl Shape {
+    /// Bytes of a ring, and the offsets of its second and third part.
+    fn layout(&self) -> (usize, usize, usize) {
+        if self.packed { PackedBurstRing::layout(self.ring_size) } else { BurstRing::layout(self.ring_size) }
+    }
+
     fn capacity(&self, index: usize) -> u32 {
         if index == RECEIVE { self.receive } else { self.transmit }
     }

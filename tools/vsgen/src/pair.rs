@@ -37,6 +37,8 @@ const LEARN_AGAIN: Duration = Duration::from_millis(10);
 pub(crate) struct Settings {
     /// Entries of a ring.
     pub(crate) ring_size: u16,
+    /// Packed rings instead of split ones.
+    pub(crate) packed: bool,
     /// Checksum offload and TSO are negotiated.
     pub(crate) offload: bool,
     /// Pages of guest memory.
@@ -273,7 +275,13 @@ impl Settings {
         let transmit = len as u32;
         let count =
             if transmit > OFFLOAD_BUFFER { LARGE_BUFFERS.min(self.ring_size) } else { self.ring_size };
-        Shape { ring_size: self.ring_size, receive: self.receive_buffer(), transmit, transmit_count: count }
+        Shape {
+            ring_size: self.ring_size,
+            packed: self.packed,
+            receive: self.receive_buffer(),
+            transmit,
+            transmit_count: count,
+        }
     }
 
     fn receive_buffer(&self) -> u32 {

@@ -15,9 +15,7 @@ use crate::stream::{Rate, Stream};
 
 /// Runs and gives the report.
 pub(crate) fn run(args: &RunArgs) -> Result<Value, Error> {
-    if args.ring == Layout::Packed {
-        return Err(Error::Usage("--ring packed: not supported yet, use split".into()));
-    }
+    let packed = args.ring == Layout::Packed;
     let offload = args.offload == Offload::Tso;
     let parse = |option: &str, text: &Option<String>| {
         let parsed = text.as_deref().map(|text| Stream::parse(text, offload)).transpose();
@@ -27,7 +25,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<Value, Error> {
     if streams.iter().all(Option::is_none) {
         return Err(Error::Usage("nothing to send: give --ab STREAM, --ba STREAM or both".into()));
     }
-    let settings = Settings { ring_size: args.ring_size, offload, huge: args.hugepages };
+    let settings = Settings { ring_size: args.ring_size, packed, offload, huge: args.hugepages };
     let mut pair = Pair::connect(&args.ports, settings, streams.each_ref().map(Option::as_ref))?;
     if args.learn == YesNo::Yes {
         pair.learn()?;
@@ -68,7 +66,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<Value, Error> {
     }
     Ok(json!({
         "streams": results,
-        "ring": "split",
+        "ring": if packed { "packed" } else { "split" },
         "ring_size": args.ring_size,
         "features": format!("{:#x}", pair.features()),
         "generator_busy": rounded(turns.busy as f64 / turns.all.max(1) as f64, 4),

@@ -10,9 +10,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use pmd::virtio::features::{
-    VHOST_USER_F_PROTOCOL_FEATURES, VIRTIO_F_VERSION_1, VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM,
-    VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6,
-    VIRTIO_NET_F_MRG_RXBUF, names,
+    VHOST_USER_F_PROTOCOL_FEATURES, VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1, VIRTIO_NET_F_CSUM,
+    VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_HOST_TSO4,
+    VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_MRG_RXBUF, names,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vhost::vhost_user::message::{VhostUserHeaderFlag, VhostUserProtocolFeatures};
@@ -78,6 +78,7 @@ impl Session {
     pub(crate) fn start(
         path: &Path,
         offload: bool,
+        packed: bool,
         region: VhostUserMemoryRegionInfo,
         ring: impl Fn(usize) -> VringConfigData,
     ) -> Result<Self, Error> {
@@ -86,10 +87,13 @@ impl Session {
         let during = |message: &str| format!("{name}: {message}");
         frontend.set_owner().during(during("SET_OWNER"))?;
         let offered = frontend.get_features().during(during("GET_FEATURES"))?;
-        let features = if offload { PLAIN | OFFLOAD } else { PLAIN };
+        let when = |on: bool, features: u64| if on { features } else { 0 };
+        let features = PLAIN | when(offload, OFFLOAD) | when(packed, VIRTIO_F_RING_PACKED);
         let missing: Vec<_> = names(features & !offered).collect();
         if !missing.is_empty() {
-            let hint = if offload {
+            let hint = if packed && offered & VIRTIO_F_RING_PACKED == 0 {
+                "; use --ring split, or turn packed rings on there"
+            } else if offload {
                 "; Open vSwitch does with other_config:userspace-tso-enable=true at its start, net_vhost with tso=1"
             } else {
                 ""
@@ -117,10 +121,12 @@ impl Session {
         let during = |message: &str| format!("{path}: {message} of ring {index}");
         let event = || EventFd::new(EFD_NONBLOCK).during("eventfd");
         let events = Events { kick: event()?, _call: event()? };
+        // A fresh packed ring begins with the driver's wrap counter at one.
+        let base = if self.features & VIRTIO_F_RING_PACKED != 0 { 1 << 15 } else { 0 };
         let frontend = &mut self.frontend;
         frontend.set_vring_num(index, config.queue_size).during(during("SET_VRING_NUM"))?;
         frontend.set_vring_addr(index, config).during(during("SET_VRING_ADDR"))?;
-        frontend.set_vring_base(index, 0).during(during("SET_VRING_BASE"))?;
+        frontend.set_vring_base(index, base).during(during("SET_VRING_BASE"))?;
         frontend.set_vring_call(index, &events._call).during(during("SET_VRING_CALL"))?;
         frontend.set_vring_kick(index, &events.kick).during(during("SET_VRING_KICK"))?;
         frontend.set_vring_enable(index, true).during(during("SET_VRING_ENABLE"))?;

@@ -24,7 +24,7 @@ const FIRST: usize = 10;
 
 /// Runs and gives the report.
 pub(crate) fn wake(args: &WakeArgs) -> Result<Value, Error> {
-    let settings = Settings { ring_size: 1024, offload: false, huge: HugePages::Auto };
+    let settings = Settings { ring_size: 1024, packed: false, offload: false, huge: HugePages::Auto };
     // The stamp makes the receiver look at each frame and take its time.
     let stream = Stream { latency: true, ..Stream::default() };
     let mut pair = Pair::connect(&args.ports, settings, [Some(&stream), None])?;

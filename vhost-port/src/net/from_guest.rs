@@ -14,7 +14,7 @@ use pmd::port::{Armed, DropReason, QueueCounters, RxQueue, Waker};
 use pmd::virtio::NetHeader;
 
 use super::rules::NetRules;
-use crate::ring::{Chain, Direction, RingFault, RingState, Segment, SplitRing, Vring};
+use crate::ring::{Chain, DeviceRing, Direction, Ring, RingFault, RingState, Segment, Vring};
 
 /// Shortest frame: an Ethernet header.
 const MIN_FRAME: usize = 14;
@@ -54,7 +54,10 @@ impl RxQueue for VhostRx {
         }
         let before = batch.len();
         let taken = ring.next_avail();
-        let mut outcome = receive(ring, net, batch, &self.counters);
+        let mut outcome = match ring {
+            DeviceRing::Split(ring) => receive(ring, net, batch, &self.counters),
+            DeviceRing::Packed(ring) => receive(ring, net, batch, &self.counters),
+        };
         if self.vring.memory_gone() {
             // Some of what was read may be the zeros that replaced the file.
             while batch.len() > before {
@@ -81,7 +84,7 @@ impl RxQueue for VhostRx {
         // SAFETY: `rx_burst` kept the lock and set `holding`, which was cleared just now.
         let mut guard = unsafe { self.vring.resume() };
         // Told in the next round, which every receive queue has: by then the fence costs little.
-        self.owing |= guard.ring.as_mut().is_some_and(SplitRing::publish);
+        self.owing |= guard.ring.as_mut().is_some_and(DeviceRing::publish);
     }
 
     fn arm(&mut self) -> Armed {
@@ -154,8 +157,8 @@ enum Taken {
 ///
 /// Never inlined: as arguments, ring and batch are known to be apart, and their fields stay in registers.
 #[inline(never)]
-fn receive<'q>(
-    ring: &mut SplitRing,
+fn receive<'q, R: Ring>(
+    ring: &mut R,
     net: &NetRules,
     batch: &mut Batch<'q>,
     counters: &QueueCounters,
@@ -178,7 +181,7 @@ fn receive<'q>(
         }
         let taken = match chain.start {
             Some(start) => take_single(Segment { start, len: chain.len }, net, batch),
-            None => walk_and_take(ring, chain.head, net, batch),
+            None => walk_and_take(ring, chain, net, batch),
         };
         match taken {
             Ok(Taken::Packet(len)) => {
@@ -206,15 +209,15 @@ fn receive<'q>(
 }
 
 #[inline(never)]
-fn walk_and_take(
-    ring: &mut SplitRing,
-    head: u16,
+fn walk_and_take<R: Ring>(
+    ring: &mut R,
+    chain: Chain,
     net: &NetRules,
     batch: &mut Batch<'_>,
 ) -> Result<Taken, RingFault> {
-    ring.segments.clear();
-    let bytes = ring.walk(head, Direction::Read)?;
-    take_chain(&ring.segments, bytes as usize, net, batch)
+    ring.forget_segments();
+    let bytes = ring.walk(chain, Direction::Read)?;
+    take_chain(ring.segments(), bytes as usize, net, batch)
 }
 
 /// Checks a header against its frame's length and the negotiated features.

@@ -10,13 +10,13 @@ use std::sync::atomic::Ordering;
 
 use pmd::offload::Finisher;
 use pmd::packet::{BURST, Batch, Frame, Gso, Offload, SlotId};
-use pmd::port::{DropReason, QueueCounters, TxQueue};
+use pmd::port::{DropCounters, DropReason, QueueCounters, TxQueue};
 use pmd::prefetch::prefetch_bulk_to_write;
 use pmd::virtio::{NetHeader, SharedPtr};
 
 use super::rules::NetRules;
 use super::shared::Shared;
-use crate::ring::{Chain, Direction, RingFault, RingState, Segment, SplitRing};
+use crate::ring::{Chain, Cursor, DeviceRing, Direction, Ring, RingFault, RingState, Segment, Vring};
 
 /// Ethernet header and two tags: what a frame may have beyond its payload.
 const L2_OVERHEAD: usize = 22;
@@ -34,8 +34,8 @@ pub(crate) struct VhostTx {
     counters: Arc<QueueCounters>,
     /// The guest has not been told yet of the last burst.
     owing: bool,
-    /// Chains a frame fills: head and bytes.
-    merged: Vec<(u16, u32)>,
+    /// Chains a frame fills, and their bytes.
+    merged: Vec<(Chain, u32)>,
     /// Does what the guest cannot.
     finisher: Finisher,
 }
@@ -104,31 +104,15 @@ impl TxQueue for VhostTx {
             return 0;
         }
         let max_frame = usize::from(self.shared.mtu.load(Ordering::Relaxed)) + L2_OVERHEAD;
-        let mut sender = Sender::new(ring, net, max_frame, &mut self.merged);
-        let (mut sent, mut left) = (0, slots);
-        loop {
-            let run = sender.put_plain_run(batch, left);
-            sent += run;
-            left = left.get(run..).unwrap_or_default();
-            let Some((&slot, rest)) = left.split_first() else { break };
-            match sender.send(&batch.frame(slot), &mut self.finisher) {
-                Ok(()) => sent += 1,
-                Err(Unsent::Dropped(DropReason::TxRingFull)) => {
-                    // Nothing after it fits either, or would overtake it.
-                    drops.add(DropReason::TxRingFull, left.len() as u64);
-                    break;
-                }
-                Err(Unsent::Dropped(reason)) => drops.add(reason, 1),
-                Err(Unsent::Broken(fault)) => {
-                    drops.add(DropReason::TxBadRing, left.len() as u64);
-                    vring.break_down(fault);
-                    break;
-                }
+        let (merged, finisher) = (&mut self.merged, &mut self.finisher);
+        let (sent, bytes) = match ring {
+            DeviceRing::Split(ring) => {
+                Sender::new(ring, net, max_frame, merged).burst(batch, slots, finisher, vring, drops)
             }
-            left = rest;
-        }
-        let bytes = sender.bytes;
-        ring.look_ahead(Direction::Write, net.header_len);
+            DeviceRing::Packed(ring) => {
+                Sender::new(ring, net, max_frame, merged).burst(batch, slots, finisher, vring, drops)
+            }
+        };
         if vring.memory_gone() {
             vring.break_down(RingFault::MemoryGone);
         }
@@ -163,23 +147,58 @@ impl Drop for VhostTx {
 }
 
 /// One burst on a locked ring.
-struct Sender<'a> {
-    ring: &'a mut SplitRing,
+struct Sender<'a, R> {
+    ring: &'a mut R,
     net: &'a NetRules,
     /// Longest frame the MTU allows, unless it is to be segmented by the guest.
     max_frame: usize,
-    merged: &'a mut Vec<(u16, u32)>,
+    merged: &'a mut Vec<(Chain, u32)>,
     bytes: u64,
 }
 
-impl<'a> Sender<'a> {
+impl<'a, R: Ring> Sender<'a, R> {
     fn new(
-        ring: &'a mut SplitRing,
+        ring: &'a mut R,
         net: &'a NetRules,
         max_frame: usize,
-        merged: &'a mut Vec<(u16, u32)>,
-    ) -> Sender<'a> {
+        merged: &'a mut Vec<(Chain, u32)>,
+    ) -> Sender<'a, R> {
         Sender { ring, net, max_frame, merged, bytes: 0 }
+    }
+
+    /// Sends frames, and has a look at what the next burst will need. Returns how many were sent, and their bytes.
+    fn burst(
+        mut self,
+        batch: &Batch<'_>,
+        slots: &[SlotId],
+        finisher: &mut Finisher,
+        vring: &Vring,
+        drops: &DropCounters,
+    ) -> (usize, u64) {
+        let (mut sent, mut left) = (0, slots);
+        loop {
+            let run = self.put_plain_run(batch, left);
+            sent += run;
+            left = left.get(run..).unwrap_or_default();
+            let Some((&slot, rest)) = left.split_first() else { break };
+            match self.send(&batch.frame(slot), finisher) {
+                Ok(()) => sent += 1,
+                Err(Unsent::Dropped(DropReason::TxRingFull)) => {
+                    // Nothing after it fits either, or would overtake it.
+                    drops.add(DropReason::TxRingFull, left.len() as u64);
+                    break;
+                }
+                Err(Unsent::Dropped(reason)) => drops.add(reason, 1),
+                Err(Unsent::Broken(fault)) => {
+                    drops.add(DropReason::TxBadRing, left.len() as u64);
+                    vring.break_down(fault);
+                    break;
+                }
+            }
+            left = rest;
+        }
+        self.ring.look_ahead(Direction::Write, self.net.header_len);
+        (sent, self.bytes)
     }
 
     /// Sends a frame that may need more than copying.
@@ -239,7 +258,7 @@ impl<'a> Sender<'a> {
                     }
                     copy_frame(start.add(self.net.header_len), frame);
                 }
-                self.ring.complete(chain.head, needed as u32);
+                self.ring.complete(chain, needed as u32);
             }
             _ => self.put_scattered(frame, needed)?,
         }
@@ -265,32 +284,30 @@ impl<'a> Sender<'a> {
     #[inline(never)]
     fn put_scattered(&mut self, frame: &Frame<'_>, needed: usize) -> Result<(), Unsent> {
         self.merged.clear();
-        self.ring.segments.clear();
-        let mut capacity = 0usize;
+        self.ring.forget_segments();
+        let (mut capacity, mut cursor) = (0usize, Cursor::default());
         while capacity < needed {
             let taken = self.merged.len();
             if taken > 0 && !self.net.mergeable || taken >= MAX_MERGED {
                 return Err(Unsent::Dropped(DropReason::TxTooLong));
             }
-            let ahead = taken as u16;
-            if ahead >= self.ring.waiting() && ahead >= self.ring.refresh()? {
+            let Some(chain) = self.ring.peek(&mut cursor)? else {
                 return Err(Unsent::Dropped(DropReason::TxRingFull));
-            }
-            let head = self.ring.head(ahead)?;
-            let bytes = self.ring.walk(head, Direction::Write)?;
-            self.merged.push((head, bytes));
+            };
+            let bytes = self.ring.walk(chain, Direction::Write)?;
+            self.merged.push((chain, bytes));
             capacity += bytes as usize;
         }
         let header = self.header(&frame.offload, self.merged.len() as u16);
-        let mut writer = Writer { segments: &self.ring.segments, offset: 0 };
+        let mut writer = Writer { segments: self.ring.segments(), offset: 0 };
         writer.write(header.as_ptr(), self.net.header_len);
         writer.write(frame.head.as_ptr(), frame.head.len());
         frame.for_each_payload(|piece| writer.write(piece.as_ptr(), piece.len()));
         let mut left = needed as u32;
-        for &(head, bytes) in self.merged.iter() {
+        for &(chain, bytes) in self.merged.iter() {
             let used = bytes.min(left);
             left -= used;
-            self.ring.complete(head, used);
+            self.ring.complete(chain, used);
         }
         Ok(())
     }
@@ -302,8 +319,8 @@ impl<'a> Sender<'a> {
 ///
 /// Never inlined: as arguments, ring and batch are known to be apart, and their fields stay in registers.
 #[inline(never)]
-fn put_plain_run(
-    ring: &mut SplitRing,
+fn put_plain_run<R: Ring>(
+    ring: &mut R,
     net: &NetRules,
     max_frame: usize,
     batch: &Batch<'_>,
@@ -325,7 +342,7 @@ fn put_plain_run(
             put_plain_header(net, start);
             start.add(net.header_len).copy_in(frame);
         }
-        ring.write_used(ahead, chain.head, needed as u32);
+        ring.write_used(ahead, chain, needed as u32);
         bytes += frame.len() as u64;
         done += 1;
     }

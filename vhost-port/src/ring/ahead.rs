@@ -42,9 +42,20 @@ pub(crate) struct Chain {
     /// Where its buffer lies, if it is a single one, of the right direction, all in one region: nearly always. Everything
     /// else is for [`SplitRing::walk`].
     pub(crate) start: Option<SharedPtr>,
-    /// Bytes of that buffer.
+    /// Bytes of that buffer; in a packed ring, if `start` is none, how many descriptors the chain has.
     pub(crate) len: u32,
+    /// Head in a split ring, id in a packed one: what the guest knows it by.
     pub(crate) head: u16,
+    /// Where it begins in a packed ring, as the bits of a position.
+    pub(super) at: u16,
+}
+
+impl Chain {
+    /// Descriptors of a packed ring that it fills.
+    #[inline(always)]
+    pub(super) fn descriptors(self) -> u16 {
+        if self.start.is_some() { 1 } else { self.len as u16 }
+    }
 }
 
 /// What is known of chains that wait.
@@ -60,7 +71,11 @@ pub(super) struct LookAhead {
 impl LookAhead {
     /// Nothing is known of what waits from the avail index `base` on.
     pub(super) fn new(base: u16) -> LookAhead {
-        LookAhead { chains: [Chain { start: None, len: 0, head: 0 }; AHEAD], looked: base, fault: None }
+        LookAhead {
+            chains: [Chain { start: None, len: 0, head: 0, at: 0 }; AHEAD],
+            looked: base,
+            fault: None,
+        }
     }
 }
 
@@ -214,14 +229,14 @@ impl RingParts {
         } else {
             None
         };
-        Chain { start, len: desc.len, head }
+        Chain { start, len: desc.len, head, at: 0 }
     }
 }
 
 /// Where a buffer lies whose region is not the one used last. `None` when it lies in several, or outside.
 #[cold]
 #[inline(never)]
-fn look_up(memory: &MemTable, gpa: u64, len: u32, cache: &mut RegionCache) -> Option<SharedPtr> {
+pub(super) fn look_up(memory: &MemTable, gpa: u64, len: u32, cache: &mut RegionCache) -> Option<SharedPtr> {
     let (start, here) = memory.lookup(gpa, len, cache)?;
     (here == len).then_some(start)
 }
@@ -229,7 +244,7 @@ fn look_up(memory: &MemTable, gpa: u64, len: u32, cache: &mut RegionCache) -> Op
 /// Asks the processor for a frame of up to a line, which is on two when it does not begin on one, `offset` bytes into the
 /// buffer at `start`.
 #[inline(always)]
-fn prefetch_buffer(start: usize, offset: usize, direction: Direction) {
+pub(super) fn prefetch_buffer(start: usize, offset: usize, direction: Direction) {
     let first = start.wrapping_add(offset);
     let last = first.wrapping_add(LINE - 1);
     match direction {

@@ -59,6 +59,14 @@ impl Table {
         // SAFETY: index < len, and all len descriptors are mapped.
         Ok(unsafe { self.start.load_descriptor(index as usize) })
     }
+
+    /// Reads entry `index` of a packed ring's indirect table: the same, but that id and flags have changed places and there is
+    /// no `next`.
+    #[inline]
+    pub(super) fn get_packed(&self, index: u32) -> Result<Descriptor, RingFault> {
+        let Descriptor { addr, len, next: flags, .. } = self.get(index)?;
+        Ok(Descriptor { addr, len, flags, next: 0 })
+    }
 }
 
 /// A guest's memory as a walk needs it.
@@ -101,7 +109,7 @@ impl Walk<'_> {
         if (total as usize) < NetHeader::LEGACY_LEN { Err(RingFault::NoHeader) } else { Ok(total) }
     }
 
-    fn indirect_table(&mut self, desc: &Descriptor) -> Result<Table, RingFault> {
+    pub(super) fn indirect_table(&mut self, desc: &Descriptor) -> Result<Table, RingFault> {
         let len = desc.len / size_of::<Descriptor>() as u32;
         if desc.len == 0
             || !(desc.len as usize).is_multiple_of(size_of::<Descriptor>())
@@ -119,7 +127,8 @@ impl Walk<'_> {
         Ok(Table { start, len })
     }
 
-    fn buffer(
+    /// Appends the pieces of one buffer to `segments`; the chain has `total` bytes before it. Returns those with it.
+    pub(super) fn buffer(
         &mut self,
         desc: &Descriptor,
         total: u32,

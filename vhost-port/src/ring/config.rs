@@ -3,12 +3,19 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use pmd::virtio::split::{ALIGN, avail_len, descriptors_len, used_len, valid_size};
+use pmd::virtio::features::{
+    VIRTIO_F_EVENT_IDX, VIRTIO_F_IN_ORDER, VIRTIO_F_INDIRECT_DESC, VIRTIO_F_RING_PACKED,
+};
+use pmd::virtio::packed::{self, Position};
+use pmd::virtio::split;
 
+use super::device::DeviceRing;
+use super::packed::PackedRing;
 use super::split::{RingParts, RingRules, SplitRing};
 use crate::memory::MemTable;
 
-/// Addresses of a ring's parts in the front-end's address space.
+/// Addresses of a ring's parts in the front-end's address space. In a packed ring, avail is the driver's event area and
+/// used the device's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct RingAddresses {
     pub(crate) descriptors: u64,
@@ -21,7 +28,7 @@ pub(crate) struct RingAddresses {
 pub(crate) struct RingConfig {
     pub(crate) size: Option<u16>,
     pub(crate) addresses: Option<RingAddresses>,
-    /// Next avail index when the ring starts.
+    /// Next avail index when the ring starts; in a packed ring the bits of a position.
     pub(crate) base: u16,
     /// Eventfd the guest kicks; none when the front-end wants the ring polled.
     pub(crate) kick: Option<Arc<OwnedFd>>,
@@ -42,15 +49,36 @@ pub(crate) struct RingConfig {
 pub(crate) enum RingConfigError {
     #[error("ring size {0} is not a power of two up to 32768")]
     Size(u32),
+    #[error("ring size {0} is not between 1 and 32768")]
+    PackedSize(u32),
+    #[error("base {base:#x} is no position in a packed ring of {size}")]
+    Base { base: u16, size: u16 },
     #[error("the {part} at front-end address {addr:#x}, {len:#x} bytes, is not inside one memory region")]
     Outside { part: &'static str, addr: u64, len: usize },
     #[error("the {part} at front-end address {addr:#x} is not aligned")]
     Unaligned { part: &'static str, addr: u64 },
 }
 
-/// Checks a ring size as the front-end sends it.
-pub(crate) fn checked_size(size: u32) -> Result<u16, RingConfigError> {
-    u16::try_from(size).ok().filter(|&n| valid_size(n)).ok_or(RingConfigError::Size(size))
+/// Checks a ring size as the front-end sends it, for a packed or a split ring.
+pub(crate) fn checked_size(size: u32, packed: bool) -> Result<u16, RingConfigError> {
+    let number = u16::try_from(size).ok();
+    if packed {
+        number.filter(|&n| packed::valid_size(n)).ok_or(RingConfigError::PackedSize(size))
+    } else {
+        number.filter(|&n| split::valid_size(n)).ok_or(RingConfigError::Size(size))
+    }
+}
+
+impl RingRules {
+    /// Rules for a set of acknowledged features.
+    pub(crate) fn new(features: u64) -> RingRules {
+        RingRules {
+            event_idx: features & VIRTIO_F_EVENT_IDX != 0,
+            indirect: features & VIRTIO_F_INDIRECT_DESC != 0,
+            packed: features & VIRTIO_F_RING_PACKED != 0,
+            in_order: features & VIRTIO_F_IN_ORDER != 0,
+        }
+    }
 }
 
 impl RingConfig {
@@ -59,13 +87,15 @@ impl RingConfig {
         &self,
         memory: &Arc<MemTable>,
         rules: RingRules,
-    ) -> Result<Option<SplitRing>, RingConfigError> {
+    ) -> Result<Option<DeviceRing>, RingConfigError> {
         let (Some(size), Some(addresses), true) = (self.size, self.addresses, self.started) else {
             return Ok(None);
         };
         if memory.len() == 0 {
             return Ok(None);
         }
+        // Features may have come after the size.
+        checked_size(size.into(), rules.packed)?;
         let place = |part, addr: u64, len: usize, align: usize| {
             let host = memory.by_uva(addr, len as u64).ok_or(RingConfigError::Outside { part, addr, len })?;
             if host.addr().is_multiple_of(align) {
@@ -74,11 +104,26 @@ impl RingConfig {
                 Err(RingConfigError::Unaligned { part, addr })
             }
         };
+        let (memory, call) = (Arc::clone(memory), self.call.clone());
+        if rules.packed {
+            use packed::{ALIGN, EVENT_LEN, descriptors_len};
+            let parts = RingParts {
+                descriptors: place("descriptor ring", addresses.descriptors, descriptors_len(size), ALIGN.0)?,
+                avail: place("driver event area", addresses.avail, EVENT_LEN, ALIGN.1)?,
+                used: place("device event area", addresses.used, EVENT_LEN, ALIGN.2)?,
+            };
+            let base = Position::from_bits(self.base);
+            if base.slot() >= size {
+                return Err(RingConfigError::Base { base: self.base, size });
+            }
+            return Ok(Some(DeviceRing::Packed(PackedRing::new(memory, parts, size, base, rules, call))));
+        }
+        use split::{ALIGN, avail_len, descriptors_len, used_len};
         let parts = RingParts {
             descriptors: place("descriptor table", addresses.descriptors, descriptors_len(size), ALIGN.0)?,
             avail: place("avail ring", addresses.avail, avail_len(size), ALIGN.1)?,
             used: place("used ring", addresses.used, used_len(size), ALIGN.2)?,
         };
-        Ok(Some(SplitRing::new(Arc::clone(memory), parts, size, self.base, rules, self.call.clone())))
+        Ok(Some(DeviceRing::Split(SplitRing::new(memory, parts, size, self.base, rules, call))))
     }
 }

@@ -22,10 +22,12 @@ pub(crate) enum RingFault {
     NoHeader,
     #[error("the memory's file was truncated")]
     MemoryGone,
+    #[error("a descriptor chain goes on at a descriptor that was not made available")]
+    ChainCut,
 }
 
 impl RingFault {
-    const ALL: [RingFault; 9] = [
+    const ALL: [RingFault; 10] = [
         RingFault::AvailIndex,
         RingFault::DescriptorIndex,
         RingFault::ChainTooLong,
@@ -35,6 +37,7 @@ impl RingFault {
         RingFault::BadIndirect,
         RingFault::NoHeader,
         RingFault::MemoryGone,
+        RingFault::ChainCut,
     ];
 
     /// The fault with this number; zero means none.

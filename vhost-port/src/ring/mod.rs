@@ -1,8 +1,9 @@
 //! The device side of a guest's rings.
 //!
 //! ```text
-//!   config    what the front-end said, collected   ──activate──▶  split     a checked, running ring
+//!   config    what the front-end said, collected   ──activate──▶  split, packed   a checked, running ring
 //!   chain     bounded walk of one descriptor chain               ahead     what is known of it beyond its next chain
+//!   device    a ring of either kind, and what a burst does with it
 //!   fault     what a guest did wrong                             vring     its lock, shared by worker and control
 //! ```
 //!
@@ -12,7 +13,12 @@
 mod ahead;
 mod chain;
 mod config;
+mod device;
 mod fault;
+mod packed;
+mod packed_ahead;
+#[cfg(test)]
+mod packed_tests;
 mod split;
 #[cfg(test)]
 mod tests;
@@ -21,6 +27,7 @@ mod vring;
 pub(crate) use ahead::Chain;
 pub(crate) use chain::{Direction, Segment};
 pub(crate) use config::{RingAddresses, RingConfig, checked_size};
+pub(crate) use device::{Cursor, DeviceRing, Ring};
 pub(crate) use fault::RingFault;
-pub(crate) use split::{RingRules, SplitRing};
+pub(crate) use split::RingRules;
 pub(crate) use vring::{RingState, Vring};

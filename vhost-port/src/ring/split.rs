@@ -48,6 +48,8 @@ impl RingParts {
 pub(crate) struct RingRules {
     pub(crate) event_idx: bool,
     pub(crate) indirect: bool,
+    pub(crate) packed: bool,
+    pub(crate) in_order: bool,
 }
 
 /// A running ring.

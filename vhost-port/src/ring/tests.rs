@@ -13,6 +13,7 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
 
+use super::split::SplitRing;
 use super::*;
 use crate::memory::{MemTable, Region, RegionSpec};
 
@@ -71,7 +72,10 @@ impl Twin {
             started: true,
             ..RingConfig::default()
         };
-        config.activate(&self.ours, rules).unwrap().unwrap()
+        let Some(DeviceRing::Split(ring)) = config.activate(&self.ours, rules).unwrap() else {
+            panic!("a split ring was asked for");
+        };
+        ring
     }
 
     fn queue(&self, base: u16, rules: RingRules) -> Queue {
@@ -170,7 +174,7 @@ proptest! {
         no_interrupt: bool,
     ) {
         let twin = Twin::new();
-        let rules = RingRules { event_idx, indirect: true };
+        let rules = RingRules { event_idx, indirect: true, ..RingRules::default() };
         for (i, desc) in table.iter().enumerate() {
             twin.write(TABLE + i as u64 * 16, zerocopy::IntoBytes::as_bytes(desc));
         }
@@ -229,7 +233,7 @@ proptest! {
         let twin = Twin::new();
         twin.write_u16(AVAIL + 2, base);
         twin.write_u16(USED + 2, base);
-        let mut ring = twin.ring(base, RingRules { event_idx, indirect: false });
+        let mut ring = twin.ring(base, RingRules { event_idx, ..RingRules::default() });
         twin.write_u16(AVAIL + 2, base.wrapping_add(ahead));
         prop_assert_eq!(ring.arm(), ahead != 0);
         let used = twin.used();

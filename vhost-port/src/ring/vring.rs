@@ -15,8 +15,8 @@ use arc_swap::ArcSwapOption;
 use pmd::port::Waker;
 use pmd::sys::sigbus::Alarm;
 
+use super::device::DeviceRing;
 use super::fault::RingFault;
-use super::split::SplitRing;
 use crate::net::NetRules;
 
 /// Times a worker looks at a held lock before it gives up for this burst: some tens of microseconds, the time another
@@ -27,7 +27,7 @@ const SPINS: u32 = 2000;
 #[derive(Default)]
 pub(crate) struct RingState {
     /// The running ring, if the front-end started it.
-    pub(crate) ring: Option<SplitRing>,
+    pub(crate) ring: Option<DeviceRing>,
     /// What was negotiated about frames.
     pub(crate) net: NetRules,
 }

@@ -278,7 +278,7 @@ impl VhostUserBackendReqHandlerMut for Session {
         let at = self.ring_index(index)?;
         let base = self.stop_ring(at);
         self.changed = true;
-        Ok(VhostUserVringState::new(index, u32::from(base)))
+        Ok(VhostUserVringState::new(index, base))
     }
 
     fn set_vring_kick(&mut self, index: u8, fd: Option<File>) -> VhostResult<()> {

@@ -9,14 +9,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use pmd::port::DropReason;
-use pmd::virtio::features::{VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC};
+use pmd::virtio::features::VIRTIO_F_RING_PACKED;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::{FdFlags, fcntl_setfd};
 use vhost::vhost_user::Result as VhostResult;
 
 use super::machine::{Session, refuse, starts_enabled};
 use crate::net::NetRules;
-use crate::ring::{RingAddresses, RingFault, RingRules, SplitRing, checked_size};
+use crate::ring::{DeviceRing, RingAddresses, RingFault, RingRules, checked_size};
 
 /// Checks that a descriptor is an eventfd, so that writing it can do nothing but notify, and sets it up so that writing
 /// never blocks a worker.
@@ -53,7 +53,7 @@ impl Session {
 
     pub(super) fn size_ring(&mut self, index: u32, size: u32) -> VhostResult<()> {
         let at = self.ring_index(index)?;
-        let size = checked_size(size).map_err(|e| refuse(format!("ring {index}: {e}")))?;
+        let size = checked_size(size, self.packed()).map_err(|e| refuse(format!("ring {index}: {e}")))?;
         self.rings[at].size = Some(size);
         if let Some(known) = self.shared.peer().ring_sizes.get_mut(at) {
             *known = Some(size);
@@ -69,8 +69,14 @@ impl Session {
 
     pub(super) fn base_ring(&mut self, index: u32, base: u32) -> VhostResult<()> {
         let at = self.ring_index(index)?;
-        let base = u16::try_from(base)
-            .map_err(|_| refuse(format!("ring {index}: base {base:#x} is no split-ring index")))?;
+        let base = if self.packed() {
+            // The position to take next; above it, where used descriptors go. DPDK leaves that half zero, and we complete all that
+            // we take, so it can say nothing else.
+            base as u16
+        } else {
+            u16::try_from(base)
+                .map_err(|_| refuse(format!("ring {index}: base {base:#x} is no split-ring index")))?
+        };
         if self.rings[at].started {
             return Err(refuse(format!("ring {index}: SET_VRING_BASE while it runs")));
         }
@@ -117,8 +123,14 @@ impl Session {
         Ok(())
     }
 
-    /// Stops a ring and returns the index it would take next. No burst is under way when this returns.
-    pub(super) fn stop_ring(&mut self, at: usize) -> u16 {
+    /// Whether rings are packed.
+    fn packed(&self) -> bool {
+        self.features & VIRTIO_F_RING_PACKED != 0
+    }
+
+    /// Stops a ring and returns its base: the index it would take next; in a packed ring the position it would take next, and above it
+    /// where it would write the next used descriptor. No burst is under way when this returns.
+    pub(super) fn stop_ring(&mut self, at: usize) -> u32 {
         let vring = &self.shared.rings[at];
         let config = &mut self.rings[at];
         let mut guard = vring.lock();
@@ -133,7 +145,8 @@ impl Session {
         vring.set_kick(None);
         self.reported[at] = false;
         vring.wake();
-        config.base
+        let base = u32::from(config.base);
+        if self.packed() { base | base << 16 } else { base }
     }
 
     /// Rebuilds all rings that run.
@@ -147,10 +160,7 @@ impl Session {
 
     /// Makes the shared ring what the settings say.
     pub(super) fn refresh_ring(&mut self, at: usize) -> VhostResult<()> {
-        let rules = RingRules {
-            event_idx: self.features & VIRTIO_F_EVENT_IDX != 0,
-            indirect: self.features & VIRTIO_F_INDIRECT_DESC != 0,
-        };
+        let rules = RingRules::new(self.features);
         let vring = &self.shared.rings[at];
         let config = &mut self.rings[at];
         if !config.started {
@@ -266,7 +276,7 @@ impl Session {
 
 /// Ends a ring, and tells where it would go on. A worker may still have meant to interrupt the guest for its last burst;
 /// nobody would do so later.
-fn retire(mut ring: SplitRing) -> u16 {
+fn retire(mut ring: DeviceRing) -> u16 {
     ring.interrupt();
     ring.next_avail()
 }

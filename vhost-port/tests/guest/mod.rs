@@ -10,8 +10,10 @@ use std::sync::Arc;
 
 use pmd::packet::BatchStorage;
 use pmd::port::{Port, RxQueue};
+pub(crate) use pmd::virtio::driver_ring::ChainRing;
 use pmd::virtio::driver_ring::{Buffer, DriverRing, RingMemory};
 use pmd::virtio::features::*;
+use pmd::virtio::packed_driver_ring::PackedDriverRing;
 use pmd::virtio::{NetHeader, SharedPtr};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap};
@@ -39,7 +41,7 @@ pub(crate) const MODERN: u64 = VIRTIO_F_VERSION_1
     | VIRTIO_NET_F_GUEST_TSO4;
 
 pub(crate) struct Ring {
-    pub(crate) driver: DriverRing,
+    pub(crate) driver: Box<dyn ChainRing>,
     pub(crate) memory: RingMemory,
     pub(crate) kick: EventFd,
     pub(crate) call: EventFd,
@@ -76,7 +78,7 @@ impl Guest {
         for index in 0..rings {
             let ring = guest.make_ring(index);
             guest.rings.push(ring);
-            guest.start_ring(index, 0);
+            guest.start_ring(index, guest.first_base());
             guest.enable(index, true);
         }
         guest
@@ -100,15 +102,19 @@ impl Guest {
 
     fn make_ring(&self, index: usize) -> Ring {
         let gpa = index as u64 * RING_AREA;
-        let (_, avail, used) = DriverRing::layout(RING_SIZE);
-        let memory = RingMemory {
-            descriptors: self.at(gpa),
-            avail: self.at(gpa + avail as u64),
-            used: self.at(gpa + used as u64),
-        };
-        let event_idx = self.features & VIRTIO_F_EVENT_IDX != 0;
+        let (avail, used) = layout(self.features);
+        let memory =
+            RingMemory { descriptors: self.at(gpa), avail: self.at(gpa + avail), used: self.at(gpa + used) };
+        let has = |feature| self.features & feature != 0;
+        let (event_idx, in_order) = (has(VIRTIO_F_EVENT_IDX), has(VIRTIO_F_IN_ORDER));
         // SAFETY: inside the mapping, which stays.
-        let driver = unsafe { DriverRing::new(memory, RING_SIZE, event_idx) }.unwrap();
+        let driver: Box<dyn ChainRing> = unsafe {
+            if self.packed() {
+                Box::new(PackedDriverRing::new(memory, RING_SIZE, event_idx, in_order).unwrap())
+            } else {
+                Box::new(DriverRing::new(memory, RING_SIZE, event_idx).unwrap())
+            }
+        };
         Ring {
             driver,
             memory,
@@ -118,16 +124,30 @@ impl Guest {
         }
     }
 
+    fn packed(&self) -> bool {
+        self.features & VIRTIO_F_RING_PACKED != 0
+    }
+
+    /// Base of a fresh ring; the crate sends only the lower half.
+    pub(crate) fn first_base(&self) -> u16 {
+        if self.packed() { 0x8000 } else { 0 }
+    }
+
+    /// Where a split ring lies.
     pub(crate) fn ring_config(index: usize) -> VringConfigData {
+        Guest::ring_config_for(0, index)
+    }
+
+    fn ring_config_for(features: u64, index: usize) -> VringConfigData {
         let uva = UVA[0] + index as u64 * RING_AREA;
-        let (_, avail, used) = DriverRing::layout(RING_SIZE);
+        let (avail, used) = layout(features);
         VringConfigData {
             queue_max_size: RING_SIZE,
             queue_size: RING_SIZE,
             flags: 0,
             desc_table_addr: uva,
-            used_ring_addr: uva + used as u64,
-            avail_ring_addr: uva + avail as u64,
+            used_ring_addr: uva + used,
+            avail_ring_addr: uva + avail,
             log_addr: None,
         }
     }
@@ -135,7 +155,7 @@ impl Guest {
     pub(crate) fn start_ring(&self, index: usize, base: u16) {
         let ring = &self.rings[index];
         self.frontend.set_vring_num(index, RING_SIZE).unwrap();
-        self.frontend.set_vring_addr(index, &Guest::ring_config(index)).unwrap();
+        self.frontend.set_vring_addr(index, &Guest::ring_config_for(self.features, index)).unwrap();
         self.frontend.set_vring_base(index, base).unwrap();
         self.frontend.set_vring_call(index, &ring.call).unwrap();
         self.frontend.set_vring_kick(index, &ring.kick).unwrap();
@@ -233,6 +253,14 @@ impl Guest {
     pub(crate) fn interrupted(&self, index: usize) -> bool {
         self.rings[index].call.read().is_ok()
     }
+}
+
+/// Offsets of a ring's second and third part.
+fn layout(features: u64) -> (u64, u64) {
+    let packed = features & VIRTIO_F_RING_PACKED != 0;
+    let (_, avail, used) =
+        if packed { PackedDriverRing::layout(RING_SIZE) } else { DriverRing::layout(RING_SIZE) };
+    (avail as u64, used as u64)
 }
 
 /// The usual messages before rings.

@@ -8,8 +8,11 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::Path;
 
 use pmd::sys::map::SharedMap;
-use pmd::virtio::driver_ring::{Buffer, DriverRing, RingMemory};
-use pmd::virtio::features::{VHOST_USER_F_PROTOCOL_FEATURES, VIRTIO_F_VERSION_1, VIRTIO_NET_F_MRG_RXBUF};
+use pmd::virtio::driver_ring::{Buffer, ChainRing, DriverRing, RingMemory};
+use pmd::virtio::features::{
+    VHOST_USER_F_PROTOCOL_FEATURES, VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1, VIRTIO_NET_F_MRG_RXBUF,
+};
+use pmd::virtio::packed_driver_ring::PackedDriverRing;
 use pmd::virtio::{NetHeader, SharedPtr};
 use tests::failure::{During as _, Failure, Result};
 use vhost::vhost_user::message::VhostUserHeaderFlag;
@@ -35,11 +38,18 @@ const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
 
 struct Ring {
-    driver: DriverRing,
+    driver: Box<dyn ChainRing>,
     /// Chains added so far: says which buffer is next.
     added: u64,
     kick: EventFd,
     call: EventFd,
+}
+
+/// Kind of a guest's rings.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Split,
+    Packed,
 }
 
 /// A guest with one queue pair, connected to a port.
@@ -47,12 +57,14 @@ pub(crate) struct Guest {
     memory: SharedMap,
     frontend: Frontend,
     rings: Vec<Ring>,
+    kind: Kind,
 }
 
 impl Guest {
     /// Connects to the port at `path` and starts both rings.
-    pub(crate) fn attach(path: &Path) -> Result<Guest> {
-        let features = VIRTIO_F_VERSION_1 | VIRTIO_NET_F_MRG_RXBUF | VHOST_USER_F_PROTOCOL_FEATURES;
+    pub(crate) fn attach(path: &Path, kind: Kind) -> Result<Guest> {
+        let plain = VIRTIO_F_VERSION_1 | VIRTIO_NET_F_MRG_RXBUF | VHOST_USER_F_PROTOCOL_FEATURES;
+        let features = if kind == Kind::Packed { plain | VIRTIO_F_RING_PACKED } else { plain };
         let memory = SharedMap::create("guest", MEMORY, false).during("guest memory")?;
         let mut frontend = Frontend::connect(path, 2).during("connecting to the port")?;
         let talk = "talking to the port";
@@ -70,7 +82,7 @@ impl Guest {
             mmap_handle: memory.as_fd().as_raw_fd(),
         };
         frontend.set_mem_table(&[region]).during(talk)?;
-        let mut guest = Guest { memory, frontend, rings: Vec::new() };
+        let mut guest = Guest { memory, frontend, rings: Vec::new(), kind };
         for index in [RECEIVE, TRANSMIT] {
             guest.start(index)?;
         }
@@ -78,7 +90,8 @@ impl Guest {
     }
 
     fn start(&mut self, index: usize) -> Result<()> {
-        let (_, avail, used) = DriverRing::layout(SIZE);
+        let packed = self.kind == Kind::Packed;
+        let (_, avail, used) = if packed { PackedDriverRing::layout(SIZE) } else { DriverRing::layout(SIZE) };
         let base = index as u64 * RING_AREA;
         let memory = RingMemory {
             descriptors: self.at(base),
@@ -86,7 +99,13 @@ impl Guest {
             used: self.at(base + used as u64),
         };
         // SAFETY: the parts lie in the guest's memory, which lives as long as the ring does.
-        let driver = unsafe { DriverRing::new(memory, SIZE, false) };
+        let driver: Option<Box<dyn ChainRing>> = unsafe {
+            if packed {
+                PackedDriverRing::new(memory, SIZE, false, false).map(|ring| Box::new(ring) as _)
+            } else {
+                DriverRing::new(memory, SIZE, false).map(|ring| Box::new(ring) as _)
+            }
+        };
         let mut driver = driver.ok_or_else(|| Failure::new("no valid ring size"))?;
         driver.disable_interrupts();
         let event = || EventFd::new(EFD_NONBLOCK).during("eventfd");
@@ -103,7 +122,7 @@ impl Guest {
         };
         self.frontend.set_vring_num(index, SIZE).during(talk)?;
         self.frontend.set_vring_addr(index, &config).during(talk)?;
-        self.frontend.set_vring_base(index, 0).during(talk)?;
+        self.frontend.set_vring_base(index, if packed { 1 << 15 } else { 0 }).during(talk)?;
         self.frontend.set_vring_call(index, &ring.call).during(talk)?;
         self.frontend.set_vring_kick(index, &ring.kick).during(talk)?;
         self.frontend.set_vring_enable(index, true).during(talk)?;

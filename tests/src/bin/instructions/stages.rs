@@ -20,7 +20,7 @@ use vhost_port::{Mode, VhostConfig, VhostPort};
 use vswitch::datapath::worker::{Stepped, WorkerConfig};
 use vswitch::datapath::{Command, IdlePolicy, Megaflow, RxAssignment, WorkerHandle, upcall_queue};
 
-use crate::guest::Guest;
+use crate::guest::{Guest, Kind};
 
 /// Bursts before counting begins: caches fill, and every entry of a ring has been used.
 const WARM_UP: usize = 64;
@@ -31,21 +31,26 @@ const COUNTED: usize = 64;
 pub(crate) type Stage = (&'static str, fn(&Path) -> Result<usize>);
 
 /// All stages, in the order of a packet's way.
-pub(crate) const STAGES: [Stage; 12] = [
-    ("ring-dequeue", ring_dequeue),
+pub(crate) const STAGES: [Stage; 15] = [
+    ("ring-dequeue", |folder| ring_dequeue(folder, Kind::Split)),
+    ("ring-dequeue-packed", |folder| ring_dequeue(folder, Kind::Packed)),
     ("key-extract", key_extract),
     ("shallow-look", shallow_look),
     ("signature-hit", signature_hit),
     ("megaflow-hit", megaflow_hit),
-    ("ring-enqueue", ring_enqueue),
-    ("path-1-flow", |folder| path(folder, 64, Flows::Port, |_| 0)),
+    ("ring-enqueue", |folder| ring_enqueue(folder, Kind::Split)),
+    ("ring-enqueue-packed", |folder| ring_enqueue(folder, Kind::Packed)),
+    ("path-1-flow", |folder| path(folder, Kind::Split, 64, Flows::Port, |_| 0)),
+    ("path-1-flow-packed", |folder| path(folder, Kind::Packed, 64, Flows::Port, |_| 0)),
     // Each with a megaflow of its own, no two packets that follow each other of the same.
-    ("path-64-flows", |folder| path(folder, 64, Flows::Connections(64), |i| i % 64)),
-    ("path-100k-flows", |folder| path(folder, 64, Flows::Connections(100_000), |i| i * 7_919 % 100_000)),
+    ("path-64-flows", |folder| path(folder, Kind::Split, 64, Flows::Connections(64), |i| i % 64)),
+    ("path-100k-flows", |folder| {
+        path(folder, Kind::Split, 64, Flows::Connections(100_000), |i| i * 7_919 % 100_000)
+    }),
     // Every packet of another connection, all of one megaflow.
-    ("path-new-flows", |folder| path(folder, 64, Flows::Port, |i| i)),
-    ("path-learning", |folder| path(folder, 64, Flows::Macs, |i| i)),
-    ("path-1-flow-1518", |folder| path(folder, 1518, Flows::Port, |_| 0)),
+    ("path-new-flows", |folder| path(folder, Kind::Split, 64, Flows::Port, |i| i)),
+    ("path-learning", |folder| path(folder, Kind::Split, 64, Flows::Macs, |i| i)),
+    ("path-1-flow-1518", |folder| path(folder, Kind::Split, 1518, Flows::Port, |_| 0)),
 ];
 
 /// Callgrind counts what happens in here; `main.rs` names this function to it.
@@ -98,11 +103,11 @@ fn keys() -> Vec<FlowKey> {
 }
 
 /// A port with a guest behind it.
-fn port(folder: &Path, name: &str) -> Result<(Arc<dyn Port>, Guest)> {
+fn port(folder: &Path, name: &str, kind: Kind) -> Result<(Arc<dyn Port>, Guest)> {
     let path = folder.join(name);
     let port =
         VhostPort::open(VhostConfig::new(name, Mode::Listen(path.clone()))).during("opening a port")?;
-    let guest = Guest::attach(&path)?;
+    let guest = Guest::attach(&path, kind)?;
     // The last answer came when the ring ran; what the port says of itself follows at once.
     while port.info().link != LinkState::Up || port.info().rx_queues == 0 {
         std::thread::yield_now();
@@ -114,8 +119,8 @@ fn all_of_a_burst(what: &str, count: usize) -> Result<()> {
     if count == BURST { Ok(()) } else { Err(Failure::new(format!("{count} of {BURST} frames {what}"))) }
 }
 
-fn ring_dequeue(folder: &Path) -> Result<usize> {
-    let (port, mut guest) = port(folder, "a")?;
+fn ring_dequeue(folder: &Path, kind: Kind) -> Result<usize> {
+    let (port, mut guest) = port(folder, "a", kind)?;
     let mut queue = port.rx_queue(0).during("the receive queue")?;
     let mut storage = BatchStorage::new();
     let burst = frames(64, |_| 0, 0);
@@ -131,8 +136,8 @@ fn ring_dequeue(folder: &Path) -> Result<usize> {
     Ok(packets)
 }
 
-fn ring_enqueue(folder: &Path) -> Result<usize> {
-    let (port, mut guest) = port(folder, "a")?;
+fn ring_enqueue(folder: &Path, kind: Kind) -> Result<usize> {
+    let (port, mut guest) = port(folder, "a", kind)?;
     let mut queue = port.tx_queue(0).during("the transmit queue")?;
     let mut storage = BatchStorage::new();
     let frames = frames(64, |_| 0, 0);
@@ -243,8 +248,8 @@ struct Path2 {
 }
 
 impl Path2 {
-    fn new(folder: &Path, flows: Flows) -> Result<Path2> {
-        let ((in_port, from), (out_port, to)) = (port(folder, "a")?, port(folder, "b")?);
+    fn new(folder: &Path, kind: Kind, flows: Flows) -> Result<Path2> {
+        let ((in_port, from), (out_port, to)) = (port(folder, "a", kind)?, port(folder, "b", kind)?);
         let (upcalls, _) = upcall_queue().during("the upcall queue")?;
         let pool = Pool::create(1024).during("the pool")?;
         // It must not sleep where nobody would wake it.
@@ -311,8 +316,8 @@ fn install(handle: &WorkerHandle, worker: &mut Stepped, flows: Flows) {
     }
 }
 
-fn path(folder: &Path, len: usize, flows: Flows, flow: fn(u32) -> u32) -> Result<usize> {
-    let mut path = Path2::new(folder, flows)?;
+fn path(folder: &Path, kind: Kind, len: usize, flows: Flows, flow: fn(u32) -> u32) -> Result<usize> {
+    let mut path = Path2::new(folder, kind, flows)?;
     // As many rounds as the last commands take.
     go_round(&mut path.worker);
     let prepare = |path: &mut Path2| {

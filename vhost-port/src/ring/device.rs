@@ -1,0 +1,195 @@
+//! A running ring of either kind: what a burst does with it, and the kind, told apart once per burst.
+//!
+//! The functions that move frames are generic over [`Ring`], so there is one copy of each per kind of ring and no choice inside a
+//! burst. Whoever holds a [`DeviceRing`] matches on it once and calls the copy.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use pmd::virtio::packed::Position;
+
+use super::ahead::Chain;
+use super::chain::{Direction, Segment};
+use super::fault::RingFault;
+use super::packed::PackedRing;
+use super::split::SplitRing;
+
+/// How far a walk over waiting chains has come, without taking any. The default stands at the next chain.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Cursor {
+    /// Chains passed.
+    pub(super) chains: u16,
+    /// Where the next chain begins in a packed ring, once beyond those that were looked at.
+    pub(super) at: Option<Position>,
+}
+
+/// What a burst does with a ring. Guests are told, and rings started and stopped, through [`DeviceRing`].
+pub(crate) trait Ring {
+    /// Sees to it that of the next `wanted` chains (at most a burst) all that wait have been looked at. Returns how many, and
+    /// the fault of the one after them, if that is why there are no more. `offset` is where in a buffer the bytes begin that
+    /// will be touched.
+    fn ready(&mut self, direction: Direction, offset: usize, wanted: u16) -> (u16, Option<RingFault>);
+
+    /// The chain `ahead` of the next one; it says something only below what [`Ring::ready`] returned.
+    fn chain(&self, ahead: u16) -> Chain;
+
+    /// The chain at a cursor, which moves past it; `None` when no more wait. Its [`Chain::start`] is not looked for.
+    fn peek(&mut self, cursor: &mut Cursor) -> Result<Option<Chain>, RingFault>;
+
+    /// Appends the pieces of a chain to [`Ring::segments`] and returns its bytes.
+    fn walk(&mut self, chain: Chain, direction: Direction) -> Result<u32, RingFault>;
+
+    /// Pieces of the chains walked since [`Ring::forget_segments`].
+    fn segments(&self) -> &[Segment];
+
+    /// Empties [`Ring::segments`].
+    fn forget_segments(&mut self);
+
+    /// Writes that `len` bytes were put into `chain`, which is `ahead` of the next one. It counts after [`Ring::complete_run`].
+    fn write_used(&mut self, ahead: u16, chain: Chain, len: u32);
+
+    /// Takes the next `chains` chains, of which [`Ring::ready`] knew and for each of which [`Ring::write_used`] was called.
+    fn complete_run(&mut self, chains: u16);
+
+    /// Takes the next `chains` chains, of which [`Ring::ready`] knew, with nothing written into them.
+    fn complete_unwritten(&mut self, chains: u16);
+
+    /// Takes the next chain, known or not, with `len` bytes put into it. The guest sees it after
+    /// [`DeviceRing::publish`].
+    fn complete(&mut self, chain: Chain, len: u32);
+
+    /// At the end of a burst: looks at the next one, so that what it needs is on its way.
+    fn look_ahead(&mut self, direction: Direction, offset: usize);
+}
+
+impl Ring for SplitRing {
+    #[inline(always)]
+    fn ready(&mut self, direction: Direction, offset: usize, wanted: u16) -> (u16, Option<RingFault>) {
+        self.ready(direction, offset, wanted)
+    }
+
+    #[inline(always)]
+    fn chain(&self, ahead: u16) -> Chain {
+        self.chain(ahead)
+    }
+
+    #[inline]
+    fn peek(&mut self, cursor: &mut Cursor) -> Result<Option<Chain>, RingFault> {
+        let ahead = cursor.chains;
+        if ahead >= self.waiting() && ahead >= self.refresh()? {
+            return Ok(None);
+        }
+        cursor.chains += 1;
+        Ok(Some(Chain { start: None, len: 0, head: self.head(ahead)?, at: 0 }))
+    }
+
+    #[inline]
+    fn walk(&mut self, chain: Chain, direction: Direction) -> Result<u32, RingFault> {
+        self.walk(chain.head, direction)
+    }
+
+    #[inline]
+    fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    #[inline]
+    fn forget_segments(&mut self) {
+        self.segments.clear();
+    }
+
+    #[inline(always)]
+    fn write_used(&mut self, ahead: u16, chain: Chain, len: u32) {
+        SplitRing::write_used(self, ahead, chain.head, len);
+    }
+
+    #[inline(always)]
+    fn complete_run(&mut self, chains: u16) {
+        self.complete_run(chains);
+    }
+
+    #[inline(always)]
+    fn complete_unwritten(&mut self, chains: u16) {
+        self.complete_unwritten(chains);
+    }
+
+    #[inline(always)]
+    fn complete(&mut self, chain: Chain, len: u32) {
+        self.complete(chain.head, len);
+    }
+
+    #[inline(always)]
+    fn look_ahead(&mut self, direction: Direction, offset: usize) {
+        self.look_ahead(direction, offset);
+    }
+}
+
+/// A running ring.
+pub(crate) enum DeviceRing {
+    /// Three parts, with indexes (virtio 1.2, 2.7).
+    Split(SplitRing),
+    /// One part, with flags (virtio 1.2, 2.8).
+    Packed(PackedRing),
+}
+
+/// The same for either kind.
+macro_rules! either {
+    ($self:expr, $ring:ident => $what:expr) => {
+        match $self {
+            DeviceRing::Split($ring) => $what,
+            DeviceRing::Packed($ring) => $what,
+        }
+    };
+}
+
+impl DeviceRing {
+    /// Where it would go on, as the front-end is told when it stops. It moves with every chain taken.
+    #[inline]
+    pub(crate) fn next_avail(&self) -> u16 {
+        either!(self, ring => ring.next_avail())
+    }
+
+    /// Where the guest sees that it has come. It equals [`DeviceRing::next_avail`] between bursts, unless the front-end gave
+    /// another base.
+    pub(crate) fn next_used(&self) -> u16 {
+        either!(self, ring => ring.next_used())
+    }
+
+    /// Goes on from [`DeviceRing::next_used`].
+    pub(crate) fn rewind_to_used(&mut self) {
+        either!(self, ring => ring.rewind_to_used());
+    }
+
+    /// Replaces the interrupt descriptor.
+    pub(crate) fn set_call(&mut self, call: Option<Arc<OwnedFd>>) {
+        either!(self, ring => ring.set_call(call));
+    }
+
+    /// Takes all that waits and gives it back unread. Returns how many chains.
+    pub(crate) fn discard(&mut self) -> Result<u16, RingFault> {
+        either!(self, ring => ring.discard())
+    }
+
+    /// Shows completed chains to the guest. True when there were any; then [`DeviceRing::interrupt`] is to be called, later
+    /// rather than sooner.
+    #[inline]
+    pub(crate) fn publish(&mut self) -> bool {
+        either!(self, ring => ring.publish())
+    }
+
+    /// Interrupts the guest, if it wants to be told of what was published. True if it was.
+    #[inline]
+    pub(crate) fn interrupt(&mut self) -> bool {
+        either!(self, ring => ring.interrupt())
+    }
+
+    /// Asks the guest to kick at the next chain it adds. True when one waits already.
+    pub(crate) fn arm(&mut self) -> bool {
+        either!(self, ring => ring.arm())
+    }
+
+    /// Tells the guest that kicks are not needed.
+    pub(crate) fn disarm(&mut self) {
+        either!(self, ring => ring.disarm());
+    }
+}

@@ -1,0 +1,342 @@
+//! A running packed ring, device side (virtio 1.2, 2.8).
+//!
+//! One ring of descriptors, which both sides write in turn: the driver makes one available by its flags, we make it used by
+//! writing over it. We complete in order and at once, so the next descriptor to take is also the next to use: one
+//! [`Position`] is all the state there is, and a chain is given back where it began.
+//!
+//! # A burst appears at once
+//!
+//! The driver looks for used descriptors one after the other. So those of a burst are written as they are completed, all but the
+//! first, which is held back until [`PackedRing::publish`] and then written with Release: the driver finds nothing until
+//! it finds everything, and the first line goes back and forth once. With IN_ORDER the chains of a burst from the guest are
+//! all given back by one descriptor.
+//!
+//! # What a guest can do
+//!
+//! A descriptor is read for use once, into private memory. That of a chain of several descriptors there are so many, and what its id is, is
+//! known from the look ([`super::packed_ahead`]); where its buffers are, from the walk. Neither is believed twice, so it does not
+//! matter if the guest changes them in between. An id is only ever given back: it means nothing to us.
+//!
+//! Cost per chain of one descriptor: one load of the flags, two of the rest, one store; all to the same line, of which
+//! a descriptor has a quarter. Per burst: two loads of the guest's wishes, one full fence.
+#![expect(unsafe_code, reason = "ring memory is shared with a guest")]
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+
+use pmd::virtio::packed::{
+    EVENT_F_DESC, EVENT_F_DISABLE, EVENT_F_ENABLE, EVENT_FLAGS, EVENT_OFF_WRAP, Element, Position,
+    wants_event,
+};
+use pmd::virtio::split::{DESC_F_INDIRECT, DESC_F_WRITE, Descriptor};
+
+use super::ahead::Chain;
+use super::chain::{Direction, MAX_SEGMENTS, Segment, Walk};
+use super::device::{Cursor, Ring};
+use super::fault::RingFault;
+use super::packed_ahead::PackedAhead;
+use super::split::{RingParts, RingRules};
+use crate::memory::{MemTable, RegionCache};
+
+/// A running packed ring. Of its [`RingParts`], avail is the driver's event area and used the device's.
+pub(crate) struct PackedRing {
+    pub(super) parts: RingParts,
+    pub(super) size: u16,
+    pub(super) rules: RingRules,
+    /// Next chain to take, and where it is given back.
+    pub(super) next: Position,
+    /// First used descriptor that the guest has not been shown. It sees none of those after it until it sees this.
+    held: Option<(Position, Element)>,
+    /// Position up to which the guest can see.
+    published: Position,
+    /// Descriptors published since the last decision to notify, at most a ring's.
+    moved: u16,
+    pub(super) cache: RegionCache,
+    pub(super) ahead: PackedAhead,
+    segments: Vec<Segment>,
+    pub(super) memory: Arc<MemTable>,
+    call: Option<Arc<OwnedFd>>,
+}
+
+impl PackedRing {
+    /// A ring that goes on at `base`, which is inside it.
+    pub(super) fn new(
+        memory: Arc<MemTable>,
+        parts: RingParts,
+        size: u16,
+        base: Position,
+        rules: RingRules,
+        call: Option<Arc<OwnedFd>>,
+    ) -> PackedRing {
+        let mut ring = PackedRing {
+            parts,
+            size,
+            rules,
+            next: base,
+            held: None,
+            published: base,
+            moved: 0,
+            cache: RegionCache::EMPTY,
+            ahead: PackedAhead::new(base),
+            segments: Vec::with_capacity(MAX_SEGMENTS),
+            memory,
+            call,
+        };
+        ring.disarm();
+        ring
+    }
+
+    /// Where it would go on, as the front-end is told when the ring stops.
+    #[inline]
+    pub(crate) fn next_avail(&self) -> u16 {
+        self.next.bits()
+    }
+
+    /// The same: nothing in the ring's memory says where the guest believes us to be.
+    pub(crate) fn next_used(&self) -> u16 {
+        self.next.bits()
+    }
+
+    /// Nothing to do: see [`PackedRing::next_used`].
+    pub(crate) fn rewind_to_used(&mut self) {}
+
+    /// Replaces the interrupt descriptor.
+    pub(crate) fn set_call(&mut self, call: Option<Arc<OwnedFd>>) {
+        self.call = call;
+    }
+
+    /// Writes a used descriptor, but for the first of a burst, which waits.
+    #[inline(always)]
+    fn put_used(&mut self, at: Position, element: Element) {
+        if self.held.is_none() {
+            self.held = Some((at, element));
+        } else {
+            let slot = usize::from(at.slot());
+            // SAFETY: positions stay inside the checked ring.
+            unsafe { self.parts.descriptors.store_packed_element(slot, element, Ordering::Relaxed) };
+        }
+    }
+
+    /// Takes all that waits and gives it back unread. Returns how many chains.
+    pub(crate) fn discard(&mut self) -> Result<u16, RingFault> {
+        let mut chains = 0;
+        // A guest that makes more available meanwhile has to wait.
+        while chains < self.size
+            && let Some(chain) = self.peek(&mut Cursor::default())?
+        {
+            self.complete(chain, 0);
+            chains += 1;
+        }
+        Ok(chains)
+    }
+
+    /// Whether the guest wants to be told of what was published since this was asked last. For the fence see
+    /// [`super::split::SplitRing::wants_notice`].
+    #[inline]
+    pub(super) fn wants_notice(&mut self) -> bool {
+        if self.moved == 0 {
+            return false;
+        }
+        fence(Ordering::SeqCst);
+        // SAFETY: both words lie inside the checked event area. Acquire: the position was written before the flags.
+        let (flags, off_wrap) = unsafe {
+            let flags = self.parts.avail.load_u16(EVENT_FLAGS, Ordering::Acquire);
+            (flags, self.parts.avail.load_u16(EVENT_OFF_WRAP, Ordering::Relaxed))
+        };
+        let moved = std::mem::take(&mut self.moved);
+        wants_event(off_wrap, flags, self.rules.event_idx, self.published, moved, self.size)
+    }
+
+    /// Interrupts the guest, if it wants to be told of what was published. True if it was.
+    #[inline]
+    pub(crate) fn interrupt(&mut self) -> bool {
+        if !self.wants_notice() {
+            return false;
+        }
+        let Some(call) = &self.call else { return false };
+        // As in a split ring: non-blocking, and a full counter means that an interrupt is pending.
+        let _ = rustix::io::write(call, &1u64.to_ne_bytes());
+        true
+    }
+
+    /// Asks the guest to kick at the next chain it adds. True when one waits already.
+    pub(crate) fn arm(&mut self) -> bool {
+        // For the chains looked at before that the guest will not kick.
+        let next = self.ahead.at;
+        let flags = if self.rules.event_idx { EVENT_F_DESC } else { EVENT_F_ENABLE };
+        // SAFETY: the words lie inside the checked event area, the position inside the checked ring.
+        let available = unsafe {
+            self.parts.used.store_u16(EVENT_OFF_WRAP, next.bits(), Ordering::Relaxed);
+            self.parts.used.store_u16(EVENT_FLAGS, flags, Ordering::Release);
+            fence(Ordering::SeqCst);
+            next.is_available(self.parts.descriptors.load_packed_flags(usize::from(next.slot())))
+        };
+        available || self.known() > 0
+    }
+
+    /// Tells the guest that kicks are not needed.
+    pub(crate) fn disarm(&mut self) {
+        // SAFETY: the word lies inside the checked event area.
+        unsafe { self.parts.used.store_u16(EVENT_FLAGS, EVENT_F_DISABLE, Ordering::Relaxed) };
+    }
+
+    /// As [`super::device::DeviceRing::publish`].
+    #[inline]
+    pub(crate) fn publish(&mut self) -> bool {
+        let Some((at, element)) = self.held.take() else { return false };
+        let slot = usize::from(at.slot());
+        // SAFETY: positions stay inside the checked ring. Release: payload and the other descriptors before this one.
+        unsafe { self.parts.descriptors.store_packed_element(slot, element, Ordering::Release) };
+        let moved = self.next.since(self.published, self.size);
+        self.moved = self.moved.saturating_add(moved).min(self.size);
+        self.published = self.next;
+        true
+    }
+
+    /// The position after a chain.
+    #[inline(always)]
+    pub(super) fn after(&self, chain: Chain) -> Position {
+        Position::from_bits(chain.at).advanced(chain.descriptors(), self.size)
+    }
+
+    /// Appends the pieces of a descriptor of the ring, `alone` or one of several of a chain.
+    fn walk_descriptor(
+        &mut self,
+        at: Position,
+        alone: bool,
+        direction: Direction,
+        total: u32,
+    ) -> Result<u32, RingFault> {
+        // SAFETY: positions stay inside the checked ring. Ordered after its flags by the look.
+        let packed = unsafe { self.parts.descriptors.load_packed(usize::from(at.slot())) };
+        let Element { len, flags, .. } = packed.element;
+        let desc = Descriptor { addr: packed.addr, len, flags, next: 0 };
+        let indirect = self.rules.indirect;
+        let mut walk = Walk { memory: &self.memory, cache: &mut self.cache, indirect, direction };
+        if flags & DESC_F_INDIRECT == 0 {
+            return walk.buffer(&desc, total, &mut self.segments);
+        }
+        if !indirect || !alone {
+            return Err(RingFault::BadIndirect);
+        }
+        // All entries of the table, one after the other; their NEXT flags say nothing (2.8.7).
+        let table = walk.indirect_table(&desc)?;
+        let mut total = total;
+        for index in 0..table.len {
+            let desc = table.get_packed(index)?;
+            if desc.flags & DESC_F_INDIRECT != 0 {
+                return Err(RingFault::BadIndirect);
+            }
+            total = walk.buffer(&desc, total, &mut self.segments)?;
+        }
+        Ok(total)
+    }
+}
+
+impl Ring for PackedRing {
+    #[inline(always)]
+    fn ready(&mut self, direction: Direction, offset: usize, wanted: u16) -> (u16, Option<RingFault>) {
+        if self.known() >= wanted { (wanted, None) } else { self.look_now(direction, offset, wanted) }
+    }
+
+    #[inline(always)]
+    fn chain(&self, ahead: u16) -> Chain {
+        self.ahead.chain(ahead)
+    }
+
+    fn peek(&mut self, cursor: &mut Cursor) -> Result<Option<Chain>, RingFault> {
+        let chain = if cursor.chains < self.known() {
+            let chain = self.chain(cursor.chains);
+            Chain { start: None, len: chain.descriptors().into(), ..chain }
+        } else {
+            let at = cursor.at.unwrap_or(self.ahead.at);
+            let Some(chain) = self.chain_at(at)? else { return Ok(None) };
+            cursor.at = Some(self.after(chain));
+            chain
+        };
+        cursor.chains += 1;
+        Ok(Some(chain))
+    }
+
+    fn walk(&mut self, chain: Chain, direction: Direction) -> Result<u32, RingFault> {
+        let count = chain.descriptors();
+        let (mut at, mut total) = (Position::from_bits(chain.at), 0);
+        for _ in 0..count {
+            total = self.walk_descriptor(at, count == 1, direction, total)?;
+            at = at.advanced(1, self.size);
+        }
+        if (total as usize) < pmd::virtio::NetHeader::LEGACY_LEN {
+            Err(RingFault::NoHeader)
+        } else {
+            Ok(total)
+        }
+    }
+
+    #[inline]
+    fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    #[inline]
+    fn forget_segments(&mut self) {
+        self.segments.clear();
+    }
+
+    #[inline(always)]
+    fn write_used(&mut self, _ahead: u16, chain: Chain, len: u32) {
+        let at = Position::from_bits(chain.at);
+        self.put_used(at, Element { len, id: chain.head, flags: at.used_flags() | DESC_F_WRITE });
+    }
+
+    #[inline(always)]
+    fn complete_run(&mut self, chains: u16) {
+        if chains > 0 {
+            self.next = self.after(self.chain(chains - 1));
+            self.ahead.pass(chains);
+        }
+    }
+
+    #[inline]
+    fn complete_unwritten(&mut self, chains: u16) {
+        if chains == 0 {
+            return;
+        }
+        if self.rules.in_order {
+            // Where the first began, with the id of the last (2.8.5).
+            let (at, id) = (self.next, self.chain(chains - 1).head);
+            self.put_used(at, Element { len: 0, id, flags: at.used_flags() });
+        } else {
+            let unwritten = |chain: Chain| {
+                let at = Position::from_bits(chain.at);
+                (at, Element { len: 0, id: chain.head, flags: at.used_flags() })
+            };
+            let (at, element) = unwritten(self.chain(0));
+            self.put_used(at, element);
+            for ahead in 1..chains {
+                let (at, element) = unwritten(self.chain(ahead));
+                let slot = usize::from(at.slot());
+                // SAFETY: positions stay inside the checked ring.
+                unsafe { self.parts.descriptors.store_packed_element(slot, element, Ordering::Relaxed) };
+            }
+        }
+        self.complete_run(chains);
+    }
+
+    fn complete(&mut self, chain: Chain, len: u32) {
+        let at = Position::from_bits(chain.at);
+        let written = if len > 0 { DESC_F_WRITE } else { 0 };
+        self.put_used(at, Element { len, id: chain.head, flags: at.used_flags() | written });
+        self.next = self.after(chain);
+        if self.known() > 0 {
+            self.ahead.pass(1);
+        } else {
+            self.ahead.at = self.next;
+        }
+    }
+
+    #[inline(always)]
+    fn look_ahead(&mut self, direction: Direction, offset: usize) {
+        self.look_at_next_burst(direction, offset);
+    }
+}
