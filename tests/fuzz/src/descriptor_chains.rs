@@ -120,27 +120,50 @@ pub fn seeds() -> Vec<Vec<u8>> {
             offer(1, 0),
             [rx.clone(), vec![7, 1, 1, 0], rx.clone()].concat(),
         ],
-        // Packed, rings of four: `offer` makes so many descriptors available from the next position on.
-        [head(0x47), desc(1, 0, 0x5000, 72, 0, 0), vec![2, 1, 0, 1], rx.clone()],
-        [
-            head(0xc7),
-            [desc(1, 0, 0x5000, 12, 1, 0), desc(1, 1, 0x7fe0, 600, 0, 5), desc(1, 2, 0x5000, 72, 0, 6)]
-                .concat(),
-            vec![2, 1, 0, 3],
-            [rx.clone(), vec![2, 1, 0, 4], rx.clone()].concat(),
+    ]
+    .map(|parts| parts.concat())
+    .into_iter()
+    .chain(packed_seeds())
+    .collect()
+}
+
+/// The same for packed rings, of four descriptors: `offer` makes so many available from the next position on.
+fn packed_seeds() -> Vec<Vec<u8>> {
+    let desc = |table: u8, slot: u8, addr: u32, len: u16, flags: u8, id: u8| {
+        [&[0, table, slot][..], &addr.to_le_bytes(), &len.to_le_bytes(), &[flags, id]].concat()
+    };
+    let offer = |ring: u8, count: u8| vec![2, ring, 0, count];
+    let send = |len: u16| [&[5][..], &len.to_le_bytes(), &[0]].concat();
+    let rx = || vec![3];
+    [
+        vec![vec![0x47, 3], desc(1, 0, 0x5000, 72, 0, 0), offer(1, 1), rx()],
+        vec![
+            vec![0xc7, 3],
+            desc(1, 0, 0x5000, 12, 1, 0),
+            desc(1, 1, 0x7fe0, 600, 0, 5),
+            desc(1, 2, 0x5000, 72, 0, 6),
+            offer(1, 3),
+            rx(),
+            offer(1, 4),
+            rx(),
         ],
-        [
-            head(0x46),
-            [desc(1, 0, 0x2000, 32, 4, 0), desc(2, 0, 0x5000, 12, 1, 1), desc(2, 1, 0x6000, 60, 0, 0)]
-                .concat(),
-            vec![2, 1, 0, 1],
-            rx,
+        vec![
+            vec![0x46, 3],
+            desc(1, 0, 0x2000, 32, 4, 0),
+            desc(2, 0, 0x5000, 12, 1, 1),
+            desc(2, 1, 0x6000, 60, 0, 0),
+            offer(1, 1),
+            rx(),
         ],
-        [
-            head(0x44),
-            [desc(0, 0, 0x9000, 600, 2, 0), desc(0, 1, 0xb000, 600, 2, 1), vec![2, 0, 0, 2]].concat(),
-            tx(1000),
-            [vec![6, 0, 2, 0, 0, 2], tx(600)].concat(),
+        vec![
+            vec![0x44, 3],
+            desc(0, 0, 0x9000, 600, 2, 0),
+            desc(0, 1, 0xb000, 600, 2, 1),
+            offer(0, 2),
+            send(1000),
+            vec![6, 0],
+            offer(0, 2),
+            send(600),
         ],
     ]
     .map(|parts| parts.concat())
@@ -155,6 +178,9 @@ struct Stage {
     size: u16,
     /// Where the guest makes its next descriptors available, in packed rings.
     next: [Position; 2],
+    /// Buffers of the receive ring when a worker last had to do with it: it reads descriptors ahead, and writes there even if the
+    /// guest has changed its mind since.
+    past: Vec<Range<usize>>,
     rx: Box<dyn RxQueue>,
     tx: Box<dyn TxQueue>,
     storage: BatchStorage,
@@ -185,7 +211,9 @@ impl Stage {
         let size =
             if features & VIRTIO_F_RING_PACKED != 0 { u16::from(size % 40) + 1 } else { 1 << (size % 6) };
         let next = [Position::START; 2];
-        let mut stage = Stage { file, bench, features, size, next, rx, tx, storage: BatchStorage::new() };
+        let past = Vec::new();
+        let mut stage =
+            Stage { file, bench, features, size, next, past, rx, tx, storage: BatchStorage::new() };
         let base = if stage.packed() { Position::START.bits() } else { 0 };
         stage.start(0, base);
         stage.start(1, base);
@@ -199,8 +227,11 @@ impl Stage {
     /// Starts a ring at an index, as a front-end does after the guest's driver did.
     fn start(&mut self, index: usize, base: u16) {
         let area = index * AREA;
+        if index == 0 {
+            self.past.clear();
+        }
         let base = if self.packed() {
-            let base = base & 0x8000 | (base & 0x7fff) % self.size;
+            let base = (base & 0x8000) | ((base & 0x7fff) % self.size);
             self.next[index] = Position::from_bits(base);
             base
         } else {
@@ -244,7 +275,7 @@ impl Stage {
         bytes.extend(len.to_le_bytes());
         if self.packed() {
             // Id and flags, available or not as the top bits say.
-            bytes.extend([next, 0, flags & 0x87, flags & 0x80 ^ (flags << 1) & 0x80]);
+            bytes.extend([next, 0, flags & 0x87, (flags ^ flags << 1) & 0x80]);
         } else {
             bytes.extend([flags & 7, 0, next, 0]);
         }
@@ -335,6 +366,9 @@ impl Stage {
         assert!(!broken || sent == 0, "a broken ring went on");
         let after = self.image();
         let mut allowed = writable(&before, 0, self.size, self.packed());
+        allowed.append(&mut self.past);
+        self.past.clone_from(&allowed);
+        self.past.extend(writable(&after, 0, self.size, self.packed()));
         // Where a buffer covers the tables themselves, what the device saw is not what we see.
         if allowed.iter().all(|buffer| buffer.start >= PAYLOAD) {
             allowed.extend(self.devices_own(0));
@@ -344,22 +378,25 @@ impl Stage {
 
     /// Sends what it receives back to the guest: payload goes from guest memory to guest memory.
     fn hairpin(&mut self) {
+        let before = self.image();
         let mut batch = self.storage.begin();
         let count = self.rx.rx_burst(&mut batch);
         let slots: Vec<u16> = (0..count as u16).collect();
         assert!(self.tx.tx_burst(&batch, &slots) <= count);
         self.rx.rx_done();
+        let image = self.image();
+        self.past.extend(writable(&before, 0, self.size, self.packed()));
+        self.past.extend(writable(&image, 0, self.size, self.packed()));
     }
 
     /// What the device may write of a ring.
     fn devices_own(&self, ring: usize) -> Vec<Range<usize>> {
         let (table, used) = (ring * AREA, ring * AREA + USED);
         let size = usize::from(self.size);
-        if !self.packed() {
-            return vec![used..used + 6 + size * 8];
-        }
-        let elements = (0..size).map(|slot| table + slot * 16 + 8..table + slot * 16 + 16);
-        elements.chain([used..used + EVENT_LEN]).collect()
+        let own = used..used + if self.packed() { EVENT_LEN } else { 6 + size * 8 };
+        let elements = if self.packed() { size } else { 0 };
+        let elements = (0..elements).map(|slot| table + slot * 16 + 8..table + slot * 16 + 16);
+        std::iter::once(own).chain(elements).collect()
     }
 
     /// What a worker does before and after it sleeps.

@@ -23,11 +23,30 @@ struct Rings {
     vectorized: bool,
     size: u16,
     pairs: u16,
+    buffers: Buffers,
+}
+
+/// How testpmd's buffers are cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Buffers {
+    /// A frame fits one.
+    Whole,
+    /// They are short, so that many fit testpmd's memory, and frames are too.
+    Short,
+    /// They are short, but frames are not: each is received into several and sent as a chain.
+    Chained,
 }
 
 impl Rings {
-    const PLAIN: Rings =
-        Rings { packed: true, mergeable: true, in_order: false, vectorized: false, size: 256, pairs: 1 };
+    const PLAIN: Rings = Rings {
+        packed: true,
+        mergeable: true,
+        in_order: false,
+        vectorized: false,
+        size: 256,
+        pairs: 1,
+        buffers: Buffers::Whole,
+    };
 
     fn device(self, index: usize, path: &str) -> String {
         let on = |option| u8::from(option);
@@ -70,11 +89,15 @@ fn round_trip(lab: &Lab, name: &str, rings: Rings, frames: u32) {
     let devices: Vec<String> =
         ports.iter().enumerate().map(|(index, (_, path))| rings.device(index, path)).collect();
     let queues = [format!("--rxq={}", rings.pairs), format!("--txq={}", rings.pairs)];
-    // Receive rings are full of them. Transmit rings would be too, if the driver freed what was sent only when it needs room.
+    // All four rings may be full of them: the driver frees what was sent only when it needs room.
     let (size, pairs) = (u32::from(rings.size), u32::from(rings.pairs));
-    let mbufs = format!("--total-num-mbufs={}", size * pairs * 2 + 16384);
-    let ring = [format!("--rxd={size}"), format!("--txd={size}"), format!("--txfreet={}", size - 32)];
-    let arguments = ["--forward-mode=io", &queues[0], &queues[1], &mbufs, &ring[0], &ring[1], &ring[2]];
+    let mbufs = format!("--total-num-mbufs={}", size * pairs * 4 + 8192);
+    let ring = [format!("--rxd={size}"), format!("--txd={size}")];
+    let mut arguments = vec!["--forward-mode=io", &queues[0], &queues[1], &mbufs, &ring[0], &ring[1]];
+    if rings.buffers != Buffers::Whole {
+        // The transmit offload is the one for chains.
+        arguments.extend(["--mbuf-size=512", "--enable-scatter", "--tx-offloads=0x8000"]);
+    }
     let mut testpmd = Testpmd::start(lab, name, "0@0,1@0", &devices, &arguments).unwrap();
     testpmd.command("start").unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);
@@ -90,12 +113,13 @@ fn round_trip(lab: &Lab, name: &str, rings: Rings, frames: u32) {
         let tx = (0..rings.pairs).map(|queue| port.tx_queue(queue).unwrap()).collect();
         End { port, rx, tx }
     });
+    let longest = if rings.buffers == Buffers::Short { 360 } else { 1514 };
     for (from, to) in [(0, 1), (1, 0)] {
         let mut next = 0;
         while next < frames {
             let wanted = BURST as u32;
             for queue in 0..usize::from(rings.pairs) {
-                send(&mut *ends[from].tx[queue], next + queue as u32 * wanted);
+                send(&mut *ends[from].tx[queue], next + queue as u32 * wanted, longest);
             }
             let all = wanted * u32::from(rings.pairs);
             let mut missing: HashSet<u32> = (next..next + all).collect();
@@ -107,16 +131,16 @@ fn round_trip(lab: &Lab, name: &str, rings: Rings, frames: u32) {
                     ends[from].port.info().error,
                     ends[to].port.info().error,
                 );
-                ends[to].rx.iter_mut().for_each(|queue| receive(&mut **queue, &mut missing));
+                ends[to].rx.iter_mut().for_each(|queue| receive(&mut **queue, &mut missing, longest));
             }
             next += all;
         }
     }
 }
 
-/// Frame number `number`: lengths of all kinds, and bytes that depend on both.
-fn frame(number: u32) -> Vec<u8> {
-    let len = 60 + (number as usize).wrapping_mul(7919) % 1455;
+/// Frame number `number`: lengths of all kinds up to `longest`, and bytes that depend on the number.
+fn frame(number: u32, longest: usize) -> Vec<u8> {
+    let len = 60 + (number as usize).wrapping_mul(7919) % (longest - 59);
     let mut frame = vec![0x52, 0x54, 0, 0, 0, 9, 0x52, 0x54, 0, 0, 0, 8, 0x88, 0xb5];
     frame.extend(number.to_be_bytes());
     let mut state = number.wrapping_mul(2_654_435_761) | 1;
@@ -130,8 +154,8 @@ fn frame(number: u32) -> Vec<u8> {
 }
 
 /// Sends a burst of frames, numbered from `first` on.
-fn send(queue: &mut dyn TxQueue, first: u32) {
-    let frames: Vec<Vec<u8>> = (first..first + BURST as u32).map(frame).collect();
+fn send(queue: &mut dyn TxQueue, first: u32, longest: usize) {
+    let frames: Vec<Vec<u8>> = (first..first + BURST as u32).map(|number| frame(number, longest)).collect();
     let mut storage = BatchStorage::new();
     let mut batch = storage.begin();
     frames.iter().for_each(|frame| assert!(batch.receive(Span::from_slice(frame))));
@@ -141,7 +165,7 @@ fn send(queue: &mut dyn TxQueue, first: u32) {
 }
 
 /// Receives a burst, and crosses its frames off.
-fn receive(queue: &mut dyn RxQueue, missing: &mut HashSet<u32>) {
+fn receive(queue: &mut dyn RxQueue, missing: &mut HashSet<u32>, longest: usize) {
     let mut storage = BatchStorage::new();
     let mut batch = storage.begin();
     for slot in 0..queue.rx_burst(&mut batch) as SlotId {
@@ -149,7 +173,7 @@ fn receive(queue: &mut dyn RxQueue, missing: &mut HashSet<u32>) {
         let mut bytes = vec![0; received.len()];
         received.copy_to(&mut bytes);
         let number = u32::from_be_bytes(bytes[14..18].try_into().unwrap());
-        assert_eq!(bytes, frame(number), "frame {number} was mangled");
+        assert_eq!(bytes, frame(number, longest), "frame {number} was mangled");
         assert!(missing.remove(&number), "frame {number} came twice, or unasked");
     }
     queue.rx_done();
@@ -177,7 +201,8 @@ fn rings_of_every_size_carry_every_byte() {
         (true, false, 32768),
         (false, true, 32768),
     ] {
-        let rings = Rings { packed, in_order, size, ..Rings::PLAIN };
+        let buffers = if size > 4096 { Buffers::Short } else { Buffers::Whole };
+        let rings = Rings { packed, in_order, size, buffers, ..Rings::PLAIN };
         // More than twice round.
         round_trip(&lab, &format!("{}-{size}-{in_order}", rings.name()), rings, 2 * u32::from(size) + 1000);
     }
@@ -190,6 +215,17 @@ fn four_queue_pairs_carry_every_byte() {
         for in_order in [false, true] {
             let rings = Rings { packed, in_order, pairs: 4, ..Rings::PLAIN };
             round_trip(&lab, &format!("{}-pairs-{in_order}", rings.name()), rings, 3000);
+        }
+    }
+}
+
+#[test]
+fn frames_over_several_buffers_carry_every_byte() {
+    let lab = Lab::open().unwrap();
+    for packed in [false, true] {
+        for in_order in [false, true] {
+            let rings = Rings { packed, in_order, buffers: Buffers::Chained, ..Rings::PLAIN };
+            round_trip(&lab, &format!("{}-chained-{in_order}", rings.name()), rings, 3000);
         }
     }
 }

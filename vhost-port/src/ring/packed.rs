@@ -223,11 +223,14 @@ impl PackedRing {
         // All entries of the table, one after the other; their NEXT flags say nothing (2.8.7).
         let table = walk.indirect_table(&desc)?;
         let mut total = total;
+        // DPDK's driver (24.11) leaves WRITE set in the tables of what it sends. Reading what we were asked to write harms nobody.
+        let ignored = if direction == Direction::Read { DESC_F_WRITE } else { 0 };
         for index in 0..table.len {
-            let desc = table.get_packed(index)?;
+            let mut desc = table.get_packed(index)?;
             if desc.flags & DESC_F_INDIRECT != 0 {
                 return Err(RingFault::BadIndirect);
             }
+            desc.flags &= !ignored;
             total = walk.buffer(&desc, total, &mut self.segments)?;
         }
         Ok(total)

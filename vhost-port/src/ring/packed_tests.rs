@@ -426,6 +426,22 @@ fn chains_that_no_driver_makes_are_faults() {
     assert_eq!(fault_of(&[(MEMORY - 16, 32, DESC_F_INDIRECT)], true), Some(RingFault::OutsideMemory));
 }
 
+/// DPDK's driver leaves the flag set in tables of what it sends; back-ends that look at it do not work with it.
+#[test]
+fn write_flags_in_the_tables_of_what_is_sent_are_ignored() {
+    let twin = Twin::new(4);
+    let buffers: Vec<Buffer> =
+        (0..3).map(|i| Buffer { addr: BUFFERS + i * 64, len: 20, write: i != 1 }).collect();
+    let at = twin.put_table(0, &buffers);
+    let mut driver = twin.driver(false, false);
+    driver.add_indirect(at, 3).unwrap();
+    let _ = driver.publish();
+    let mut ring = twin.device(RingRules { indirect: true, ..RingRules::default() }, Position::START);
+    assert_eq!(ring.ready(Direction::Read, 0, 1), (1, None));
+    assert_eq!(ring.walk(ring.chain(0), Direction::Read), Ok(60));
+    assert_eq!(ring.walk(ring.chain(0), Direction::Write), Err(RingFault::WrongDirection));
+}
+
 #[test]
 fn what_a_front_end_may_say_of_a_packed_ring() {
     for size in [1, 3, 48, 32768] {
