@@ -181,7 +181,7 @@ fn receive<'q, R: Ring>(
         }
         let taken = match chain.start {
             Some(start) => take_single(Segment { start, len: chain.len }, net, batch),
-            None => walk_and_take(ring, chain, net, batch),
+            None => walk_and_take(ring, done, net, batch),
         };
         match taken {
             Ok(Taken::Packet(len)) => {
@@ -211,12 +211,12 @@ fn receive<'q, R: Ring>(
 #[inline(never)]
 fn walk_and_take<R: Ring>(
     ring: &mut R,
-    chain: Chain,
+    ahead: u16,
     net: &NetRules,
     batch: &mut Batch<'_>,
 ) -> Result<Taken, RingFault> {
     ring.forget_segments();
-    let bytes = ring.walk(chain, Direction::Read)?;
+    let bytes = ring.walk(ring.extent(ahead), Direction::Read)?;
     take_chain(ring.segments(), bytes as usize, net, batch)
 }
 

@@ -16,7 +16,7 @@ use pmd::virtio::{NetHeader, SharedPtr};
 
 use super::rules::NetRules;
 use super::shared::Shared;
-use crate::ring::{Chain, Cursor, DeviceRing, Direction, Ring, RingFault, RingState, Segment, Vring};
+use crate::ring::{Chain, Cursor, DeviceRing, Direction, Extent, Ring, RingFault, RingState, Segment, Vring};
 
 /// Ethernet header and two tags: what a frame may have beyond its payload.
 const L2_OVERHEAD: usize = 22;
@@ -35,7 +35,7 @@ pub(crate) struct VhostTx {
     /// The guest has not been told yet of the last burst.
     owing: bool,
     /// Chains a frame fills, and their bytes.
-    merged: Vec<(Chain, u32)>,
+    merged: Vec<(Extent, u32)>,
     /// Does what the guest cannot.
     finisher: Finisher,
 }
@@ -152,7 +152,7 @@ struct Sender<'a, R> {
     net: &'a NetRules,
     /// Longest frame the MTU allows, unless it is to be segmented by the guest.
     max_frame: usize,
-    merged: &'a mut Vec<(Chain, u32)>,
+    merged: &'a mut Vec<(Extent, u32)>,
     bytes: u64,
 }
 
@@ -161,7 +161,7 @@ impl<'a, R: Ring> Sender<'a, R> {
         ring: &'a mut R,
         net: &'a NetRules,
         max_frame: usize,
-        merged: &'a mut Vec<(Chain, u32)>,
+        merged: &'a mut Vec<(Extent, u32)>,
     ) -> Sender<'a, R> {
         Sender { ring, net, max_frame, merged, bytes: 0 }
     }
@@ -258,7 +258,8 @@ impl<'a, R: Ring> Sender<'a, R> {
                     }
                     copy_frame(start.add(self.net.header_len), frame);
                 }
-                self.ring.complete(chain, needed as u32);
+                self.ring.write_used(0, chain, needed as u32);
+                self.ring.complete_run(1);
             }
             _ => self.put_scattered(frame, needed)?,
         }

@@ -46,16 +46,6 @@ pub(crate) struct Chain {
     pub(crate) len: u32,
     /// Head in a split ring, id in a packed one: what the guest knows it by.
     pub(crate) head: u16,
-    /// Where it begins in a packed ring, as the bits of a position.
-    pub(super) at: u16,
-}
-
-impl Chain {
-    /// Descriptors of a packed ring that it fills.
-    #[inline(always)]
-    pub(super) fn descriptors(self) -> u16 {
-        if self.start.is_some() { 1 } else { self.len as u16 }
-    }
 }
 
 /// What is known of chains that wait.
@@ -71,11 +61,7 @@ pub(super) struct LookAhead {
 impl LookAhead {
     /// Nothing is known of what waits from the avail index `base` on.
     pub(super) fn new(base: u16) -> LookAhead {
-        LookAhead {
-            chains: [Chain { start: None, len: 0, head: 0, at: 0 }; AHEAD],
-            looked: base,
-            fault: None,
-        }
+        LookAhead { chains: [Chain { start: None, len: 0, head: 0 }; AHEAD], looked: base, fault: None }
     }
 }
 
@@ -229,7 +215,7 @@ impl RingParts {
         } else {
             None
         };
-        Chain { start, len: desc.len, head, at: 0 }
+        Chain { start, len: desc.len, head }
     }
 }
 

@@ -14,6 +14,16 @@ use super::fault::RingFault;
 use super::packed::PackedRing;
 use super::split::SplitRing;
 
+/// Which descriptors a chain is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Extent {
+    /// What the guest knows it by.
+    pub(super) head: u16,
+    /// Of a packed ring: where it begins, and how many descriptors it has. Else nothing.
+    pub(super) at: Position,
+    pub(super) descriptors: u16,
+}
+
 /// How far a walk over waiting chains has come, without taking any. The default stands at the next chain.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Cursor {
@@ -33,11 +43,14 @@ pub(crate) trait Ring {
     /// The chain `ahead` of the next one; it says something only below what [`Ring::ready`] returned.
     fn chain(&self, ahead: u16) -> Chain;
 
-    /// The chain at a cursor, which moves past it; `None` when no more wait. Its [`Chain::start`] is not looked for.
-    fn peek(&mut self, cursor: &mut Cursor) -> Result<Option<Chain>, RingFault>;
+    /// Which descriptors [`Ring::chain`] `ahead` is.
+    fn extent(&self, ahead: u16) -> Extent;
+
+    /// The chain at a cursor, known or not; the cursor moves past it. `None` when no more wait.
+    fn peek(&mut self, cursor: &mut Cursor) -> Result<Option<Extent>, RingFault>;
 
     /// Appends the pieces of a chain to [`Ring::segments`] and returns its bytes.
-    fn walk(&mut self, chain: Chain, direction: Direction) -> Result<u32, RingFault>;
+    fn walk(&mut self, chain: Extent, direction: Direction) -> Result<u32, RingFault>;
 
     /// Pieces of the chains walked since [`Ring::forget_segments`].
     fn segments(&self) -> &[Segment];
@@ -56,10 +69,15 @@ pub(crate) trait Ring {
 
     /// Takes the next chain, known or not, with `len` bytes put into it. The guest sees it after
     /// [`DeviceRing::publish`].
-    fn complete(&mut self, chain: Chain, len: u32);
+    fn complete(&mut self, chain: Extent, len: u32);
 
     /// At the end of a burst: looks at the next one, so that what it needs is on its way.
     fn look_ahead(&mut self, direction: Direction, offset: usize);
+}
+
+/// The chain of a split ring that starts at `head`.
+fn split_extent(head: u16) -> Extent {
+    Extent { head, at: Position::START, descriptors: 0 }
 }
 
 impl Ring for SplitRing {
@@ -74,17 +92,22 @@ impl Ring for SplitRing {
     }
 
     #[inline]
-    fn peek(&mut self, cursor: &mut Cursor) -> Result<Option<Chain>, RingFault> {
+    fn extent(&self, ahead: u16) -> Extent {
+        split_extent(self.chain(ahead).head)
+    }
+
+    #[inline]
+    fn peek(&mut self, cursor: &mut Cursor) -> Result<Option<Extent>, RingFault> {
         let ahead = cursor.chains;
         if ahead >= self.waiting() && ahead >= self.refresh()? {
             return Ok(None);
         }
         cursor.chains += 1;
-        Ok(Some(Chain { start: None, len: 0, head: self.head(ahead)?, at: 0 }))
+        self.head(ahead).map(|head| Some(split_extent(head)))
     }
 
     #[inline]
-    fn walk(&mut self, chain: Chain, direction: Direction) -> Result<u32, RingFault> {
+    fn walk(&mut self, chain: Extent, direction: Direction) -> Result<u32, RingFault> {
         self.walk(chain.head, direction)
     }
 
@@ -114,7 +137,7 @@ impl Ring for SplitRing {
     }
 
     #[inline(always)]
-    fn complete(&mut self, chain: Chain, len: u32) {
+    fn complete(&mut self, chain: Extent, len: u32) {
         self.complete(chain.head, len);
     }
 

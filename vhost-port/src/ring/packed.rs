@@ -33,7 +33,7 @@ use pmd::virtio::split::{DESC_F_INDIRECT, DESC_F_WRITE, Descriptor};
 
 use super::ahead::Chain;
 use super::chain::{Direction, MAX_SEGMENTS, Segment, Walk};
-use super::device::{Cursor, Ring};
+use super::device::{Cursor, Extent, Ring};
 use super::fault::RingFault;
 use super::packed_ahead::PackedAhead;
 use super::split::{RingParts, RingRules};
@@ -196,8 +196,8 @@ impl PackedRing {
 
     /// The position after a chain.
     #[inline(always)]
-    pub(super) fn after(&self, chain: Chain) -> Position {
-        Position::from_bits(chain.at).advanced(chain.descriptors(), self.size)
+    fn after(&self, chain: Extent) -> Position {
+        chain.at.advanced(chain.descriptors, self.size)
     }
 
     /// Appends the pieces of a descriptor of the ring, `alone` or one of several of a chain.
@@ -248,10 +248,16 @@ impl Ring for PackedRing {
         self.ahead.chain(ahead)
     }
 
-    fn peek(&mut self, cursor: &mut Cursor) -> Result<Option<Chain>, RingFault> {
+    #[inline(always)]
+    fn extent(&self, ahead: u16) -> Extent {
+        let Chain { start, len, head } = self.chain(ahead);
+        let descriptors = if start.is_some() { 1 } else { len as u16 };
+        Extent { head, at: self.ahead.position(ahead), descriptors }
+    }
+
+    fn peek(&mut self, cursor: &mut Cursor) -> Result<Option<Extent>, RingFault> {
         let chain = if cursor.chains < self.known() {
-            let chain = self.chain(cursor.chains);
-            Chain { start: None, len: chain.descriptors().into(), ..chain }
+            self.extent(cursor.chains)
         } else {
             let at = cursor.at.unwrap_or(self.ahead.at);
             let Some(chain) = self.chain_at(at)? else { return Ok(None) };
@@ -262,9 +268,9 @@ impl Ring for PackedRing {
         Ok(Some(chain))
     }
 
-    fn walk(&mut self, chain: Chain, direction: Direction) -> Result<u32, RingFault> {
-        let count = chain.descriptors();
-        let (mut at, mut total) = (Position::from_bits(chain.at), 0);
+    fn walk(&mut self, chain: Extent, direction: Direction) -> Result<u32, RingFault> {
+        let count = chain.descriptors;
+        let (mut at, mut total) = (chain.at, 0);
         for _ in 0..count {
             total = self.walk_descriptor(at, count == 1, direction, total)?;
             at = at.advanced(1, self.size);
@@ -287,15 +293,15 @@ impl Ring for PackedRing {
     }
 
     #[inline(always)]
-    fn write_used(&mut self, _ahead: u16, chain: Chain, len: u32) {
-        let at = Position::from_bits(chain.at);
+    fn write_used(&mut self, ahead: u16, chain: Chain, len: u32) {
+        let at = self.ahead.position(ahead);
         self.put_used(at, Element { len, id: chain.head, flags: at.used_flags() | DESC_F_WRITE });
     }
 
     #[inline(always)]
     fn complete_run(&mut self, chains: u16) {
         if chains > 0 {
-            self.next = self.after(self.chain(chains - 1));
+            self.next = self.after(self.extent(chains - 1));
             self.ahead.pass(chains);
         }
     }
@@ -310,14 +316,14 @@ impl Ring for PackedRing {
             let (at, id) = (self.next, self.chain(chains - 1).head);
             self.put_used(at, Element { len: 0, id, flags: at.used_flags() });
         } else {
-            let unwritten = |chain: Chain| {
-                let at = Position::from_bits(chain.at);
-                (at, Element { len: 0, id: chain.head, flags: at.used_flags() })
+            let unwritten = |ring: &PackedRing, ahead| {
+                let at = ring.ahead.position(ahead);
+                (at, Element { len: 0, id: ring.chain(ahead).head, flags: at.used_flags() })
             };
-            let (at, element) = unwritten(self.chain(0));
+            let (at, element) = unwritten(self, 0);
             self.put_used(at, element);
             for ahead in 1..chains {
-                let (at, element) = unwritten(self.chain(ahead));
+                let (at, element) = unwritten(self, ahead);
                 let slot = usize::from(at.slot());
                 // SAFETY: positions stay inside the checked ring.
                 unsafe { self.parts.descriptors.store_packed_element(slot, element, Ordering::Relaxed) };
@@ -326,8 +332,8 @@ impl Ring for PackedRing {
         self.complete_run(chains);
     }
 
-    fn complete(&mut self, chain: Chain, len: u32) {
-        let at = Position::from_bits(chain.at);
+    fn complete(&mut self, chain: Extent, len: u32) {
+        let at = chain.at;
         let written = if len > 0 { DESC_F_WRITE } else { 0 };
         self.put_used(at, Element { len, id: chain.head, flags: at.used_flags() | written });
         self.next = self.after(chain);

@@ -22,6 +22,7 @@ use pmd::virtio::split::{DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE};
 
 use super::ahead::{Chain, look_up, prefetch_buffer};
 use super::chain::{Direction, MAX_CHAIN_BYTES, MAX_SEGMENTS};
+use super::device::Extent;
 use super::fault::RingFault;
 use super::packed::PackedRing;
 use super::split::RingParts;
@@ -35,6 +36,8 @@ const BURST_CHAINS: u16 = BURST as u16;
 pub(super) struct PackedAhead {
     /// By number, modulo [`AHEAD`].
     chains: [Chain; AHEAD],
+    /// Where each begins.
+    positions: [Position; AHEAD],
     /// Number of the next chain to take, and of the next to look at. They wrap.
     taken: u16,
     looked: u16,
@@ -47,14 +50,27 @@ pub(super) struct PackedAhead {
 impl PackedAhead {
     /// Nothing is known of what waits from `base` on.
     pub(super) fn new(base: Position) -> PackedAhead {
-        let none = Chain { start: None, len: 0, head: 0, at: 0 };
-        PackedAhead { chains: [none; AHEAD], taken: 0, looked: 0, at: base, fault: None }
+        let none = Chain { start: None, len: 0, head: 0 };
+        PackedAhead {
+            chains: [none; AHEAD],
+            positions: [base; AHEAD],
+            taken: 0,
+            looked: 0,
+            at: base,
+            fault: None,
+        }
     }
 
     /// The chain `ahead` of the next one.
     #[inline(always)]
     pub(super) fn chain(&self, ahead: u16) -> Chain {
         self.chains[usize::from(self.taken.wrapping_add(ahead)) % AHEAD]
+    }
+
+    /// Where the chain `ahead` of the next one begins.
+    #[inline(always)]
+    pub(super) fn position(&self, ahead: u16) -> Position {
+        self.positions[usize::from(self.taken.wrapping_add(ahead)) % AHEAD]
     }
 
     /// Forgets the next `chains` chains, which are known.
@@ -120,7 +136,7 @@ impl PackedRing {
             // SAFETY: positions stay inside the checked ring.
             let flags = unsafe { parts.descriptors.load_packed_flags(slot) };
             if flags & SHAPE != plain {
-                let chain = match parts.packed_chain(at, size) {
+                let Extent { head, descriptors, .. } = match parts.packed_chain(at, size) {
                     Ok(Some(chain)) => chain,
                     Ok(None) => break,
                     Err(fault) => {
@@ -128,8 +144,10 @@ impl PackedRing {
                         break;
                     }
                 };
-                self.ahead.chains[usize::from(looked) % AHEAD] = chain;
-                at = at.advanced(chain.descriptors(), size);
+                let index = usize::from(looked) % AHEAD;
+                self.ahead.chains[index] = Chain { start: None, len: descriptors.into(), head };
+                self.ahead.positions[index] = at;
+                at = at.advanced(descriptors, size);
                 plain = at.avail_flags() | direction.flag();
                 looked = looked.wrapping_add(1);
                 continue;
@@ -145,11 +163,13 @@ impl PackedRing {
             let chain = match start {
                 Some(start) => {
                     prefetch_buffer(start.addr(), offset, direction);
-                    Chain { start: Some(start), len, head, at: at.bits() }
+                    Chain { start: Some(start), len, head }
                 }
-                None => Chain { start: None, len: 1, head, at: at.bits() },
+                None => Chain { start: None, len: 1, head },
             };
-            self.ahead.chains[usize::from(looked) % AHEAD] = chain;
+            let index = usize::from(looked) % AHEAD;
+            self.ahead.chains[index] = chain;
+            self.ahead.positions[index] = at;
             let (next, turned) = at.next(size);
             at = next;
             if turned {
@@ -161,7 +181,7 @@ impl PackedRing {
     }
 
     /// The chain that begins at `at`, of any shape; `None` when it is not available.
-    pub(super) fn chain_at(&self, at: Position) -> Result<Option<Chain>, RingFault> {
+    pub(super) fn chain_at(&self, at: Position) -> Result<Option<Extent>, RingFault> {
         self.parts.packed_chain(at, self.size)
     }
 }
@@ -169,7 +189,7 @@ impl PackedRing {
 impl RingParts {
     /// The extent of the chain that begins at `at`, and its id, which its last descriptor says. `None` when it is not available.
     #[inline(never)]
-    fn packed_chain(self, at: Position, size: u16) -> Result<Option<Chain>, RingFault> {
+    fn packed_chain(self, at: Position, size: u16) -> Result<Option<Extent>, RingFault> {
         let most = size.min(MAX_SEGMENTS as u16);
         let (mut here, mut count) = (at, 0);
         loop {
@@ -183,7 +203,7 @@ impl RingParts {
             if flags & DESC_F_NEXT == 0 {
                 // SAFETY: as above.
                 let head = unsafe { self.descriptors.load_packed(slot) }.element.id;
-                return Ok(Some(Chain { start: None, len: count.into(), head, at: at.bits() }));
+                return Ok(Some(Extent { head, at, descriptors: count }));
             }
             if count == most {
                 return Err(RingFault::ChainTooLong);
