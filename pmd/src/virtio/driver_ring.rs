@@ -37,6 +37,42 @@ pub struct RingMemory {
     pub used: SharedPtr,
 }
 
+impl RingMemory {
+    /// Asks for an interrupt at the used element `used_idx`. True when it is there already.
+    ///
+    /// # Safety
+    /// The parts are those of a ring of `size`, mapped and writable.
+    pub(super) unsafe fn enable_interrupts(&self, size: u16, event_idx: bool, used_idx: u16) -> bool {
+        // SAFETY: flags, used_event and idx lie inside their rings.
+        unsafe {
+            if event_idx {
+                self.avail.store_u16(RING + usize::from(size) * 2, used_idx, Ordering::Relaxed);
+            } else {
+                self.avail.store_u16(0, 0, Ordering::Relaxed);
+            }
+            fence(Ordering::SeqCst);
+            self.used.load_u16(IDX, Ordering::Acquire) != used_idx
+        }
+    }
+
+    /// Wants no interrupts; the next used element is `used_idx`.
+    ///
+    /// # Safety
+    /// As [`RingMemory::enable_interrupts`].
+    pub(super) unsafe fn disable_interrupts(&self, size: u16, event_idx: bool, used_idx: u16) {
+        // SAFETY: flags and used_event lie inside the avail ring.
+        unsafe {
+            if event_idx {
+                // Just passed, so it takes a whole turn of the index to pass it again.
+                let offset = RING + usize::from(size) * 2;
+                self.avail.store_u16(offset, used_idx.wrapping_sub(1), Ordering::Relaxed);
+            } else {
+                self.avail.store_u16(0, AVAIL_F_NO_INTERRUPT, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
 /// The device returned a head that it does not have.
 #[derive(thiserror::Error, Clone, Copy, PartialEq, Eq, Debug)]
 #[error("the device returned chain {0}, which it was not given")]
@@ -250,30 +286,14 @@ impl DriverRing {
 
     /// Asks for an interrupt at the next used chain. True when one waits already.
     pub fn enable_interrupts(&mut self) -> bool {
-        // SAFETY: flags, used_event and idx lie inside their rings (contract of `new`).
-        unsafe {
-            if self.event_idx {
-                let offset = RING + usize::from(self.size) * 2;
-                self.memory.avail.store_u16(offset, self.used_idx, Ordering::Relaxed);
-            } else {
-                self.memory.avail.store_u16(0, 0, Ordering::Relaxed);
-            }
-            fence(Ordering::SeqCst);
-            self.memory.used.load_u16(IDX, Ordering::Acquire) != self.used_idx
-        }
+        // SAFETY: the parts are those of a ring of this size (contract of `new`).
+        unsafe { self.memory.enable_interrupts(self.size, self.event_idx, self.used_idx) }
     }
 
     /// Wants no interrupts.
     pub fn disable_interrupts(&mut self) {
-        // SAFETY: flags and used_event lie inside the avail ring (contract of `new`).
-        unsafe {
-            if self.event_idx {
-                let offset = RING + usize::from(self.size) * 2;
-                self.memory.avail.store_u16(offset, self.used_idx.wrapping_sub(1), Ordering::Relaxed);
-            } else {
-                self.memory.avail.store_u16(0, AVAIL_F_NO_INTERRUPT, Ordering::Relaxed);
-            }
-        }
+        // SAFETY: the parts are those of a ring of this size (contract of `new`).
+        unsafe { self.memory.disable_interrupts(self.size, self.event_idx, self.used_idx) };
     }
 }
 

@@ -36,7 +36,7 @@ use super::chain::{Direction, MAX_SEGMENTS, Segment, Walk};
 use super::device::{Cursor, Extent, Ring};
 use super::fault::RingFault;
 use super::packed_ahead::PackedAhead;
-use super::split::{RingParts, RingRules};
+use super::split::{RingParts, RingRules, send_interrupt};
 use crate::memory::{MemTable, RegionCache};
 
 /// A running packed ring. Of its [`RingParts`], avail is the driver's event area and used the device's.
@@ -151,13 +151,7 @@ impl PackedRing {
     /// Interrupts the guest, if it wants to be told of what was published. True if it was.
     #[inline]
     pub(crate) fn interrupt(&mut self) -> bool {
-        if !self.wants_notice() {
-            return false;
-        }
-        let Some(call) = &self.call else { return false };
-        // As in a split ring: non-blocking, and a full counter means that an interrupt is pending.
-        let _ = rustix::io::write(call, &1u64.to_ne_bytes());
-        true
+        self.wants_notice() && send_interrupt(self.call.as_ref())
     }
 
     /// Asks the guest to kick at the next chain it adds. True when one waits already.

@@ -238,14 +238,7 @@ impl SplitRing {
     /// Interrupts the guest, if it wants to be told of what was published. True if it was.
     #[inline]
     pub(crate) fn interrupt(&mut self) -> bool {
-        if !self.wants_notice() {
-            return false;
-        }
-        let Some(call) = &self.call else { return false };
-        // The descriptor is a non-blocking eventfd (checked when it came); if its counter is full, an interrupt is
-        // pending already.
-        let _ = rustix::io::write(call, &1u64.to_ne_bytes());
-        true
+        self.wants_notice() && send_interrupt(self.call.as_ref())
     }
 
     /// Asks the guest to kick at the next chain it adds. True when one waits already.
@@ -272,4 +265,14 @@ impl SplitRing {
             unsafe { self.parts.used.store_u16(0, USED_F_NO_NOTIFY, Ordering::Relaxed) };
         }
     }
+}
+
+/// Interrupts the guest by its eventfd. False when there is none.
+#[inline]
+pub(super) fn send_interrupt(call: Option<&Arc<OwnedFd>>) -> bool {
+    let Some(call) = call else { return false };
+    // The descriptor is a non-blocking eventfd (checked when it came); if its counter is full, an interrupt is pending
+    // already.
+    let _ = rustix::io::write(call, &1u64.to_ne_bytes());
+    true
 }

@@ -50,14 +50,11 @@ pub use buffers::{BufferView, Buffers};
 pub use packed::PackedBurstRing;
 
 use super::driver_ring::RingMemory;
-use super::shared_ptr::SharedPtr;
 use super::split::{
-    AVAIL_F_NO_INTERRUPT, DESC_F_WRITE, Descriptor, IDX, RING, USED_F_NO_NOTIFY, avail_len, descriptors_len,
-    need_event, used_len, valid_size,
+    DESC_F_WRITE, Descriptor, IDX, RING, USED_F_NO_NOTIFY, avail_len, descriptors_len, need_event, used_len,
+    valid_size,
 };
-
-/// Bytes of a cache line.
-const LINE: usize = 64;
+use crate::prefetch::{LINE, prefetch};
 
 /// A device that does not keep to the rules; the ring must be started anew.
 #[derive(thiserror::Error, Clone, Copy, PartialEq, Eq, Debug)]
@@ -296,7 +293,7 @@ impl BurstRing {
                 let element = unsafe { self.memory.used.load_used(offset) };
                 let at = self.view(element.id as u16).at;
                 for line in 0..LINES {
-                    prefetch(at, line * LINE);
+                    prefetch(at.addr() + line * LINE);
                 }
             }
         }
@@ -322,43 +319,13 @@ impl BurstRing {
 
     /// Asks for an interrupt at the next used buffer. True when one waits already.
     pub fn enable_interrupts(&mut self) -> bool {
-        // SAFETY: flags, used_event and idx lie inside their rings (contract of `new`).
-        unsafe {
-            if self.event_idx {
-                let offset = RING + usize::from(self.size) * 2;
-                self.memory.avail.store_u16(offset, self.used_idx, Ordering::Relaxed);
-            } else {
-                self.memory.avail.store_u16(0, 0, Ordering::Relaxed);
-            }
-            fence(Ordering::SeqCst);
-            self.memory.used.load_u16(IDX, Ordering::Acquire) != self.used_idx
-        }
+        // SAFETY: the parts are those of a ring of this size (contract of `new`).
+        unsafe { self.memory.enable_interrupts(self.size, self.event_idx, self.used_idx) }
     }
 
     /// Wants no interrupts.
     pub fn disable_interrupts(&mut self) {
-        // SAFETY: flags and used_event lie inside the avail ring (contract of `new`).
-        unsafe {
-            if self.event_idx {
-                // Just passed, so it takes a whole turn of the index to pass it again.
-                let offset = RING + usize::from(self.size) * 2;
-                self.memory.avail.store_u16(offset, self.used_idx.wrapping_sub(1), Ordering::Relaxed);
-            } else {
-                self.memory.avail.store_u16(0, AVAIL_F_NO_INTERRUPT, Ordering::Relaxed);
-            }
-        }
+        // SAFETY: the parts are those of a ring of this size (contract of `new`).
+        unsafe { self.memory.disable_interrupts(self.size, self.event_idx, self.used_idx) };
     }
-}
-
-/// Brings the cache line `offset` bytes on closer, where the processor can be asked to.
-#[inline(always)]
-fn prefetch(at: SharedPtr, offset: usize) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a hint; it does not fault at any address.
-    unsafe {
-        use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(at.as_non_null().as_ptr().wrapping_add(offset).cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (at, offset);
 }

@@ -27,7 +27,8 @@
 use core::marker::PhantomData;
 use core::sync::atomic::{Ordering, fence};
 
-use super::{BadDevice, BufferView, Buffers, Direction, LINE, prefetch};
+use super::{BadDevice, BufferView, Buffers, Direction};
+use crate::prefetch::{LINE, prefetch};
 use crate::virtio::driver_ring::RingMemory;
 use crate::virtio::packed::{
     EVENT_F_DISABLE, EVENT_F_ENABLE, EVENT_FLAGS, EVENT_LEN, EVENT_OFF_WRAP, Element, Position,
@@ -264,7 +265,7 @@ impl PackedBurstRing {
                 let id = unsafe { self.memory.descriptors.load_packed(usize::from(at.slot())) }.element.id;
                 let buffer = self.view(id).at;
                 for line in 0..LINES {
-                    prefetch(buffer, line * LINE);
+                    prefetch(buffer.addr() + line * LINE);
                 }
                 at = at.advanced(1, self.size);
             }

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use proptest::prelude::*;
 
 use super::*;
+use crate::virtio::SharedPtr;
 use crate::virtio::packed::{Element, Position};
 
 const GUEST: u64 = 0x4000_0000;

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use proptest::prelude::*;
 
 use super::*;
+use crate::virtio::SharedPtr;
 use crate::virtio::driver_ring::{Buffer, DriverRing};
 use crate::virtio::split::UsedElement;
 
