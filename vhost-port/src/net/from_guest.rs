@@ -49,9 +49,7 @@ impl RxQueue for VhostRx {
             return 0;
         }
         let RingState { ring: Some(ring), net } = &mut *guard else { return 0 };
-        if std::mem::take(&mut self.owing) {
-            self.counters.add_notification(ring.interrupt());
-        }
+        settle(&mut self.owing, ring, &self.counters);
         let before = batch.len();
         let taken = ring.next_avail();
         let mut outcome = match ring {
@@ -94,9 +92,7 @@ impl RxQueue for VhostRx {
         }
         let Some(mut guard) = self.vring.try_lock() else { return Armed::Work };
         let Some(ring) = &mut guard.ring else { return Armed::Idle };
-        if std::mem::take(&mut self.owing) {
-            self.counters.add_notification(ring.interrupt());
-        }
+        settle(&mut self.owing, ring, &self.counters);
         // Without a kick descriptor nobody would wake us.
         if !self.vring.usable() {
             Armed::Idle
@@ -136,10 +132,18 @@ impl Drop for VhostRx {
             && let Some(mut guard) = self.vring.try_lock()
             && let Some(ring) = &mut guard.ring
         {
-            self.counters.add_notification(ring.interrupt());
+            settle(&mut self.owing, ring, &self.counters);
         }
         self.vring.set_waker(None);
         self.vring.taken.store(false, Ordering::Release);
+    }
+}
+
+/// Tells the guest of buffers it got back earlier, unless that has been done.
+#[inline]
+fn settle(owing: &mut bool, ring: &mut DeviceRing, counters: &QueueCounters) {
+    if std::mem::take(owing) {
+        counters.add_notification(ring.interrupt());
     }
 }
 

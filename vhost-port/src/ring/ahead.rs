@@ -141,8 +141,8 @@ impl SplitRing {
     #[inline(always)]
     fn look(&mut self, direction: Direction, offset: usize, wanted: u16) {
         // In registers, since for all the compiler knows a store to the list of chains could change them.
-        let (mut looked, end) = (self.ahead.looked, self.next_avail.wrapping_add(wanted));
-        let (parts, mask, mut cache) = (self.parts, self.mask, self.cache);
+        let (parts, mask) = (self.parts, self.mask);
+        let (mut looked, mut cache) = (self.ahead.looked, self.cache);
         for _ in self.known()..wanted {
             let chain = match parts.head(looked, mask) {
                 Ok(head) => parts.chain(head, mask, direction, &mut cache, &self.memory),
@@ -157,7 +157,6 @@ impl SplitRing {
             self.ahead.chains[usize::from(looked) % AHEAD] = chain;
             looked = looked.wrapping_add(1);
         }
-        debug_assert!(self.ahead.fault.is_some() || end.wrapping_sub(looked) == 0 || self.known() > wanted);
         (self.ahead.looked, self.cache) = (looked, cache);
     }
 
