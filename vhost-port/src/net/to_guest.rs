@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 
 use pmd::offload::Finisher;
 use pmd::packet::{BURST, Batch, Frame, Gso, Offload, SlotId};
-use pmd::port::{DropCounters, DropReason, QueueCounters, TxQueue};
+use pmd::port::{DropReason, QueueCounters, TxQueue};
 use pmd::prefetch::prefetch_bulk_to_write;
 use pmd::virtio::{NetHeader, SharedPtr};
 
@@ -107,10 +107,10 @@ impl TxQueue for VhostTx {
         let (merged, finisher) = (&mut self.merged, &mut self.finisher);
         let (sent, bytes) = match ring {
             DeviceRing::Split(ring) => {
-                Sender::new(ring, net, max_frame, merged).burst(batch, slots, finisher, vring, drops)
+                Sender::new(ring, net, max_frame, merged).burst(batch, slots, finisher, vring, &self.counters)
             }
             DeviceRing::Packed(ring) => {
-                Sender::new(ring, net, max_frame, merged).burst(batch, slots, finisher, vring, drops)
+                Sender::new(ring, net, max_frame, merged).burst(batch, slots, finisher, vring, &self.counters)
             }
         };
         if vring.memory_gone() {
@@ -173,15 +173,16 @@ impl<'a, R: Ring> Sender<'a, R> {
         slots: &[SlotId],
         finisher: &mut Finisher,
         vring: &Vring,
-        drops: &DropCounters,
+        counters: &QueueCounters,
     ) -> (usize, u64) {
+        let drops = &counters.drops;
         let (mut sent, mut left) = (0, slots);
         loop {
             let run = self.put_plain_run(batch, left);
             sent += run;
             left = left.get(run..).unwrap_or_default();
             let Some((&slot, rest)) = left.split_first() else { break };
-            match self.send(&batch.frame(slot), finisher) {
+            match self.send(&batch.frame(slot), finisher, counters) {
                 Ok(()) => sent += 1,
                 Err(Unsent::Dropped(DropReason::TxRingFull)) => {
                     // Nothing after it fits either, or would overtake it.
@@ -203,7 +204,12 @@ impl<'a, R: Ring> Sender<'a, R> {
 
     /// Sends a frame that may need more than copying.
     #[inline(never)]
-    fn send(&mut self, frame: &Frame<'_>, finisher: &mut Finisher) -> Result<(), Unsent> {
+    fn send(
+        &mut self,
+        frame: &Frame<'_>,
+        finisher: &mut Finisher,
+        counters: &QueueCounters,
+    ) -> Result<(), Unsent> {
         if self.net.to_guest.takes(&frame.offload) {
             return self.put(frame);
         }
@@ -214,7 +220,8 @@ impl<'a, R: Ring> Sender<'a, R> {
             }
         });
         outcome?;
-        finished.map_err(Unsent::Dropped)
+        counters.add_finished(finished.map_err(Unsent::Dropped)?);
+        Ok(())
     }
 
     /// The next chain.

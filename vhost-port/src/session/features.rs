@@ -7,7 +7,7 @@ use crate::config::OffloadOffer;
 
 /// Virtio features offered to a guest.
 ///
-/// Not offered: dirty log, IOMMU (not written yet); UFO and USO (no far side takes them); MAC and link status
+/// Not offered: dirty log, IOMMU (not written yet); MAC and link status
 /// (QEMU provides them). The control queue is QEMU's as well, but it only exists if we offer it.
 pub(super) fn offered(offload: OffloadOffer, queue_pairs: u16) -> u64 {
     let when = |on: bool, bits: u64| if on { bits } else { 0 };
@@ -29,6 +29,11 @@ pub(super) fn offered(offload: OffloadOffer, queue_pairs: u16) -> u64 {
         | when(offload.csum && offload.tso4, VIRTIO_NET_F_HOST_TSO4 | VIRTIO_NET_F_GUEST_TSO4)
         | when(offload.csum && offload.tso6, VIRTIO_NET_F_HOST_TSO6 | VIRTIO_NET_F_GUEST_TSO6)
         | when(tso && offload.ecn, VIRTIO_NET_F_HOST_ECN | VIRTIO_NET_F_GUEST_ECN)
+        | when(offload.csum && offload.ufo, VIRTIO_NET_F_HOST_UFO | VIRTIO_NET_F_GUEST_UFO)
+        | when(
+            offload.csum && offload.uso,
+            VIRTIO_NET_F_HOST_USO | VIRTIO_NET_F_GUEST_USO4 | VIRTIO_NET_F_GUEST_USO6,
+        )
 }
 
 /// Protocol features offered to a front-end.
