@@ -95,6 +95,21 @@ impl Session {
         self.changed = true;
     }
 
+    /// The guest starts over on the same connection: rings stop and their settings go, and so do the features. What belongs to the
+    /// connection stays: the protocol features, the memory (QEMU sends changes to it only, and none for a reset), and the
+    /// descriptors by which the front-end is told of used buffers and errors.
+    fn reset_guest(&mut self) {
+        for index in 0..self.rings.len() {
+            self.stop_ring(index);
+            let RingConfig { call, err, .. } = std::mem::take(&mut self.rings[index]);
+            self.rings[index] = RingConfig { call, err, ..RingConfig::default() };
+        }
+        self.features = 0;
+        self.device_status = 0;
+        self.shared.peer().forget_guest();
+        self.changed = true;
+    }
+
     /// Tells queues and subscriber what the last message changed.
     pub(super) fn tell(&mut self) {
         if std::mem::take(&mut self.changed) {
@@ -176,11 +191,13 @@ impl VhostUserBackendReqHandlerMut for Session {
     }
 
     fn reset_device(&mut self) -> VhostResult<()> {
-        Err(VhostError::InvalidOperation("RESET_DEVICE was not offered"))
+        log::info!("{}: the front-end resets the device", self.shared.config.name);
+        self.reset_guest();
+        Ok(())
     }
 
     fn get_features(&mut self) -> VhostResult<u64> {
-        Ok(features::offered(self.shared.config.offload, self.shared.config.max_queue_pairs))
+        Ok(features::offered(&self.shared.config))
     }
 
     fn set_features(&mut self, acked: u64) -> VhostResult<()> {
@@ -297,12 +314,13 @@ impl VhostUserBackendReqHandlerMut for Session {
         self.enable_ring(index, enable).map_err(refuse)
     }
 
-    fn get_config(&mut self, _: u32, _: u32, _: VhostUserConfigFlags) -> VhostResult<Vec<u8>> {
-        Err(VhostError::InvalidOperation("CONFIG was not offered"))
+    fn get_config(&mut self, offset: u32, size: u32, _: VhostUserConfigFlags) -> VhostResult<Vec<u8>> {
+        Ok(self.config_space().read(offset, size))
     }
 
-    fn set_config(&mut self, _: u32, _: &[u8], _: VhostUserConfigFlags) -> VhostResult<()> {
-        Err(VhostError::InvalidOperation("CONFIG was not offered"))
+    fn set_config(&mut self, offset: u32, bytes: &[u8], _: VhostUserConfigFlags) -> VhostResult<()> {
+        self.write_config(offset, bytes);
+        Ok(())
     }
 
     fn set_gpu_socket(&mut self, _: GpuBackend) -> VhostResult<()> {
