@@ -40,4 +40,5 @@ pub(super) fn protocol() -> VhostUserProtocolFeatures {
         | VhostUserProtocolFeatures::MTU
         | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
         | VhostUserProtocolFeatures::STATUS
+        | VhostUserProtocolFeatures::BACKEND_REQ
 }
