@@ -47,4 +47,5 @@ pub(super) fn protocol() -> VhostUserProtocolFeatures {
         | VhostUserProtocolFeatures::RESET_DEVICE
         | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
         | VhostUserProtocolFeatures::STATUS
+        | VhostUserProtocolFeatures::BACKEND_REQ
 }

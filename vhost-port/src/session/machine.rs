@@ -19,6 +19,7 @@ use vhost::vhost_user::{
     Error as VhostError, GpuBackend, Result as VhostResult, VhostUserBackendReqHandlerMut,
 };
 
+use super::backend_channel::BackendChannel;
 use super::divert::{Diverted, reply};
 use super::features;
 use crate::memory::{MAX_REGIONS, MemTable, MemoryError, Region, RegionSpec};
@@ -35,6 +36,8 @@ pub(super) struct Session {
     /// The driver's device status, kept for GET_STATUS.
     device_status: u64,
     pub(super) rings: Vec<RingConfig>,
+    /// Where we can send messages of our own.
+    pub(super) channel: Option<BackendChannel>,
     /// Ring faults already reported.
     pub(super) reported: Vec<bool>,
     /// Something that [`Session::tell`] has to tell.
@@ -64,6 +67,7 @@ impl Session {
             protocol_features: 0,
             device_status: 0,
             rings: (0..count).map(|_| RingConfig::default()).collect(),
+            channel: None,
             reported: vec![false; count],
             changed: false,
             shared,
@@ -143,6 +147,9 @@ impl Session {
             Diverted::SetStatus(value) if status => {
                 self.device_status = value;
                 Ok(())
+            }
+            Diverted::BackendChannel(socket) if has(self, VhostUserProtocolFeatures::BACKEND_REQ) => {
+                BackendChannel::new(socket).map(|channel| self.channel = Some(channel))
             }
             Diverted::GetStatus if status => {
                 return reply(socket, code, self.device_status).map_err(|e| format!("send: {e}"));
