@@ -108,8 +108,13 @@ impl TxQueue for VhostTx {
         let (merged, finisher) = (&mut self.merged, &mut self.finisher);
         macro_rules! send {
             ($ring:expr, $marks:expr) => {
-                Sender { ring: $ring, marks: $marks, net, max_frame, merged, bytes: 0 }
-                    .burst(batch, slots, finisher, vring, &self.counters)
+                Sender { ring: $ring, marks: $marks, net, max_frame, merged, bytes: 0 }.burst(
+                    batch,
+                    slots,
+                    finisher,
+                    vring,
+                    &self.counters,
+                )
             };
         }
         let (sent, bytes) = match (&mut *ring, &mut *written) {
