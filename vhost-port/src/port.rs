@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
-use pmd::port::{PmdError, Port, PortEvents, PortInfo, RxQueue, TxQueue};
+use pmd::port::{Offloads, PmdError, Port, PortEvents, PortInfo, RxQueue, TxQueue, offload_status};
 use pmd::sys::sigbus::Alarm;
 
 use crate::config::{Mode, VhostConfig};
@@ -89,10 +89,7 @@ impl Port for VhostPort {
             }
             say("n_rxq", shared.rx_queues().to_string());
             say("n_txq", shared.tx_queues().to_string());
-            let caps = NetRules::new(peer.features).to_guest;
-            say("tx_tcp_csum_offload", caps.csum.to_string());
-            say("tx_udp_csum_offload", caps.csum.to_string());
-            say("tx_tcp_seg_offload", (caps.tso4 || caps.tso6).to_string());
+            status.extend(offload_status(shared.offloads.get().limit(NetRules::new(peer.features).to_guest)));
         }
         PortInfo {
             link: peer.link,
@@ -125,6 +122,12 @@ impl Port for VhostPort {
     fn set_mtu(&self, mtu: u16) -> Result<(), PmdError> {
         check_mtu(&self.shared.config.name, mtu)?;
         self.shared.mtu.store(mtu, Ordering::Relaxed);
+        self.shared.changed();
+        Ok(())
+    }
+
+    fn set_offloads(&self, offloads: Offloads) -> Result<(), PmdError> {
+        self.shared.offloads.set(offloads);
         self.shared.changed();
         Ok(())
     }

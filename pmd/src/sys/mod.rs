@@ -11,3 +11,5 @@ pub mod netlink;
 pub mod netns;
 pub mod sigbus;
 pub mod tun;
+#[doc(hidden)]
+pub mod udp;

@@ -5,11 +5,14 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use pmd::port::{LinkState, PortEvents, QueueCounters};
+use pmd::port::{LinkState, OffloadSwitches, PortEvents, QueueCounters};
 use pmd::sys::sigbus::Alarm;
 
 use crate::config::{Mode, VhostConfig};
 use crate::ring::Vring;
+
+/// Ethernet header and two tags: what a frame may have beyond its payload.
+const L2_OVERHEAD: usize = 22;
 
 /// What is known of the guest at the other end, for the operator.
 #[derive(Default, Debug)]
@@ -49,6 +52,8 @@ pub(crate) struct Shared {
     /// Grows whenever a ring becomes usable or stops being so.
     pub(crate) generation: AtomicU64,
     pub(crate) mtu: AtomicU16,
+    /// What of the guest's offloads the operator wants.
+    pub(crate) offloads: OffloadSwitches,
     /// Wakes the control thread: stop asked for, a ring broken, memory gone.
     pub(crate) alarm: Arc<Alarm>,
     pub(crate) stop: AtomicBool,
@@ -68,6 +73,7 @@ impl Shared {
             rx_counters: (0..config.max_queue_pairs).map(|_| Arc::default()).collect(),
             generation: AtomicU64::new(0),
             mtu: AtomicU16::new(config.mtu),
+            offloads: OffloadSwitches::default(),
             alarm,
             stop: AtomicBool::new(false),
             peer: Mutex::default(),
@@ -82,6 +88,12 @@ impl Shared {
         match &self.config.mode {
             Mode::Listen(path) | Mode::Connect(path) => path,
         }
+    }
+
+    /// Longest frame to the guest that asks for no segmentation.
+    #[inline]
+    pub(crate) fn max_frame(&self) -> usize {
+        usize::from(self.mtu.load(Ordering::Relaxed)) + L2_OVERHEAD
     }
 
     /// The facts of the guest.

@@ -8,9 +8,9 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use pmd::offload::Finisher;
-use pmd::packet::{BURST, Batch, Frame, Gso, Offload, SlotId};
-use pmd::port::{DropReason, QueueCounters, TxQueue};
+use pmd::offload::{Finisher, Takes};
+use pmd::packet::{BURST, Batch, Frame, Gso, Offload, OffloadCaps, SlotId};
+use pmd::port::{DropReason, OffloadSwitches, QueueCounters, TxQueue};
 use pmd::prefetch::prefetch_bulk_to_write;
 use pmd::virtio::{NetHeader, SharedPtr};
 
@@ -19,8 +19,6 @@ use super::shared::Shared;
 use crate::memory::{Marks, NoMarks};
 use crate::ring::{Chain, Cursor, DeviceRing, Direction, Extent, Ring, RingFault, RingState, Segment, Vring};
 
-/// Ethernet header and two tags: what a frame may have beyond its payload.
-const L2_OVERHEAD: usize = 22;
 /// Most buffers one frame may fill: 64 KiB in buffers of a page and a half each would be 43.
 const MAX_MERGED: usize = 512;
 
@@ -39,6 +37,8 @@ pub(crate) struct VhostTx {
     merged: Vec<(Extent, u32)>,
     /// Does what the guest cannot.
     finisher: Finisher,
+    /// What the guest of the chosen ring takes; unknown until the first burst.
+    takes: Option<OffloadCaps>,
 }
 
 impl VhostTx {
@@ -54,6 +54,7 @@ impl VhostTx {
             owing: false,
             merged,
             finisher: Finisher::new(),
+            takes: None,
         }
     }
 
@@ -62,6 +63,7 @@ impl VhostTx {
     fn choose(&mut self, generation: u64) {
         self.notify();
         self.generation = generation;
+        self.takes = None;
         let usable = || (0..self.shared.rings.len()).step_by(2).filter(|&i| self.shared.rings[i].usable());
         let count = usable().count();
         self.ring = usable().nth(usize::from(self.worker) % count.max(1));
@@ -104,11 +106,12 @@ impl TxQueue for VhostTx {
             drops.add(DropReason::TxLinkDown, all);
             return 0;
         }
-        let max_frame = usize::from(self.shared.mtu.load(Ordering::Relaxed)) + L2_OVERHEAD;
+        self.takes.get_or_insert(net.to_guest);
+        let (max_frame, offloads) = (self.shared.max_frame(), &self.shared.offloads);
         let (merged, finisher) = (&mut self.merged, &mut self.finisher);
         macro_rules! send {
             ($ring:expr, $marks:expr) => {
-                Sender { ring: $ring, marks: $marks, net, max_frame, merged, bytes: 0 }.burst(
+                Sender { ring: $ring, marks: $marks, net, offloads, max_frame, merged, bytes: 0 }.burst(
                     batch,
                     slots,
                     finisher,
@@ -148,6 +151,11 @@ impl TxQueue for VhostTx {
         true
     }
 
+    fn takes(&self) -> Takes {
+        let caps = self.takes.map(|caps| self.shared.offloads.get().limit(caps));
+        Takes { caps: caps.unwrap_or_default(), max_frame: self.shared.max_frame() }
+    }
+
     fn counters(&self) -> Arc<QueueCounters> {
         Arc::clone(&self.counters)
     }
@@ -165,6 +173,8 @@ struct Sender<'a, R, M> {
     /// Takes note of what is written.
     marks: &'a mut M,
     net: &'a NetRules,
+    /// What of the guest's offloads is wanted.
+    offloads: &'a OffloadSwitches,
     /// Longest frame the MTU allows, unless it is to be segmented by the guest.
     max_frame: usize,
     merged: &'a mut Vec<(Extent, u32)>,
@@ -216,11 +226,12 @@ impl<R: Ring, M: Marks> Sender<'_, R, M> {
         finisher: &mut Finisher,
         counters: &QueueCounters,
     ) -> Result<(), Unsent> {
-        if self.net.to_guest.takes(&frame.offload) {
+        let caps = self.offloads.get().limit(self.net.to_guest);
+        if caps.takes(&frame.offload) {
             return self.put(frame);
         }
         let mut outcome = Ok(());
-        let finished = finisher.finish(*frame, self.net.to_guest, self.max_frame, |piece| {
+        let finished = finisher.finish(*frame, caps, self.max_frame, |piece| {
             if outcome.is_ok() {
                 outcome = self.put(&piece);
             }

@@ -42,7 +42,7 @@ pub(crate) enum Own {
     DumpFlows(flows::Dump),
     /// Look into the data path: the megaflows of each worker
     Dp(dp::Args),
-    /// Print the counters of all ports, or of one with its queues and drop reasons
+    /// Print the counters of all ports, or of one with its queues, offloads and drop reasons
     Stats(stats::Args),
     /// Print the load of each worker (PMD thread) and of its rx queues
     Pmd(pmd::Args),
