@@ -91,6 +91,10 @@ pub struct GuestConfig {
     pub cpus: usize,
     /// Network cards; the first is `eth0` in the guest.
     pub nics: Vec<Nic>,
+    /// Further arguments of QEMU, before those of the cards: devices that must be there first, as an IOMMU.
+    pub machine: Vec<String>,
+    /// Further words of the kernel's command line.
+    pub kernel: String,
     /// Leave it running when the handle is dropped.
     pub keep: bool,
 }
@@ -99,7 +103,28 @@ impl GuestConfig {
     /// A guest of one processor and 256 MiB with one network card.
     #[must_use]
     pub fn new(name: &str, nic: Nic) -> Self {
-        Self { name: name.to_owned(), memory: 256, cpus: nic.queues, nics: vec![nic], keep: false }
+        Self {
+            name: name.to_owned(),
+            memory: 256,
+            cpus: nic.queues,
+            nics: vec![nic],
+            machine: Vec::new(),
+            kernel: String::new(),
+            keep: false,
+        }
+    }
+
+    /// The guest with an IOMMU in front of its cards, and `kernel` on its kernel's command line, for example `iommu.strict=1`. The
+    /// IOMMU keeps copies of its translations in the cards (ATS), which a vhost-user card hands to the switch.
+    #[must_use]
+    pub fn with_iommu(mut self, kernel: &str) -> Self {
+        self.machine = ["-device", "intel-iommu,intremap=on,device-iotlb=on"].map(str::to_owned).into();
+        self.kernel = format!("intel_iommu=on {kernel}");
+        for nic in &mut self.nics {
+            let comma = if nic.properties.is_empty() { "" } else { "," };
+            nic.properties += &format!("{comma}disable-legacy=on,iommu_platform=on,ats=on");
+        }
+        self
     }
 
     fn arguments(&self, lab: &Lab, console: &Path, serial: &Path) -> Vec<String> {
@@ -133,7 +158,7 @@ impl GuestConfig {
             "-initrd".into(),
             lab.image().display().to_string(),
             "-append".into(),
-            "console=ttyS0 quiet panic=-1 no_timer_check".into(),
+            format!("console=ttyS0 quiet panic=-1 no_timer_check {}", self.kernel),
             "-serial".into(),
             format!("file:{}", serial.display()),
             "-chardev".into(),
@@ -141,6 +166,7 @@ impl GuestConfig {
             "-serial".into(),
             "chardev:con".into(),
         ]);
+        list.extend(self.machine.iter().cloned());
         for (index, nic) in self.nics.iter().enumerate() {
             list.extend(nic.arguments(index));
         }

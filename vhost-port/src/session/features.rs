@@ -7,7 +7,7 @@ use crate::config::OffloadOffer;
 
 /// Virtio features offered to a guest.
 ///
-/// Not offered: dirty log, IOMMU (not written yet); UFO and USO (no far side takes them); MAC and link status
+/// Not offered: dirty log (not written yet); UFO and USO (no far side takes them); MAC and link status
 /// (QEMU provides them). The control queue is QEMU's as well, but it only exists if we offer it.
 pub(super) fn offered(offload: OffloadOffer, queue_pairs: u16) -> u64 {
     let when = |on: bool, bits: u64| if on { bits } else { 0 };
@@ -18,6 +18,7 @@ pub(super) fn offered(offload: OffloadOffer, queue_pairs: u16) -> u64 {
         | VIRTIO_F_EVENT_IDX
         | VIRTIO_F_RING_PACKED
         | VIRTIO_F_IN_ORDER
+        | VIRTIO_F_ACCESS_PLATFORM
         | VHOST_USER_F_PROTOCOL_FEATURES
         | VIRTIO_NET_F_MRG_RXBUF
         | VIRTIO_NET_F_CTRL_VQ
