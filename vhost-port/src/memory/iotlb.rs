@@ -21,7 +21,7 @@ use pmd::virtio::SharedPtr;
 use super::MemTable;
 
 /// Most mappings kept. DPDK keeps 2048.
-pub(crate) const MAX_MAPPINGS: usize = 4096;
+pub(crate) const MAX_ENTRIES: usize = 4096;
 
 /// What a device may do with memory, or wants to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -75,12 +75,12 @@ pub(crate) enum TranslationError {
 
 /// A translation with where the memory is mapped here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Mapping {
+pub(crate) struct Entry {
     pub(crate) told: Translation,
     pub(super) host: SharedPtr,
 }
 
-impl Mapping {
+impl Entry {
     pub(super) fn end(&self) -> u64 {
         // Checked when it came.
         self.told.iova.wrapping_add(self.told.len)
@@ -88,18 +88,15 @@ impl Mapping {
 
     /// The part from `iova` on, for `len` bytes, which lie inside.
     #[expect(unsafe_code, reason = "a part of what is mapped")]
-    pub(super) fn part(&self, iova: u64, len: u64) -> Mapping {
+    pub(super) fn part(&self, iova: u64, len: u64) -> Entry {
         let offset = iova.wrapping_sub(self.told.iova);
         // SAFETY: offset < told.len, all of which is mapped.
         let host = unsafe { self.host.add(offset as usize) };
-        Mapping {
-            told: Translation { iova, len, uva: self.told.uva.wrapping_add(offset), ..self.told },
-            host,
-        }
+        Entry { told: Translation { iova, len, uva: self.told.uva.wrapping_add(offset), ..self.told }, host }
     }
 
     /// Whether `next` begins where this ends, here and there.
-    pub(super) fn continues(&self, next: &Mapping) -> bool {
+    pub(super) fn continues(&self, next: &Entry) -> bool {
         self.end() == next.told.iova
             && self.told.uva.wrapping_add(self.told.len) == next.told.uva
             && (self.host.addr() as u64).wrapping_add(self.told.len) == next.host.addr() as u64
@@ -111,7 +108,7 @@ impl Mapping {
 #[derive(Default, Debug)]
 pub(crate) struct Iotlb {
     /// Sorted by address, without overlap.
-    mappings: Vec<Mapping>,
+    entries: Vec<Entry>,
     /// Which one goes next when there are too many: round and round.
     hand: usize,
     /// How many went so.
@@ -120,8 +117,8 @@ pub(crate) struct Iotlb {
 
 impl Iotlb {
     /// All mappings, sorted.
-    pub(crate) fn mappings(&self) -> &[Mapping] {
-        &self.mappings
+    pub(crate) fn entries(&self) -> &[Entry] {
+        &self.entries
     }
 
     /// Whether `iova` is translated for this access.
@@ -142,14 +139,14 @@ impl Iotlb {
         }
         let end = iova.checked_add(len).ok_or(TranslationError::Wraps { iova, len })?;
         let host = memory.by_uva(uva, len).ok_or(TranslationError::Outside { iova, uva, len })?;
-        let new = Mapping { told, host };
+        let new = Entry { told, host };
         let covering = self.find(iova).filter(|old| end <= old.end());
         if covering.is_some_and(|old| old.part(iova, len) == new) {
             return Ok(false);
         }
         self.carve(iova, end);
-        let at = self.mappings.partition_point(|m| m.told.iova < iova);
-        self.mappings.insert(at, new);
+        let at = self.entries.partition_point(|m| m.told.iova < iova);
+        self.entries.insert(at, new);
         self.merge_with_next(at);
         if let Some(before) = at.checked_sub(1) {
             self.merge_with_next(before);
@@ -170,7 +167,7 @@ impl Iotlb {
 
     /// Finds everything again in another memory table; what is not in it is forgotten.
     pub(crate) fn rebase(&mut self, memory: &MemTable) {
-        self.mappings.retain_mut(|m| match memory.by_uva(m.told.uva, m.told.len) {
+        self.entries.retain_mut(|m| match memory.by_uva(m.told.uva, m.told.len) {
             Some(host) => {
                 m.host = host;
                 true
@@ -180,44 +177,44 @@ impl Iotlb {
     }
 
     /// The mapping that has `iova`.
-    fn find(&self, iova: u64) -> Option<&Mapping> {
-        find(&self.mappings, iova)
+    fn find(&self, iova: u64) -> Option<&Entry> {
+        find(&self.entries, iova)
     }
 
     /// Cuts a range out. False when nothing was there.
     fn carve(&mut self, start: u64, end: u64) -> bool {
-        let first = self.mappings.partition_point(|m| m.end() <= start);
-        let after = self.mappings.partition_point(|m| m.told.iova < end);
+        let first = self.entries.partition_point(|m| m.end() <= start);
+        let after = self.entries.partition_point(|m| m.told.iova < end);
         if first >= after {
             return false;
         }
         // Of the first and the last a part may stay.
-        let left = self.mappings.get(first).filter(|m| m.told.iova < start);
+        let left = self.entries.get(first).filter(|m| m.told.iova < start);
         let left = left.map(|m| m.part(m.told.iova, start - m.told.iova));
-        let right = self.mappings.get(after - 1).filter(|m| m.end() > end);
+        let right = self.entries.get(after - 1).filter(|m| m.end() > end);
         let right = right.map(|m| m.part(end, m.end() - end));
-        self.mappings.splice(first..after, left.into_iter().chain(right));
+        self.entries.splice(first..after, left.into_iter().chain(right));
         true
     }
 
     fn merge_with_next(&mut self, at: usize) {
-        if let Some([this, next]) = self.mappings.get_mut(at..at + 2)
+        if let Some([this, next]) = self.entries.get_mut(at..at + 2)
             && this.continues(next)
         {
             this.told.len += next.told.len;
-            self.mappings.remove(at + 1);
+            self.entries.remove(at + 1);
         }
     }
 
     /// Forgets mappings beyond the bound, but none that has `newest`.
     fn keep_bound(&mut self, newest: Range<u64>) {
-        while self.mappings.len() > MAX_MAPPINGS {
-            let mut victim = self.hand % self.mappings.len();
-            let has_newest = |m: &Mapping| m.told.iova < newest.end && newest.start < m.end();
-            if self.mappings.get(victim).is_some_and(has_newest) {
-                victim = (victim + 1) % self.mappings.len();
+        while self.entries.len() > MAX_ENTRIES {
+            let mut victim = self.hand % self.entries.len();
+            let has_newest = |m: &Entry| m.told.iova < newest.end && newest.start < m.end();
+            if self.entries.get(victim).is_some_and(has_newest) {
+                victim = (victim + 1) % self.entries.len();
             }
-            self.mappings.remove(victim);
+            self.entries.remove(victim);
             // What followed has moved into its place.
             self.hand = victim + 1;
             self.evicted += 1;
@@ -226,9 +223,9 @@ impl Iotlb {
 }
 
 /// The mapping of a sorted list that has `iova`.
-pub(super) fn find(mappings: &[Mapping], iova: u64) -> Option<&Mapping> {
-    let after = mappings.partition_point(|m| m.told.iova <= iova);
-    mappings.get(after.checked_sub(1)?).filter(|m| iova < m.end())
+pub(super) fn find(entries: &[Entry], iova: u64) -> Option<&Entry> {
+    let after = entries.partition_point(|m| m.told.iova <= iova);
+    entries.get(after.checked_sub(1)?).filter(|m| iova < m.end())
 }
 
 /// What the operator may want to know.

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use pmd::virtio::SharedPtr;
 
 use super::MemoryError;
-use super::iotlb::{Access, Mapping, find};
+use super::iotlb::{Access, Entry, find};
 use super::misses::{MissQueue, PAGE};
+use super::page_log::HostRange;
 use super::region::{Region, RegionSpec};
 
 /// Most regions of a guest; QEMU's own limit of memory slots.
@@ -37,7 +38,7 @@ pub(crate) enum Unplaced {
 /// A guest's IOMMU as a table knows it.
 struct Iommu {
     /// Sorted by address, without overlap; all in the table's regions.
-    mappings: Box<[Mapping]>,
+    entries: Box<[Entry]>,
     misses: Arc<MissQueue>,
 }
 
@@ -110,9 +111,9 @@ impl MemTable {
         self.regions.len()
     }
 
-    /// The table with all addresses translated by `mappings`, which are sorted and lie in its regions.
-    pub(crate) fn translated(&self, mappings: &[Mapping], misses: &Arc<MissQueue>) -> MemTable {
-        let iommu = Iommu { mappings: mappings.into(), misses: Arc::clone(misses) };
+    /// The table with all addresses translated by `entries`, which are sorted and lie in its regions.
+    pub(crate) fn translated(&self, entries: &[Entry], misses: &Arc<MissQueue>) -> MemTable {
+        let iommu = Iommu { entries: entries.into(), misses: Arc::clone(misses) };
         MemTable { regions: self.regions.clone(), iommu: Some(iommu) }
     }
 
@@ -124,6 +125,21 @@ impl MemTable {
     /// Host address of `len` bytes at the front-end's address `uva`, all in one region.
     pub(crate) fn by_uva(&self, uva: u64, len: u64) -> Option<SharedPtr> {
         self.regions.iter().find_map(|r| r.host(uva.checked_sub(r.spec.uva)?, len))
+    }
+
+    /// The region that holds a host address.
+    #[cold]
+    pub(crate) fn by_host(&self, addr: usize) -> Option<HostRange> {
+        self.regions.iter().find_map(|r| {
+            let Region { spec: RegionSpec { gpa, len, .. }, .. } = **r;
+            let (host, len) = (r.host(0, len)?.addr(), usize::try_from(len).ok()?);
+            (addr.wrapping_sub(host) < len).then_some(HostRange { host, len, gpa })
+        })
+    }
+
+    /// The guest address after the last byte of memory.
+    pub(crate) fn end(&self) -> u64 {
+        self.regions.last().map_or(0, |r| r.spec.gpa + r.spec.len)
     }
 
     /// Host address of the bytes at the device's address `addr`, for this access: of all `len` if they lie in one region or mapping, else
@@ -171,8 +187,8 @@ impl MemTable {
 
 impl Iommu {
     /// The mapping that has `iova` for this access.
-    fn find(&self, iova: u64, access: Access) -> Option<&Mapping> {
-        find(&self.mappings, iova).filter(|m| m.told.access.allows(access))
+    fn find(&self, iova: u64, access: Access) -> Option<&Entry> {
+        find(&self.entries, iova).filter(|m| m.told.access.allows(access))
     }
 
     /// As [`MemTable::lookup`].

@@ -110,7 +110,7 @@ impl Iommu {
     }
 
     fn table(&self, memory: &MemTable) -> MemTable {
-        memory.translated(self.iotlb.mappings(), &self.misses)
+        memory.translated(self.iotlb.entries(), &self.misses)
     }
 
     /// Applies a message. Whether it changed anything.
@@ -153,7 +153,7 @@ impl Session {
             IotlbMessage::Invalidate { .. } => (&counters.invalidations, true),
         };
         kind.fetch_add(1, Ordering::Relaxed);
-        counters.entries.store(iommu.iotlb.mappings().len() as u64, Ordering::Relaxed);
+        counters.entries.store(iommu.iotlb.entries().len() as u64, Ordering::Relaxed);
         counters.evicted.store(iommu.iotlb.evicted(), Ordering::Relaxed);
         if changed {
             self.addresses = Arc::new(iommu.table(&self.memory));

@@ -9,13 +9,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use pmd::port::DropReason;
-use pmd::virtio::features::VIRTIO_F_RING_PACKED;
+use pmd::virtio::features::{VHOST_F_LOG_ALL, VIRTIO_F_RING_PACKED};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::{FdFlags, fcntl_setfd};
 use vhost::vhost_user::Result as VhostResult;
 
 use super::iommu::direction;
 use super::machine::{Session, refuse, starts_enabled};
+use crate::memory::PageLog;
 use crate::net::NetRules;
 use crate::ring::{DeviceRing, RingAddresses, RingConfigError, RingFault, RingRules, checked_size};
 
@@ -62,9 +63,15 @@ impl Session {
         self.refresh_ring(at)
     }
 
-    pub(super) fn place_ring(&mut self, index: u32, addresses: RingAddresses) -> VhostResult<()> {
+    pub(super) fn place_ring(
+        &mut self,
+        index: u32,
+        addresses: RingAddresses,
+        used_log: Option<u64>,
+    ) -> VhostResult<()> {
         let at = self.ring_index(index)?;
         self.rings[at].addresses = Some(addresses);
+        self.rings[at].used_log = used_log;
         self.refresh_ring(at)
     }
 
@@ -141,6 +148,7 @@ impl Session {
         if let Some(ring) = guard.ring.take() {
             config.base = retire(ring);
         }
+        guard.written = None;
         drop(guard);
         config.started = false;
         config.kick = None;
@@ -174,6 +182,7 @@ impl Session {
     /// Builds a started ring anew from its settings. It goes on where it was.
     pub(super) fn rebuild_ring(&mut self, at: usize) -> VhostResult<()> {
         let rules = RingRules::new(self.features);
+        let log = self.log.as_ref().filter(|_| self.features & VHOST_F_LOG_ALL != 0);
         let vring = &self.shared.rings[at];
         let config = &mut self.rings[at];
         let mut guard = vring.lock();
@@ -197,6 +206,10 @@ impl Session {
             );
             ring.rewind_to_used();
         }
+        if let (Some(ring), Some(log)) = (&mut ring, log) {
+            // With an IOMMU it would be an I/O address.
+            ring.log_to(log, config.used_log.filter(|_| !self.addresses.translates()));
+        }
         let enabled = config.enabled || starts_enabled(self.features);
         let works = enabled && vring.fault().is_none() && !self.shared.alarm.tripped();
         let usable = works && ring.is_some();
@@ -208,6 +221,7 @@ impl Session {
         }
         guard.ring = ring;
         guard.net = NetRules::new(self.features);
+        guard.written = log.map(|log| PageLog::new(log, &self.memory));
         // A worker must not take kicks that are meant for `discard`.
         vring.set_kick(if enabled { config.kick.clone() } else { None });
         vring.set_awaiting(works && awaiting);
@@ -271,6 +285,7 @@ impl Session {
     pub(super) fn attend(&mut self) {
         self.ask();
         self.ask_again();
+        self.report_unlogged();
         (0..self.rings.len()).for_each(|at| self.discard(at));
         if self.shared.alarm.tripped() {
             for vring in &self.shared.rings {
