@@ -189,7 +189,7 @@ impl DeviceRing {
     pub(crate) fn readdress(&mut self, parts: RingParts, memory: &Arc<MemTable>) -> bool {
         let same = either!(self, ring => ring.parts == parts);
         if same {
-            either!(self, ring => ring.set_memory(Arc::clone(memory)));
+            either!(self, ring => ring.set_memory(Arc::clone(memory))); // tidy: once per translation, by the control thread
         }
         same
     }
