@@ -5,6 +5,7 @@
 //! [`Guest::start`] twice, then [`Guest::wait_ready`] on each.
 
 mod console;
+mod host;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,6 +15,8 @@ use console::Console;
 use crate::failure::{Failure, Result};
 use crate::lab::Lab;
 use crate::process::{Process, last_lines};
+
+pub use host::{Card, HostGuest, Wire};
 
 /// How long a boot may take on a machine that is busy with other things.
 const BOOT: Duration = Duration::from_secs(180);
@@ -104,48 +107,63 @@ impl GuestConfig {
 
     fn arguments(&self, lab: &Lab, console: &Path, serial: &Path) -> Vec<String> {
         let memory = self.memory;
-        let mut list: Vec<String> = [
-            "-accel",
-            "tcg,thread=multi",
-            "-machine",
-            "q35,memory-backend=m0",
-            "-cpu",
-            "max",
-            "-bios",
-            "qboot.rom",
-            "-nodefaults",
-            "-display",
-            "none",
-        ]
-        .map(str::to_owned)
-        .into();
+        let mut list = base_arguments(lab, &self.name, lab.image(), "", console, serial);
         list.extend([
-            "-name".into(),
-            self.name.clone(),
+            "-machine".into(),
+            "q35,memory-backend=m0".into(),
             "-smp".into(),
             self.cpus.to_string(),
             "-m".into(),
             memory.to_string(),
             "-object".into(),
             format!("memory-backend-memfd,id=m0,size={memory}M,share=on"),
-            "-kernel".into(),
-            lab.kernel().display().to_string(),
-            "-initrd".into(),
-            lab.image().display().to_string(),
-            "-append".into(),
-            "console=ttyS0 quiet panic=-1 no_timer_check".into(),
-            "-serial".into(),
-            format!("file:{}", serial.display()),
-            "-chardev".into(),
-            format!("socket,id=con,path={},server=on,wait=off", console.display()),
-            "-serial".into(),
-            "chardev:con".into(),
         ]);
         for (index, nic) in self.nics.iter().enumerate() {
             list.extend(nic.arguments(index));
         }
         list
     }
+}
+
+/// What every guest has: emulation, kernel and image, console and command channel.
+fn base_arguments(
+    lab: &Lab,
+    name: &str,
+    image: &Path,
+    kernel_arguments: &str,
+    console: &Path,
+    serial: &Path,
+) -> Vec<String> {
+    let mut list: Vec<String> = [
+        "-accel",
+        "tcg,thread=multi",
+        "-cpu",
+        "max",
+        "-bios",
+        "qboot.rom",
+        "-nodefaults",
+        "-display",
+        "none",
+    ]
+    .map(str::to_owned)
+    .into();
+    list.extend([
+        "-name".into(),
+        name.to_owned(),
+        "-kernel".into(),
+        lab.kernel().display().to_string(),
+        "-initrd".into(),
+        image.display().to_string(),
+        "-append".into(),
+        format!("console=ttyS0 quiet panic=-1 no_timer_check {kernel_arguments}"),
+        "-serial".into(),
+        format!("file:{}", serial.display()),
+        "-chardev".into(),
+        format!("socket,id=con,path={},server=on,wait=off", console.display()),
+        "-serial".into(),
+        "chardev:con".into(),
+    ]);
+    list
 }
 
 /// A running guest; killed when dropped.
@@ -164,17 +182,27 @@ impl Guest {
     /// # Errors
     /// QEMU cannot be started.
     pub fn start(lab: &Lab, config: &GuestConfig) -> Result<Self> {
-        let console_path = lab.path(&format!("{}.con", config.name));
-        let serial = lab.path(&format!("{}.serial.log", config.name));
-        let log = lab.path(&format!("{}.qemu.log", config.name));
+        Self::launch(lab, &config.name, config.keep, |console, serial| config.arguments(lab, console, serial))
+    }
+
+    /// Starts QEMU with `arguments`, made from the paths of the command channel and of the console's log.
+    fn launch(
+        lab: &Lab,
+        name: &str,
+        keep: bool,
+        arguments: impl FnOnce(&Path, &Path) -> Vec<String>,
+    ) -> Result<Self> {
+        let console_path = lab.path(&format!("{name}.con"));
+        let serial = lab.path(&format!("{name}.serial.log"));
+        let log = lab.path(&format!("{name}.qemu.log"));
         // A socket left by a killed QEMU of the same name would accept nobody.
         let _ = std::fs::remove_file(&console_path);
-        let arguments = config.arguments(lab, &console_path, &serial);
+        let arguments = arguments(&console_path, &serial);
         let qemu = lab.program("qemu-system-x86_64");
-        let mut process = Process::start(&config.name, &qemu, &arguments, &log, config.keep)?;
+        let mut process = Process::start(name, &qemu, &arguments, &log, keep)?;
         // At once, because what the guest says while nobody is connected is lost.
         let console = process.until("command channel", BOOT, |_| Console::connect(&console_path))?;
-        Ok(Self { name: config.name.clone(), process, console, console_path, serial })
+        Ok(Self { name: name.to_owned(), process, console, console_path, serial })
     }
 
     /// Starts QEMU and waits until the guest takes commands.

@@ -17,6 +17,7 @@ mod idle;
 mod lab_itself;
 mod like_ovs;
 mod multi_queue;
+mod nic_binding;
 mod ports_under_load;
 mod qemu_killed;
 mod stock_clients;
