@@ -41,6 +41,10 @@ pub struct VhostConfig {
     pub max_queue_pairs: u16,
     /// Largest payload of a frame to the guest.
     pub mtu: u16,
+    /// The guest's MAC address, for front-ends that ask the port for it (CONFIG); the others have one of their own.
+    pub mac: Option<[u8; 6]>,
+    /// Speed of the link in Mbit/s, to tell such front-ends.
+    pub link_speed: Option<u32>,
     /// Offloads to offer.
     pub offload: OffloadOffer,
     /// Permission bits of the listening socket; the process's umask decides when none.
@@ -57,6 +61,8 @@ impl VhostConfig {
             mode,
             max_queue_pairs: 16,
             mtu: 1500,
+            mac: None,
+            link_speed: None,
             offload: OffloadOffer::default(),
             socket_mode: None,
             socket_owner: None,

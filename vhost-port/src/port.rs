@@ -95,7 +95,7 @@ impl Port for VhostPort {
             link: peer.link,
             link_resets: peer.link_resets,
             mtu,
-            mac: None,
+            mac: peer.mac.or(shared.config.mac),
             ifindex: None,
             rx_queues: shared.rx_queues(),
             status,

@@ -68,6 +68,8 @@ bits! { FEATURE_NAMES:
     VIRTIO_F_RING_PACKED = 34,
     /// Buffers are used in order.
     VIRTIO_F_IN_ORDER = 35,
+    /// The device tells speed and duplex of its link.
+    VIRTIO_NET_F_SPEED_DUPLEX = 63,
 }
 
 /// Names of the bits set in `features`; bits without a name are left out.

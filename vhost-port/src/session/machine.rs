@@ -19,6 +19,7 @@ use vhost::vhost_user::{
     Error as VhostError, GpuBackend, Result as VhostResult, VhostUserBackendReqHandlerMut,
 };
 
+use super::backend_channel::BackendChannel;
 use super::divert::{Diverted, reply};
 use super::features;
 use crate::memory::{MAX_REGIONS, MemTable, MemoryError, Region, RegionSpec};
@@ -35,6 +36,8 @@ pub(super) struct Session {
     /// The driver's device status, kept for GET_STATUS.
     device_status: u64,
     pub(super) rings: Vec<RingConfig>,
+    /// Where we can send messages of our own.
+    pub(super) channel: Option<BackendChannel>,
     /// Ring faults already reported.
     pub(super) reported: Vec<bool>,
     /// Something that [`Session::tell`] has to tell.
@@ -64,6 +67,7 @@ impl Session {
             protocol_features: 0,
             device_status: 0,
             rings: (0..count).map(|_| RingConfig::default()).collect(),
+            channel: None,
             reported: vec![false; count],
             changed: false,
             shared,
@@ -92,6 +96,21 @@ impl Session {
         }
         self.memory = Arc::default();
         self.features = 0;
+        self.changed = true;
+    }
+
+    /// The guest starts over on the same connection: rings stop and their settings go, and so do the features. What belongs to the
+    /// connection stays: the protocol features, the memory (QEMU sends changes to it only, and none for a reset), and the
+    /// descriptors by which the front-end is told of used buffers and errors.
+    fn reset_guest(&mut self) {
+        for index in 0..self.rings.len() {
+            self.stop_ring(index);
+            let RingConfig { call, err, .. } = std::mem::take(&mut self.rings[index]);
+            self.rings[index] = RingConfig { call, err, ..RingConfig::default() };
+        }
+        self.features = 0;
+        self.device_status = 0;
+        self.shared.peer().forget_guest();
         self.changed = true;
     }
 
@@ -128,6 +147,9 @@ impl Session {
             Diverted::SetStatus(value) if status => {
                 self.device_status = value;
                 Ok(())
+            }
+            Diverted::BackendChannel(socket) if has(self, VhostUserProtocolFeatures::BACKEND_REQ) => {
+                BackendChannel::new(socket).map(|channel| self.channel = Some(channel))
             }
             Diverted::GetStatus if status => {
                 return reply(socket, code, self.device_status).map_err(|e| format!("send: {e}"));
@@ -176,11 +198,13 @@ impl VhostUserBackendReqHandlerMut for Session {
     }
 
     fn reset_device(&mut self) -> VhostResult<()> {
-        Err(VhostError::InvalidOperation("RESET_DEVICE was not offered"))
+        log::info!("{}: the front-end resets the device", self.shared.config.name);
+        self.reset_guest();
+        Ok(())
     }
 
     fn get_features(&mut self) -> VhostResult<u64> {
-        Ok(features::offered(self.shared.config.offload, self.shared.config.max_queue_pairs))
+        Ok(features::offered(&self.shared.config))
     }
 
     fn set_features(&mut self, acked: u64) -> VhostResult<()> {
@@ -297,12 +321,13 @@ impl VhostUserBackendReqHandlerMut for Session {
         self.enable_ring(index, enable).map_err(refuse)
     }
 
-    fn get_config(&mut self, _: u32, _: u32, _: VhostUserConfigFlags) -> VhostResult<Vec<u8>> {
-        Err(VhostError::InvalidOperation("CONFIG was not offered"))
+    fn get_config(&mut self, offset: u32, size: u32, _: VhostUserConfigFlags) -> VhostResult<Vec<u8>> {
+        Ok(self.config_space().read(offset, size))
     }
 
-    fn set_config(&mut self, _: u32, _: &[u8], _: VhostUserConfigFlags) -> VhostResult<()> {
-        Err(VhostError::InvalidOperation("CONFIG was not offered"))
+    fn set_config(&mut self, offset: u32, bytes: &[u8], _: VhostUserConfigFlags) -> VhostResult<()> {
+        self.write_config(offset, bytes);
+        Ok(())
     }
 
     fn set_gpu_socket(&mut self, _: GpuBackend) -> VhostResult<()> {

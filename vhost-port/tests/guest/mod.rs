@@ -2,6 +2,9 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 #![expect(unsafe_code, reason = "the guest maps and writes its memory")]
 
+pub(crate) mod messages;
+pub(crate) mod raw;
+
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::Path;
@@ -82,6 +85,24 @@ impl Guest {
             guest.enable(index, true);
         }
         guest
+    }
+
+    /// Says again what a driver says when it starts, after a reset of the device: fresh rings in the same memory.
+    pub(crate) fn restart(&mut self, features: u64) {
+        self.features = features;
+        self.frontend.set_features(features).unwrap();
+        for index in 0..self.rings.len() {
+            self.fresh_ring(index);
+            self.enable(index, true);
+        }
+    }
+
+    /// Starts an empty ring in the place of a stopped one.
+    pub(crate) fn fresh_ring(&mut self, index: usize) {
+        // SAFETY: inside the mapping.
+        unsafe { self.at(index as u64 * RING_AREA).copy_in(&[0; RING_AREA as usize]) };
+        self.rings[index] = self.make_ring(index);
+        self.start_ring(index, self.first_base());
     }
 
     pub(crate) fn regions(file: &File) -> [VhostUserMemoryRegionInfo; 2] {
