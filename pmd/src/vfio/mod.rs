@@ -5,7 +5,7 @@
 //! say what to do.
 //!
 //! All functions of the process are in one container, so that one table of the IOMMU serves them all and an arena is mapped once. I/O
-//! addresses are our own choice ([`window`]), not virtual addresses: the IOMMU of a desktop or a guest may translate 39 bits
+//! addresses are our own choice (`window`), not virtual addresses: the IOMMU of a desktop or a guest may translate 39 bits
 //! only, and ours lie at 47.
 //!
 //! There is no mode without an IOMMU: a device that could write anywhere would make every other check of the switch idle. `vfio-ioctls`
