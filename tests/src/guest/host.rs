@@ -7,17 +7,13 @@
 //! machine's own loader and libraries, since the guest's may be older.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::{Guest, base_arguments};
+use super::{Channels, Guest, base_arguments};
 use crate::failure::{During as _, Failure, Result};
 use crate::lab::Lab;
-
-/// How long a monitor command may take.
-const MONITOR: Duration = Duration::from_secs(20);
 
 /// A card of the host guest.
 #[derive(Debug, Clone)]
@@ -100,7 +96,6 @@ pub struct HostGuest {
     pub wires: Vec<Wire>,
     /// The PCI address of each card.
     pub addresses: Vec<String>,
-    monitor: UnixStream,
 }
 
 impl HostGuest {
@@ -114,16 +109,11 @@ impl HostGuest {
         bytes.extend(lab.host_archive()?);
         fs::write(&image, bytes).during(image.display())?;
         let wires: Vec<Wire> = (0..cards.len()).map(|i| Wire::new(lab, i)).collect::<Result<_>>()?;
-        let control = lab.path("host.monitor");
-        let mut guest = Guest::launch(lab, "host", false, |console, serial| {
-            arguments(lab, cards, &image, &control, console, serial)
-        })?;
+        let mut guest =
+            Guest::launch(lab, "host", false, |channels| arguments(lab, cards, &image, channels))?;
         guest.wait_ready()?;
-        let monitor = UnixStream::connect(&control).during("QEMU's monitor")?;
-        monitor.set_read_timeout(Some(MONITOR)).during("monitor")?;
         let addresses = (0..cards.len()).map(|i| address(&mut guest, i)).collect::<Result<_>>()?;
-        let mut host = Self { guest, wires, addresses, monitor };
-        host.prompt()?;
+        let mut host = Self { guest, wires, addresses };
         host.guest.run("mkdir -p /run/vs; ulimit -l unlimited; /host/vswitchd --rundir /run/vs >/tmp/vswitchd.log 2>&1 &")?;
         host.guest
             .run("for i in $(seq 100); do [ -S /run/vs/db.sock ] && exit 0; sleep 0.1; done; exit 1")?;
@@ -176,28 +166,6 @@ impl HostGuest {
             }
         }
     }
-
-    /// Gives QEMU's monitor a command, for example `set_link card0 off`.
-    ///
-    /// # Errors
-    /// It does not answer.
-    pub fn monitor(&mut self, command: &str) -> Result<String> {
-        writeln!(self.monitor, "{command}").during("writing to QEMU's monitor")?;
-        self.prompt()
-    }
-
-    fn prompt(&mut self) -> Result<String> {
-        let mut text = Vec::new();
-        let mut chunk = [0; 1024];
-        while !text.ends_with(b"(qemu) ") {
-            let n = self.monitor.read(&mut chunk).during("QEMU's monitor does not answer")?;
-            if n == 0 {
-                return Err(Failure::new("QEMU's monitor closed"));
-            }
-            text.extend_from_slice(chunk.get(..n).unwrap_or_default());
-        }
-        Ok(String::from_utf8_lossy(&text).into_owned())
-    }
 }
 
 /// Slot of the root port of card `index`.
@@ -210,20 +178,12 @@ fn address(guest: &mut Guest, index: usize) -> Result<String> {
     guest.run(&format!("cd /sys/bus/pci/devices/0000:00:{:02x}.0 && ls -d 0000:??:00.0", slot(index)))
 }
 
-fn arguments(
-    lab: &Lab,
-    cards: &[Card],
-    image: &Path,
-    control: &Path,
-    console: &Path,
-    serial: &Path,
-) -> Vec<String> {
-    let mut list = base_arguments(lab, "host", image, "intel_iommu=on", console, serial);
+fn arguments(lab: &Lab, cards: &[Card], image: &Path, channels: &Channels<'_>) -> Vec<String> {
+    let mut list = base_arguments(lab, "host", image, "intel_iommu=on", channels);
     let more =
         |list: &mut Vec<String>, items: &[&str]| list.extend(items.iter().map(|&item| item.to_owned()));
     more(&mut list, &["-machine", "q35,kernel-irqchip=split", "-smp", "2", "-m", "1024"]);
     more(&mut list, &["-device", "intel-iommu,intremap=on,device-iotlb=on"]);
-    more(&mut list, &["-monitor", &format!("unix:{},server=on,wait=off", control.display())]);
     for (i, card) in cards.iter().enumerate() {
         let (here, there) = (lab.path(&format!("wire{i}.card")), lab.path(&format!("wire{i}.host")));
         let wire = format!(

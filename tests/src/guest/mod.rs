@@ -6,11 +6,15 @@
 
 mod console;
 mod host;
+mod migration;
+mod monitor;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use console::Console;
+pub use migration::Migrated;
+use monitor::Monitor;
 
 use crate::failure::{Failure, Result};
 use crate::lab::Lab;
@@ -96,18 +100,34 @@ pub struct GuestConfig {
     pub nics: Vec<Nic>,
     /// Leave it running when the handle is dropped.
     pub keep: bool,
+    /// Further arguments of QEMU.
+    pub more: Vec<String>,
 }
 
 impl GuestConfig {
     /// A guest of one processor and 256 MiB with one network card.
     #[must_use]
     pub fn new(name: &str, nic: Nic) -> Self {
-        Self { name: name.to_owned(), memory: 256, cpus: nic.queues, nics: vec![nic], keep: false }
+        Self {
+            name: name.to_owned(),
+            memory: 256,
+            cpus: nic.queues,
+            nics: vec![nic],
+            keep: false,
+            more: Vec::new(),
+        }
     }
 
-    fn arguments(&self, lab: &Lab, console: &Path, serial: &Path) -> Vec<String> {
+    /// The same machine, empty, for a guest that is moved to it by `socket`.
+    #[must_use]
+    pub fn incoming(&self, name: &str, nic: Nic, socket: &Path) -> Self {
+        let more = vec!["-incoming".into(), format!("unix:{}", socket.display())];
+        Self { name: name.to_owned(), nics: vec![nic], more, ..self.clone() }
+    }
+
+    fn arguments(&self, lab: &Lab, channels: &Channels<'_>) -> Vec<String> {
         let memory = self.memory;
-        let mut list = base_arguments(lab, &self.name, lab.image(), "", console, serial);
+        let mut list = base_arguments(lab, &self.name, lab.image(), "", channels);
         list.extend([
             "-machine".into(),
             "q35,memory-backend=m0".into(),
@@ -118,11 +138,19 @@ impl GuestConfig {
             "-object".into(),
             format!("memory-backend-memfd,id=m0,size={memory}M,share=on"),
         ]);
+        list.extend(self.more.iter().cloned());
         for (index, nic) in self.nics.iter().enumerate() {
             list.extend(nic.arguments(index));
         }
         list
     }
+}
+
+/// Where a guest can be talked to.
+struct Channels<'a> {
+    console: &'a Path,
+    serial: &'a Path,
+    monitor: &'a Path,
 }
 
 /// What every guest has: emulation, kernel and image, console and command channel.
@@ -131,8 +159,7 @@ fn base_arguments(
     name: &str,
     image: &Path,
     kernel_arguments: &str,
-    console: &Path,
-    serial: &Path,
+    channels: &Channels<'_>,
 ) -> Vec<String> {
     let mut list: Vec<String> = [
         "-accel",
@@ -157,11 +184,13 @@ fn base_arguments(
         "-append".into(),
         format!("console=ttyS0 quiet panic=-1 no_timer_check {kernel_arguments}"),
         "-serial".into(),
-        format!("file:{}", serial.display()),
+        format!("file:{}", channels.serial.display()),
         "-chardev".into(),
-        format!("socket,id=con,path={},server=on,wait=off", console.display()),
+        format!("socket,id=con,path={},server=on,wait=off", channels.console.display()),
         "-serial".into(),
         "chardev:con".into(),
+        "-qmp".into(),
+        format!("unix:{},server=on,wait=off", channels.monitor.display()),
     ]);
     list
 }
@@ -174,6 +203,9 @@ pub struct Guest {
     console_path: PathBuf,
     console: Console,
     serial: PathBuf,
+    monitor_path: PathBuf,
+    /// Opened when it is used first.
+    monitor: Option<Monitor>,
 }
 
 impl Guest {
@@ -182,27 +214,30 @@ impl Guest {
     /// # Errors
     /// QEMU cannot be started.
     pub fn start(lab: &Lab, config: &GuestConfig) -> Result<Self> {
-        Self::launch(lab, &config.name, config.keep, |console, serial| config.arguments(lab, console, serial))
+        Self::launch(lab, &config.name, config.keep, |channels| config.arguments(lab, channels))
     }
 
-    /// Starts QEMU with `arguments`, made from the paths of the command channel and of the console's log.
+    /// Starts QEMU with `arguments`, made from the paths of its channels.
     fn launch(
         lab: &Lab,
         name: &str,
         keep: bool,
-        arguments: impl FnOnce(&Path, &Path) -> Vec<String>,
+        arguments: impl FnOnce(&Channels<'_>) -> Vec<String>,
     ) -> Result<Self> {
         let console_path = lab.path(&format!("{name}.con"));
         let serial = lab.path(&format!("{name}.serial.log"));
         let log = lab.path(&format!("{name}.qemu.log"));
         // A socket left by a killed QEMU of the same name would accept nobody.
         let _ = std::fs::remove_file(&console_path);
-        let arguments = arguments(&console_path, &serial);
+        let monitor_path = lab.path(&format!("{name}.qmp"));
+        let arguments =
+            arguments(&Channels { console: &console_path, serial: &serial, monitor: &monitor_path });
         let qemu = lab.program("qemu-system-x86_64");
         let mut process = Process::start(name, &qemu, &arguments, &log, keep)?;
         // At once, because what the guest says while nobody is connected is lost.
         let console = process.until("command channel", BOOT, |_| Console::connect(&console_path))?;
-        Ok(Self { name: name.to_owned(), process, console, console_path, serial })
+        let name = name.to_owned();
+        Ok(Self { name, process, console, console_path, serial, monitor_path, monitor: None })
     }
 
     /// Starts QEMU and waits until the guest takes commands.

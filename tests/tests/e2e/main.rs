@@ -16,6 +16,7 @@ mod guest_reboot;
 mod idle;
 mod lab_itself;
 mod like_ovs;
+mod migration;
 mod multi_queue;
 mod nic_binding;
 mod ports_under_load;
