@@ -11,3 +11,4 @@ pub mod netlink;
 pub mod netns;
 pub mod sigbus;
 pub mod tun;
+pub mod vfio;
