@@ -110,7 +110,7 @@ impl<'q> Batch<'q> {
         }
         let BatchStorage { slots, spans: list } = &mut *self.storage;
         for join in joins.runs().filter(|join| join.members.len() > 1).take(joined) {
-            push_payloads(&**slots, list, &join);
+            push_payloads(slots, list, &join);
         }
         debug_assert_eq!(list.len(), end);
         let result = send(self, &out[..count]);

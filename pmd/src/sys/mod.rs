@@ -13,3 +13,4 @@ pub mod sigbus;
 pub mod tun;
 #[doc(hidden)]
 pub mod udp;
+pub mod vfio;

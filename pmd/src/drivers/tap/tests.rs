@@ -411,6 +411,8 @@ fn large_datagram(mac: [u8; 6], v6: bool, data: &[u8], gso: Gso, gso_size: u16) 
 fn large_datagrams_are_cut_by_the_kernel_or_by_us() {
     in_namespace(|| {
         let port = open_with_address();
+        // An address of IPv6 counts only once the link is up.
+        await_up(&*port);
         ip("addr add fd00::1/64 dev tap0 nodad");
         let (rx, mut tx) = (port.rx_queue(0).unwrap(), port.tx_queue(0).unwrap());
         let socket = UdpSocket::bind("[::]:700").unwrap();

@@ -8,10 +8,13 @@ use pmd::port::{QueueCounters, TxQueue};
 
 use super::*;
 
+/// A frame as it was sent.
+type Sent = (Vec<u8>, Offload);
+
 /// A far side that notes what it is sent: each frame's bytes and segmentation.
 struct Recorder {
     takes: Takes,
-    sent: Arc<Mutex<Vec<(Vec<u8>, Offload)>>>,
+    sent: Arc<Mutex<Vec<Sent>>>,
     counters: Arc<QueueCounters>,
 }
 
@@ -42,7 +45,7 @@ struct Room {
     handle: WorkerHandle,
     worker: worker::Stepped,
     tester: Tester,
-    sent: [Arc<Mutex<Vec<(Vec<u8>, Offload)>>>; 2],
+    sent: [Arc<Mutex<Vec<Sent>>>; 2],
     counters: [Arc<QueueCounters>; 2],
     _upcalls: UpcallReceiver,
     _ports: [Arc<dyn Port>; 2],
@@ -87,7 +90,7 @@ impl Room {
     }
 
     /// Sends a burst and gives what ports 2 and 3 were sent.
-    fn burst(&mut self, frames: &[(Vec<u8>, Offload)]) -> [Vec<(Vec<u8>, Offload)>; 2] {
+    fn burst(&mut self, frames: &[Sent]) -> [Vec<Sent>; 2] {
         assert!(frames.iter().all(|(frame, offload)| self.tester.send(frame, *offload)));
         self.worker.round();
         [0, 1].map(|port| std::mem::take(&mut *self.sent[port].lock().unwrap()))
@@ -95,7 +98,7 @@ impl Room {
 }
 
 /// Segment `number` of a connection, 1000 bytes of payload, its checksum vouched for.
-fn segment(number: u32) -> (Vec<u8>, Offload) {
+fn segment(number: u32) -> Sent {
     let mut frame = frame(12);
     frame.truncate(12);
     let id = (number as u16).to_be_bytes();
