@@ -29,7 +29,7 @@ use pmd::virtio::split::{DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, RING};
 use super::chain::{Direction, MAX_CHAIN_BYTES};
 use super::fault::RingFault;
 use super::split::{RingParts, SplitRing};
-use crate::memory::{MemTable, RegionCache};
+use crate::memory::{Access, MemTable, RegionCache};
 
 /// Most chains looked at beyond the next one: the burst under way, and one more.
 const AHEAD: usize = 2 * BURST;
@@ -225,8 +225,9 @@ impl RingParts {
 
 /// Where a buffer lies whose region is not the one used last. `None` when it lies in several, or outside, or is not translated; all
 /// of it that is not is reported.
-#[cold]
-#[inline(never)]
+///
+/// A function for each direction: as an argument it would take a register of the loop around the call.
+#[inline(always)]
 pub(super) fn look_up(
     memory: &MemTable,
     addr: u64,
@@ -234,9 +235,24 @@ pub(super) fn look_up(
     direction: Direction,
     cache: &mut RegionCache,
 ) -> Option<SharedPtr> {
-    let (start, here) = memory.lookup(addr, len, direction.access(), cache)?;
+    match direction {
+        Direction::Read => look_up_for::<false>(memory, addr, len, cache),
+        Direction::Write => look_up_for::<true>(memory, addr, len, cache),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn look_up_for<const WRITE: bool>(
+    memory: &MemTable,
+    addr: u64,
+    len: u32,
+    cache: &mut RegionCache,
+) -> Option<SharedPtr> {
+    let access = if WRITE { Access::WRITE } else { Access::READ };
+    let (start, here) = memory.lookup(addr, len, access, cache)?;
     if here < len {
-        memory.report_missing(addr, len, direction.access());
+        memory.report_missing(addr, len, access);
         return None;
     }
     Some(start)
