@@ -4,10 +4,14 @@
 
 pub mod clock;
 pub mod cpu;
+pub mod ethtool;
 pub mod gather;
 pub mod map;
 pub mod netif;
 pub mod netlink;
 pub mod netns;
+pub mod packet_socket;
+pub mod ring_map;
+pub mod send_many;
 pub mod sigbus;
 pub mod tun;

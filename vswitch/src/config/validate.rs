@@ -17,11 +17,13 @@ type Options<'a> = BTreeMap<&'a str, &'a str>;
 /// Types of interfaces there are, as published in `Open_vSwitch.iface_types`. Both names of each vhost-user
 /// type, because orchestrators look for the DPDK ones.
 pub(super) const TYPES: &[&str] = &[
+    "afpacket",
     "dpdkvhostuser",
     "dpdkvhostuserclient",
     "internal",
     "null",
     "pcap",
+    "system",
     "tap",
     "vhost-user",
     "vhost-user-client",
@@ -227,6 +229,7 @@ fn kind(name: &str, kind: &str, local: bool, options: &Options<'_>) -> Result<Po
     }
     match kind {
         "internal" | "tap" => tap(options),
+        "" | "system" | "afpacket" => system(options),
         "vhost-user" | "dpdkvhostuser" => {
             Ok(PortKind::VhostUser { path: path(["path", "vhost-server-path"]), guest: guest(options)? })
         }
@@ -248,18 +251,23 @@ fn kind(name: &str, kind: &str, local: bool, options: &Options<'_>) -> Result<Po
             }
             Ok(PortKind::Pcap { replay, record })
         }
-        "" | "system" => Err(format!(
-            "{name} would be a network device of the host (type system), which is not built yet: \
-             use type=tap, or type=internal for a new device"
-        )),
         "patch" => Err("type patch is not built yet: put the ports on one bridge".into()),
         other => Err(format!("type {other} is unknown: use one of {}", TYPES.join(", "))),
     }
 }
 
+fn queues(options: &Options<'_>, most: u64) -> Result<u16, String> {
+    let queues = number(options, "n_rxq", 1, most)?.unwrap_or(1);
+    Ok(u16::try_from(queues).unwrap_or(1))
+}
+
 fn tap(options: &Options<'_>) -> Result<PortKind, String> {
-    let queues = number(options, "n_rxq", 1, 256)?.unwrap_or(1);
-    Ok(PortKind::Tap { queues: u16::try_from(queues).unwrap_or(1) })
+    Ok(PortKind::Tap { queues: queues(options, 256)? })
+}
+
+fn system(options: &Options<'_>) -> Result<PortKind, String> {
+    let bypass_qdisc = flag(options, "qdisc-bypass", false)?;
+    Ok(PortKind::System { queues: queues(options, 64)?, bypass_qdisc })
 }
 
 fn guest(options: &Options<'_>) -> Result<GuestOptions, String> {
