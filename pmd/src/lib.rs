@@ -8,7 +8,7 @@
 //!   prefetch   asking for cache lines before they are needed
 //!   port       Port / RxQueue / TxQueue: what a driver implements
 //!   virtio     the layouts both sides of a virtio ring share, and the driver's side
-//!   drivers    tap, null, pair, pcap
+//!   drivers    af_packet, af_xdp, tap, null, pair, pcap
 //! ```
 //!
 //! Nothing of ours is imported here. `examples/forwarder.rs` is a whole program over this crate; `examples/packet_cost.rs`

@@ -65,7 +65,9 @@ pub fn open(config: &AfPacketConfig) -> Result<Arc<dyn Port>, PmdError> {
     if config.queues == 0 || config.queues > MOST_QUEUES {
         return Err(PmdError::Config(format!("{}: use 1 to {MOST_QUEUES} receive queues", config.name)));
     }
-    let device = Arc::new(NetDevice::find(&config.name, config.queues)?);
+    let mut device = NetDevice::find(&config.name)?;
+    device.set_queues(config.queues);
+    let device = Arc::new(device);
     let mut receivers = Vec::new();
     let mut group = None;
     for _ in 0..config.queues {
@@ -262,7 +264,8 @@ impl AfPacketTx {
         self.finisher.finish(frame, CAPS, max_frame, |piece| {
             // Segments after a refused one are still sent: the far side sorts them out as after any loss.
             let result = gather::write_frame(self.socket.as_fd(), &header(&piece), &piece);
-            refused = refused.or(result.err().map(|error| reason(&error)));
+            let result = result.err().map(|error| reason(&error));
+            refused = refused.or(result);
         })?;
         refused.map_or(Ok(()), Err)
     }

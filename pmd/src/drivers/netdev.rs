@@ -30,8 +30,8 @@ pub(super) struct NetDevice {
 }
 
 impl NetDevice {
-    /// Finds the device. `rx_queues` and `status` are what a port on it will say of itself.
-    pub(super) fn find(name: &str, rx_queues: u16) -> Result<NetDevice, PmdError> {
+    /// Finds the device.
+    pub(super) fn find(name: &str) -> Result<NetDevice, PmdError> {
         let name = InterfaceName::new(name).map_err(PmdError::Config)?;
         let shown = name.as_str();
         let control = Control::open().map_err(|e| PmdError::system("opening a socket", "", e))?;
@@ -50,7 +50,6 @@ impl NetDevice {
         if let Ok((driver, version)) = ethtool::driver(&control, &name) {
             status.extend([("driver_name".into(), driver), ("driver_version".into(), version)]);
         }
-        status.push(("n_rxq".into(), rx_queues.to_string()));
         Ok(NetDevice {
             control,
             name,
@@ -58,8 +57,30 @@ impl NetDevice {
             mtu: Arc::new(AtomicU16::new(mtu)),
             link_changes: AtomicU64::new(0),
             subscriber: Subscriber::default(),
-            fixed: PortInfo { rx_queues, status, ..PortInfo::default() },
+            fixed: PortInfo { status, ..PortInfo::default() },
         })
+    }
+
+    /// Adds a fact to `Interface.status`.
+    pub(super) fn add_status(&mut self, key: &str, value: String) {
+        self.fixed.status.push((key.into(), value));
+    }
+
+    /// Says what is wrong though the port works.
+    pub(super) fn set_error(&mut self, error: String) {
+        self.fixed.error = Some(error);
+    }
+
+    /// Receive queues of the device itself, as far as its driver tells.
+    pub(super) fn hardware_queues(&self) -> u16 {
+        let queues = ethtool::receive_queues(&self.control, &self.name);
+        queues.ok().and_then(|queues| u16::try_from(queues).ok()).unwrap_or(1).max(1)
+    }
+
+    /// Says how many receive queues the port has.
+    pub(super) fn set_queues(&mut self, rx_queues: u16) {
+        self.fixed.rx_queues = rx_queues;
+        self.add_status("n_rxq", rx_queues.to_string());
     }
 
     pub(super) fn index(&self) -> u32 {

@@ -17,7 +17,20 @@ struct DriverInfo {
     rest: [u8; 64],
 }
 
+/// `struct ethtool_channels`.
+#[repr(C)]
+#[derive(Default)]
+struct Channels {
+    command: u32,
+    maxima: [u32; 4],
+    rx: u32,
+    tx: u32,
+    other: u32,
+    combined: u32,
+}
+
 const GET_DRIVER_INFO: u32 = 0x03;
+const GET_CHANNELS: u32 = 0x3c;
 
 /// Driver and version of a device.
 pub fn driver(control: &Control, name: &InterfaceName) -> io::Result<(String, String)> {
@@ -36,6 +49,14 @@ pub fn driver(control: &Control, name: &InterfaceName) -> io::Result<(String, St
         String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned()
     };
     Ok((text(&info.driver), text(&info.version)))
+}
+
+/// Receive queues of a device.
+pub fn receive_queues(control: &Control, name: &InterfaceName) -> io::Result<u32> {
+    let mut channels = Channels { command: GET_CHANNELS, ..Channels::default() };
+    // SAFETY: as above, for one ethtool_channels.
+    unsafe { ask(control, name, (&raw mut channels).cast())? };
+    Ok(channels.rx + channels.combined)
 }
 
 /// # Safety

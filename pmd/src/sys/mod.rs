@@ -2,6 +2,7 @@
 //!
 //! One family a file. What `rustix` wraps is called through it; `libc` is for the rest.
 
+pub mod bpf;
 pub mod clock;
 pub mod cpu;
 pub mod ethtool;

@@ -36,16 +36,17 @@ fn send(tx: &mut dyn TxQueue, frames: &[Vec<u8>], offload: Offload) -> usize {
 /// One burst: the frames and what is said of them.
 fn burst(rx: &mut dyn RxQueue) -> Vec<(Vec<u8>, Offload)> {
     let mut storage = BatchStorage::new();
-    let mut batch = storage.begin();
-    let count = rx.rx_burst(&mut batch);
-    let got = (0..count).map(|slot| {
-        let frame = batch.frame(slot as SlotId);
-        let mut bytes = vec![0; frame.len()];
-        frame.copy_to(&mut bytes);
-        (bytes, frame.offload)
-    });
-    let got = got.collect();
-    drop(batch);
+    let got = {
+        let mut batch = storage.begin();
+        let count = rx.rx_burst(&mut batch);
+        let copy = |slot| {
+            let frame = batch.frame(slot as SlotId);
+            let mut bytes = vec![0; frame.len()];
+            frame.copy_to(&mut bytes);
+            (bytes, frame.offload)
+        };
+        (0..count).map(copy).collect()
+    };
     rx.rx_done();
     got
 }
