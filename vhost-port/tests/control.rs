@@ -183,6 +183,21 @@ fn messages_the_crate_does_not_dispatch_are_answered() {
 }
 
 #[test]
+fn the_back_ends_channel_is_taken_if_it_can_be_one() {
+    let (_dir, path) = place();
+    let port = listen(&path).unwrap();
+    let mut guest = Guest::connect(&path, MODERN, 2);
+    let (_ours, theirs) = UnixStream::pair().unwrap();
+    guest.frontend.set_backend_request_fd(&theirs).unwrap();
+    // Again, as QEMU does for every queue pair.
+    guest.frontend.set_backend_request_fd(&theirs).unwrap();
+    exchange(&mut guest, &port);
+    let file = guest.file.try_clone().unwrap();
+    assert!(guest.frontend.set_backend_request_fd(&file).is_err());
+    wait_for(&port, |info| info.error.as_deref().is_some_and(|e| e.contains("no unix stream socket")));
+}
+
+#[test]
 fn bad_message_ends_its_connection_alone() {
     let (_dir, path) = place();
     let port = listen(&path).unwrap();
@@ -200,6 +215,7 @@ fn bad_message_ends_its_connection_alone() {
         message(18, 1, &[1]),
         message(19, 1, &[0; 8]),
         message(20, 1, &9000u64.to_le_bytes()),
+        message(21, 1, &[]),
         message(5, 1, &[9; 40]),
         message(8, 1, &[0, 0, 0, 0, 3, 0, 0, 0]),
         message(8, 1, &[0xff, 0xff, 0, 0, 64, 0, 0, 0]),

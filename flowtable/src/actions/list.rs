@@ -8,22 +8,16 @@ use crate::key::PortNo;
 
 /// An immutable list of actions. Empty means drop.
 ///
-/// Cloning counts a reference and is for the slow path; the datapath borrows. Whether the list is one plain
-/// output, by far the most common case, is answered without following the pointer.
+/// Cloning counts a reference and is for the slow path; the datapath borrows.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ActionList {
-    single: PortNo,
     actions: Arc<[Action]>,
 }
 
 impl ActionList {
     /// A list that does the given steps in order.
     pub fn new(actions: Vec<Action>) -> ActionList {
-        let single = match actions.as_slice() {
-            [Action::Output(port)] => *port,
-            _ => PortNo::NONE,
-        };
-        ActionList { single, actions: actions.into() }
+        ActionList { actions: actions.into() }
     }
 
     /// The list that drops.
@@ -31,10 +25,12 @@ impl ActionList {
         ActionList::new(Vec::new())
     }
 
-    /// The port, when the list is one output and nothing else.
-    #[inline]
+    /// The port, when the list is one output and nothing else: by far the most common case.
     pub fn single_output(&self) -> Option<PortNo> {
-        (self.single != PortNo::NONE).then_some(self.single)
+        match *self.actions {
+            [Action::Output(port)] => Some(port),
+            _ => None,
+        }
     }
 
     /// Whether packets are dropped.

@@ -44,8 +44,10 @@ const FEATURES: u64 = VIRTIO_F_VERSION_1
     | VIRTIO_F_INDIRECT_DESC
     | VIRTIO_F_EVENT_IDX
     | VHOST_USER_F_PROTOCOL_FEATURES;
-/// MQ, REPLY_ACK, MTU, CONFIGURE_MEM_SLOTS, STATUS.
-const PROTOCOL: u64 = 1 | 1 << 3 | 1 << 4 | 1 << 15 | 1 << 16;
+/// MQ, REPLY_ACK, MTU, BACKEND_REQ, CONFIGURE_MEM_SLOTS, STATUS.
+const PROTOCOL: u64 = 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 15 | 1 << 16;
+/// Kind of the descriptor that a back-end's channel usually is.
+const CHANNEL: u8 = 7;
 const NEED_REPLY: u8 = 0x40;
 const WILD: u8 = 0x80;
 
@@ -85,7 +87,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
 
 /// What a front-end with two rings says, in the terms of [`message`].
 fn good_session() -> Vec<u8> {
-    let mut bytes = vec![1, 3, 15, 16, 0, 2, 0, 17, 5, 4, 0, 1, 2, 3];
+    let mut bytes = vec![1, 3, 15, 16, 0, 21, 0, 2, 0, 17, 5, 4, 0, 1, 2, 3];
     for index in [0, 1] {
         bytes.extend([8, index, 0, 9, index, 0, 10, index, 0, 0, 13, index, 0, 14, index, 0, 12, index, 0]);
         bytes.extend([18 | NEED_REPLY, index, 1]);
@@ -105,6 +107,8 @@ struct Guest {
     event: OwnedFd,
     short: File,
     pipe: (OwnedFd, OwnedFd),
+    /// The back-end's channel, and the end that nobody reads.
+    channel: (UnixStream, UnixStream),
 }
 
 impl Guest {
@@ -117,14 +121,16 @@ impl Guest {
             write_ring(&memory, ring);
         }
         let event = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
-        Guest { memory, event, short, pipe: rustix::pipe::pipe().unwrap() }
+        let channel = UnixStream::pair().unwrap();
+        Guest { memory, event, short, pipe: rustix::pipe::pipe().unwrap(), channel }
     }
 
     fn descriptor(&self, kind: u8) -> BorrowedFd<'_> {
-        match kind % 8 {
+        match kind % 9 {
             0..=3 => self.event.as_fd(),
             4 | 5 => self.memory.as_fd(),
             6 => self.short.as_fd(),
+            7 => self.channel.0.as_fd(),
             _ => self.pipe.1.as_fd(),
         }
     }
@@ -299,6 +305,7 @@ fn body(code: u32, input: &mut Input<'_>) -> (Vec<u8>, Vec<u8>) {
             }
         }
         18 => (words(&[state(input.u8(), u32::from(input.u8()))]), Vec::new()),
+        21 => (Vec::new(), vec![input.u8().wrapping_add(CHANNEL)]),
         20 | 39 => (words(&[u64::from(input.u16())]), Vec::new()),
         _ => {
             let len = usize::from(input.u8() % 64);

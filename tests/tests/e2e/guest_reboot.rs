@@ -30,4 +30,7 @@ fn traffic_comes_back_after_each_guest_reboot() {
     b.wait_ready().unwrap();
     b.address("eth0", "10.1.0.2/24").unwrap();
     a.reaches("10.1.0.2", PATIENCE).unwrap();
+    // QEMU said so each time.
+    let resets = |port: &str| stage.switch.log().matches(&format!("{port}: the front-end resets")).count();
+    assert!(resets("vma") >= 2 && resets("vmb") >= 1, "{}", stage.switch.log());
 }

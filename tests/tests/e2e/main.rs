@@ -17,6 +17,7 @@ mod idle;
 mod kernel_devices;
 mod lab_itself;
 mod like_ovs;
+mod migration;
 mod multi_queue;
 mod ports_under_load;
 mod qemu_killed;

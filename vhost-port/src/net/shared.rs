@@ -21,12 +21,25 @@ pub(crate) struct Peer {
     pub(crate) protocol_features: u64,
     /// MTU the front-end told, if it did.
     pub(crate) mtu: Option<u16>,
+    /// Pages for which there are bits in the dirty log, while the guest is being migrated.
+    pub(crate) logged_pages: Option<u64>,
+    /// MAC address the guest's driver has set by the configuration space.
+    pub(crate) mac: Option<[u8; 6]>,
     /// Sizes of the rings the front-end has set up, by index.
     pub(crate) ring_sizes: Vec<Option<u16>>,
     /// Why there is no connection, where we are the one who connects.
     pub(crate) waiting: Option<String>,
     /// What went wrong last; shown until the next connection.
     pub(crate) error: Option<String>,
+}
+
+impl Peer {
+    /// The guest starts over; its front-end stays.
+    pub(crate) fn forget_guest(&mut self) {
+        self.features = 0;
+        self.mac = None;
+        self.ring_sizes.fill(None);
+    }
 }
 
 /// See the module.

@@ -2,12 +2,14 @@
 //!
 //! Before the crate reads a message, its 12-byte header is peeked at. Ours is what the crate would refuse:
 //! NET_SET_MTU, SEND_RARP, GET/SET_STATUS (not dispatched at all) and SET_VRING_ENABLE, which QEMU sends
-//! before the SET_FEATURES that the crate insists on. Peeking leaves passed descriptors queued.
+//! before the SET_FEATURES that the crate insists on; and SET_BACKEND_REQ_FD, whose socket the crate would keep to itself.
+//! Peeking leaves passed descriptors queued.
 //!
 //! The crate reads a body with a single call and takes a short one for an error, so a message is handed on only
 //! when all of it has arrived. A sender that never completes one is waited for with the thread's stop signal in view.
 
-use std::io::{Read, Write};
+use std::io::{self, IoSliceMut, Write};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -16,7 +18,7 @@ use std::time::Duration;
 use pmd::sys::sigbus::Alarm;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, recv};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recv, recvmsg};
 
 /// Bytes of a message's header.
 const HEADER: usize = 12;
@@ -25,9 +27,11 @@ const MAX_BODY: usize = 4096;
 const VERSION: u32 = 1;
 const FLAG_REPLY: u32 = 4;
 const FLAG_NEED_REPLY: u32 = 8;
+/// Most descriptors taken with a message that is ours; one is the most that any may carry.
+const MAX_DESCRIPTORS: usize = 2;
 
 /// Requests we answer ourselves.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Debug)]
 pub(super) enum Diverted {
     /// Enable or disable a ring.
     VringEnable { index: u32, enable: bool },
@@ -37,6 +41,8 @@ pub(super) enum Diverted {
     SetStatus(u64),
     /// Asks it back.
     GetStatus,
+    /// The socket for messages from us to the front-end.
+    BackendChannel(OwnedFd),
 }
 
 /// What came.
@@ -79,7 +85,7 @@ pub(super) fn next_event(socket: &mut UnixStream, alarm: &Alarm, kicks: &[Arc<Ow
         let arrived = rustix::io::ioctl_fionread(&*socket).unwrap_or(0);
         if got == HEADER && arrived >= (HEADER + size) as u64 {
             return match code {
-                18..=20 | 39 | 40 => ours(socket, code, flags, size),
+                18..=21 | 39 | 40 => ours(socket, code, flags, size),
                 _ => Event::ForCrate,
             };
         }
@@ -120,15 +126,38 @@ fn hung_up(socket: &UnixStream) -> bool {
     poll(&mut fds, Some(&now)).is_ok_and(|n| n > 0)
 }
 
-/// Reads a message that is ours. Descriptors sent along are dropped by the kernel: none of these may carry any.
+/// Fills `bytes`, all of which have arrived. Returns the descriptors that came along, the first [`MAX_DESCRIPTORS`] of each part
+/// that was sent by itself; the kernel closes the rest.
+fn read_message(socket: &UnixStream, bytes: &mut [u8]) -> io::Result<Vec<OwnedFd>> {
+    let (mut done, mut descriptors) = (0, Vec::new());
+    while let Some(rest) = bytes.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let got =
+            recvmsg(socket, &mut [IoSliceMut::new(rest)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?.bytes;
+        if got == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        done += got;
+        for message in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(rights) = message {
+                descriptors.extend(rights);
+            }
+        }
+    }
+    Ok(descriptors)
+}
+
+/// Reads a message that is ours. Only one of them may carry a descriptor; those of the others are closed.
 fn ours(socket: &mut UnixStream, code: u32, flags: u32, size: usize) -> Event {
     let mut bytes = [0; HEADER + MAX_BODY];
     let Some(message) = bytes.get_mut(..HEADER + size) else {
         return Event::Bad(format!("message {code} with a body of {size} bytes"));
     };
-    if let Err(e) = socket.read_exact(message) {
-        return Event::Bad(format!("receive: {e}"));
-    }
+    let mut descriptors = match read_message(socket, message) {
+        Ok(descriptors) => descriptors,
+        Err(e) => return Event::Bad(format!("receive: {e}")),
+    };
     if flags & 3 != VERSION || flags & FLAG_REPLY != 0 || flags & !0xf != 0 {
         return Event::Bad(format!("message {code} with flags {flags:#x}"));
     }
@@ -142,6 +171,12 @@ fn ours(socket: &mut UnixStream, code: u32, flags: u32, size: usize) -> Event {
         (20, Ok(mtu)) => Diverted::SetMtu(mtu),
         (39, Ok(status)) => Diverted::SetStatus(status),
         (40, _) if size == 0 => Diverted::GetStatus,
+        // Without a body in the specification; with an empty one where all messages have one.
+        (21, _) if size == 0 || size == 8 => match (descriptors.pop(), descriptors.is_empty()) {
+            (Some(socket), true) => Diverted::BackendChannel(socket),
+            (None, _) => return Event::Bad("SET_BACKEND_REQ_FD without a descriptor".to_owned()),
+            _ => return Event::Bad("SET_BACKEND_REQ_FD with several descriptors".to_owned()),
+        },
         (19, _) => return Event::Bad("SEND_RARP, which was not offered".to_owned()),
         _ => return Event::Bad(format!("message {code} with a body of {size} bytes")),
     };
@@ -149,7 +184,7 @@ fn ours(socket: &mut UnixStream, code: u32, flags: u32, size: usize) -> Event {
 }
 
 /// Sends a reply with one number.
-pub(super) fn reply(socket: &mut UnixStream, code: u32, value: u64) -> std::io::Result<()> {
+pub(super) fn reply(socket: &mut UnixStream, code: u32, value: u64) -> io::Result<()> {
     let mut message = [0; HEADER + 8];
     message[..4].copy_from_slice(&code.to_le_bytes());
     message[4..8].copy_from_slice(&(VERSION | FLAG_REPLY).to_le_bytes());

@@ -3,13 +3,15 @@
 use pmd::virtio::features::*;
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
 
-use crate::config::OffloadOffer;
+use crate::config::VhostConfig;
 
 /// Virtio features offered to a guest.
 ///
-/// Not offered: dirty log, IOMMU (not written yet); UFO and USO (no far side takes them); MAC and link status
-/// (QEMU provides them). The control queue is QEMU's as well, but it only exists if we offer it.
-pub(super) fn offered(offload: OffloadOffer, queue_pairs: u16) -> u64 {
+/// Not offered: IOMMU (not written yet). The rest that is missing, and why:
+/// `docs/decisions/0009-features-that-are-the-front-ends.md`. MAC, link status and speed are QEMU's own there; they are for
+/// front-ends that ask the port for its configuration space.
+pub(super) fn offered(config: &VhostConfig) -> u64 {
+    let offload = config.offload;
     let when = |on: bool, bits: u64| if on { bits } else { 0 };
     let tso = offload.csum && (offload.tso4 || offload.tso6);
     VIRTIO_F_VERSION_1
@@ -18,26 +20,39 @@ pub(super) fn offered(offload: OffloadOffer, queue_pairs: u16) -> u64 {
         | VIRTIO_F_EVENT_IDX
         | VIRTIO_F_RING_PACKED
         | VIRTIO_F_IN_ORDER
+        | VHOST_F_LOG_ALL
         | VHOST_USER_F_PROTOCOL_FEATURES
         | VIRTIO_NET_F_MRG_RXBUF
         | VIRTIO_NET_F_CTRL_VQ
         | VIRTIO_NET_F_CTRL_RX
         | VIRTIO_NET_F_GUEST_ANNOUNCE
         | VIRTIO_NET_F_MTU
-        | when(queue_pairs > 1, VIRTIO_NET_F_MQ)
+        | VIRTIO_NET_F_STATUS
+        | when(config.mac.is_some(), VIRTIO_NET_F_MAC)
+        | when(config.link_speed.is_some(), VIRTIO_NET_F_SPEED_DUPLEX)
+        | when(config.max_queue_pairs > 1, VIRTIO_NET_F_MQ)
         | when(offload.csum, VIRTIO_NET_F_CSUM | VIRTIO_NET_F_GUEST_CSUM)
         | when(offload.csum && offload.tso4, VIRTIO_NET_F_HOST_TSO4 | VIRTIO_NET_F_GUEST_TSO4)
         | when(offload.csum && offload.tso6, VIRTIO_NET_F_HOST_TSO6 | VIRTIO_NET_F_GUEST_TSO6)
         | when(tso && offload.ecn, VIRTIO_NET_F_HOST_ECN | VIRTIO_NET_F_GUEST_ECN)
+        | when(offload.csum && offload.ufo, VIRTIO_NET_F_HOST_UFO | VIRTIO_NET_F_GUEST_UFO)
+        | when(
+            offload.csum && offload.uso,
+            VIRTIO_NET_F_HOST_USO | VIRTIO_NET_F_GUEST_USO4 | VIRTIO_NET_F_GUEST_USO6,
+        )
 }
 
 /// Protocol features offered to a front-end.
 ///
-/// RESET_DEVICE is not: stopping each ring says the same. RARP is not: guests announce themselves.
+/// RARP is not: guests announce themselves.
 pub(super) fn protocol() -> VhostUserProtocolFeatures {
     VhostUserProtocolFeatures::MQ
+        | VhostUserProtocolFeatures::LOG_SHMFD
         | VhostUserProtocolFeatures::REPLY_ACK
         | VhostUserProtocolFeatures::MTU
+        | VhostUserProtocolFeatures::CONFIG
+        | VhostUserProtocolFeatures::RESET_DEVICE
         | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
         | VhostUserProtocolFeatures::STATUS
+        | VhostUserProtocolFeatures::BACKEND_REQ
 }

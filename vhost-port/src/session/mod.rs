@@ -4,11 +4,15 @@
 //!   endpoint   listen, or connect and retry     divert    messages the vhost crate does not dispatch
 //!   control    the thread: connection after connection   machine   one session's state, a method per message
 //!   features   what we offer                    rings     messages about rings
+//!   config_space   what the guest's driver reads of the device
+//!   backend_channel   our messages to the front-end
 //! ```
 //!
 //! One thread per port, so a front-end that sends half a message and stops holds up nobody else. The thread waits on
 //! the socket and on the port's alarm together and hands a message on only once all its bytes have arrived.
 
+mod backend_channel;
+mod config_space;
 mod control;
 mod divert;
 mod endpoint;

@@ -157,10 +157,13 @@ pub(super) fn bridge_notes(row: &RowView<'_>) -> Option<String> {
 }
 
 /// Settings of a port and its interface that this switch does not act on, if any are made.
-fn port_notes(port: &RowView<'_>, row: &RowView<'_>) -> Option<String> {
+fn port_notes(port: &RowView<'_>, row: &RowView<'_>, kind: &PortKind) -> Option<String> {
     let of_port =
         ["qos", "mac", "cvlans", "lacp"].into_iter().filter(|column| !port.datum(column).is_empty());
-    let given = ["mac", "bfd", "cfm_mpid", "lldp"].into_iter().filter(|column| !row.datum(column).is_empty());
+    let of_guest = matches!(kind, PortKind::VhostUser { .. } | PortKind::VhostUserClient { .. });
+    let mac = (!of_guest).then_some("mac");
+    let given = ["bfd", "cfm_mpid", "lldp"].into_iter().chain(mac);
+    let given = given.filter(|column| !row.datum(column).is_empty());
     let rates = ["ingress_policing_rate", "ingress_policing_kpkts_rate"];
     let rates = rates.into_iter().filter(|column| row.int(column) != 0);
     let priority_tags = port.map_get("other_config", "priority-tags").map(|_| "other_config:priority-tags");
@@ -180,8 +183,8 @@ pub(super) fn interface(
     let name = row.str("name");
     name_is_usable(name)?;
     let local = name == bridge;
-    let kind = kind(name, row.str("type"), local, &row.map("options"))?;
-    let mut notes: Vec<String> = port_notes(port, row).into_iter().collect();
+    let kind = kind(name, row.str("type"), local, row.opt_str("mac"), &row.map("options"))?;
+    let mut notes: Vec<String> = port_notes(port, row, &kind).into_iter().collect();
     let mtu = row.opt_int("mtu_request").and_then(|mtu| {
         let fits = u16::try_from(mtu).ok().filter(|mtu| *mtu >= 68);
         if fits.is_none() {
@@ -224,7 +227,13 @@ fn vlan(port: &RowView<'_>) -> Result<VlanConfig, String> {
     })
 }
 
-fn kind(name: &str, kind: &str, local: bool, options: &Options<'_>) -> Result<PortKind, String> {
+fn kind(
+    name: &str,
+    kind: &str,
+    local: bool,
+    mac: Option<&str>,
+    options: &Options<'_>,
+) -> Result<PortKind, String> {
     let path = |keys: [&str; 2]| keys.iter().find_map(|key| options.get(key)).map(PathBuf::from);
     if local {
         return tap(options);
@@ -234,13 +243,13 @@ fn kind(name: &str, kind: &str, local: bool, options: &Options<'_>) -> Result<Po
         "" | "system" | "afpacket" => system(options),
         "afxdp" => afxdp(options),
         "vhost-user" | "dpdkvhostuser" => {
-            Ok(PortKind::VhostUser { path: path(["path", "vhost-server-path"]), guest: guest(options)? })
+            Ok(PortKind::VhostUser { path: path(["path", "vhost-server-path"]), guest: guest(mac, options)? })
         }
         "vhost-user-client" | "dpdkvhostuserclient" => {
             let path = path(["path", "vhost-server-path"]).ok_or_else(|| {
                 format!("type {kind} needs the socket QEMU listens on: set Interface {name} options:vhost-server-path=PATH")
             })?;
-            Ok(PortKind::VhostUserClient { path, guest: guest(options)? })
+            Ok(PortKind::VhostUserClient { path, guest: guest(mac, options)? })
         }
         "null" => Ok(PortKind::Null),
         "pcap" => {
@@ -288,16 +297,35 @@ fn afxdp(options: &Options<'_>) -> Result<PortKind, String> {
     Ok(PortKind::AfXdp { queues: queues(options, 64)?, mode, filter: filter.unwrap_or_default() })
 }
 
-fn guest(options: &Options<'_>) -> Result<GuestOptions, String> {
+fn guest(mac: Option<&str>, options: &Options<'_>) -> Result<GuestOptions, String> {
     let defaults = GuestOptions::default();
+    let speed = number(options, "link-speed", 1, u64::from(u32::MAX >> 1))?;
     let pairs = number(options, "vhost-max-queue-pairs", 1, 128)?;
     Ok(GuestOptions {
         max_queue_pairs: pairs
             .and_then(|pairs| u16::try_from(pairs).ok())
             .unwrap_or(defaults.max_queue_pairs),
+        mac: mac.map(guest_mac).transpose()?,
+        link_speed: speed.and_then(|speed| u32::try_from(speed).ok()),
         csum: flag(options, "csum", defaults.csum)?,
         tso: flag(options, "tso", defaults.tso)?,
     })
+}
+
+/// `Interface.mac`: an address that one card can have.
+fn guest_mac(text: &str) -> Result<[u8; 6], String> {
+    let mut mac = [0; 6];
+    let mut parts = text.split(':');
+    let read = mac.iter_mut().all(|byte| {
+        let digits = |part: &&str| part.len() <= 2 && part.bytes().all(|b| b.is_ascii_hexdigit());
+        let part = parts.next().filter(digits);
+        part.and_then(|part| u8::from_str_radix(part, 16).ok()).map(|value| *byte = value).is_some()
+    });
+    let one_card = mac[0] & 1 == 0 && mac != [0; 6];
+    if read && parts.next().is_none() && one_card {
+        return Ok(mac);
+    }
+    Err(format!("mac={text} is no Ethernet address of one card: write it as in 52:54:00:00:00:0a"))
 }
 
 /// `pmd-rxq-affinity`: `queue:cpu,queue:cpu`.
@@ -349,19 +377,37 @@ mod tests {
         let none = Options::new();
         let plain = PortKind::System { queues: 1, bypass_qdisc: false };
         for name in ["", "system", "afpacket"] {
-            assert_eq!(kind("eth1", name, false, &none), Ok(plain.clone()));
+            assert_eq!(kind("eth1", name, false, None, &none), Ok(plain.clone()));
         }
         let set = Options::from([("n_rxq", "4"), ("qdisc-bypass", "true")]);
-        assert_eq!(kind("eth1", "", false, &set), Ok(PortKind::System { queues: 4, bypass_qdisc: true }));
+        assert_eq!(
+            kind("eth1", "", false, None, &set),
+            Ok(PortKind::System { queues: 4, bypass_qdisc: true })
+        );
         let all = PortKind::AfXdp { queues: None, mode: Mode::BestEffort, filter: Filter::All };
-        assert_eq!(kind("eth1", "afxdp", false, &none), Ok(all));
+        assert_eq!(kind("eth1", "afxdp", false, None, &none), Ok(all));
         let set = Options::from([("n_rxq", "2"), ("xdp-mode", "generic"), ("xdp-filter", "vlan=7")]);
         let filter = "vlan=7".parse().unwrap();
         let some = PortKind::AfXdp { queues: Some(2), mode: Mode::Generic, filter };
-        assert_eq!(kind("eth1", "afxdp", false, &set), Ok(some));
+        assert_eq!(kind("eth1", "afxdp", false, None, &set), Ok(some));
         for (key, value) in [("xdp-mode", "fast"), ("xdp-filter", "tcp=1"), ("n_rxq", "65")] {
-            let error = kind("eth1", "afxdp", false, &Options::from([(key, value)])).unwrap_err();
+            let error = kind("eth1", "afxdp", false, None, &Options::from([(key, value)])).unwrap_err();
             assert!(error.contains(&format!("{key}={value}: use")), "{error}");
+        }
+    }
+
+    #[test]
+    fn addresses_of_guests() {
+        assert_eq!(guest_mac("52:54:00:00:00:0A"), Ok([0x52, 0x54, 0, 0, 0, 10]));
+        for bad in [
+            "",
+            "52:54:00:00:00",
+            "52:54:00:00:00:0a:0b",
+            "53:54:00:00:00:0a",
+            "0:0:0:0:0:0",
+            "52:54:0:0:0:+a",
+        ] {
+            assert!(guest_mac(bad).unwrap_err().contains("52:54:00:00:00:0a"), "{bad}");
         }
     }
 

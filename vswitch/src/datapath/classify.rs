@@ -12,7 +12,6 @@ use std::sync::Arc;
 use flowtable::cache::SignatureCache;
 use flowtable::key::{self, PortNo};
 use flowtable::megaflow::{MegaflowTable, Place, PortFlows};
-use flowtable::simd::prefetch;
 use pmd::packet::{BURST, Batch};
 
 use super::burst::Burst;
@@ -89,7 +88,7 @@ impl Classifier {
         // The entries are here; the flows' own lines are asked for together before the first is needed.
         found.map(|flow| {
             let flow: &Megaflow = flow?;
-            prefetch(flow);
+            flow.prefetch();
             Some(flow)
         })
     }

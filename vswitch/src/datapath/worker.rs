@@ -379,7 +379,7 @@ impl Engine {
             start = train.end;
             let count = slots.len();
             flow.stats.hit_by_train(count, train.bytes as usize, train.tcp_flags, self.now_ms);
-            if let Some(port) = flow.actions.single_output() {
+            if let Some(port) = flow.single_output() {
                 if !transmit.stage_train(batch, port, slots) {
                     transmit.count_drop(in_port, DropReason::TxPortGone, count as u64);
                 }

@@ -64,6 +64,10 @@ pub enum PortKind {
 pub struct GuestOptions {
     /// Most queue pairs the guest can use.
     pub max_queue_pairs: u16,
+    /// MAC address of the guest's card, for front-ends that ask the switch for it.
+    pub mac: Option<[u8; 6]>,
+    /// Speed of the link in Mbit/s, to tell such front-ends.
+    pub link_speed: Option<u32>,
     /// Offer checksum offload.
     pub csum: bool,
     /// Offer TCP segmentation offload (needs checksum offload).
@@ -72,7 +76,7 @@ pub struct GuestOptions {
 
 impl Default for GuestOptions {
     fn default() -> Self {
-        GuestOptions { max_queue_pairs: 16, csum: true, tso: true }
+        GuestOptions { max_queue_pairs: 16, mac: None, link_speed: None, csum: true, tso: true }
     }
 }
 
@@ -110,6 +114,18 @@ pub(super) fn open(
 }
 
 fn vhost_config(name: String, mode: Mode, guest: GuestOptions) -> VhostConfig {
-    let offload = OffloadOffer { csum: guest.csum, tso4: guest.tso, tso6: guest.tso, ecn: guest.tso };
-    VhostConfig { max_queue_pairs: guest.max_queue_pairs, offload, ..VhostConfig::new(name, mode) }
+    let offload = OffloadOffer {
+        csum: guest.csum,
+        tso4: guest.tso,
+        tso6: guest.tso,
+        ecn: guest.tso,
+        ..OffloadOffer::default()
+    };
+    VhostConfig {
+        max_queue_pairs: guest.max_queue_pairs,
+        mac: guest.mac,
+        link_speed: guest.link_speed,
+        offload,
+        ..VhostConfig::new(name, mode)
+    }
 }

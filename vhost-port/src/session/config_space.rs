@@ -1,0 +1,74 @@
+//! The device's configuration space: what a guest's driver reads of its network card (virtio 1.2, 5.1.4).
+//!
+//! QEMU answers the driver itself. A front-end that negotiates CONFIG passes the driver's reads and writes on to the port: all
+//! fields are the port's then. A driver can change one thing, its MAC address (and only a legacy driver does); what it writes elsewhere
+//! is passed over, as hardware does with registers that are read only. What this switch has no word for reads as zero, and so does what
+//! lies beyond the fields: the `vhost` crate's front-end waits for ever for the contents of a refusal.
+
+use std::sync::atomic::Ordering;
+
+use super::machine::Session;
+
+/// Bytes of the fields.
+const LEN: usize = 17;
+const MAC: std::ops::Range<usize> = 0..6;
+const STATUS_LINK_UP: u16 = 1;
+const SPEED_UNKNOWN: u32 = u32::MAX;
+const DUPLEX_FULL: u8 = 1;
+const DUPLEX_UNKNOWN: u8 = 0xff;
+
+/// The fields.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct ConfigSpace {
+    mac: [u8; 6],
+    max_queue_pairs: u16,
+    mtu: u16,
+    /// Mbit/s.
+    speed: Option<u32>,
+}
+
+impl ConfigSpace {
+    /// `size` bytes from `offset` on. No message carries more than 4096.
+    pub(super) fn read(&self, offset: u32, size: u32) -> Vec<u8> {
+        let bytes = self.bytes();
+        let from = bytes.get(offset as usize..).unwrap_or_default().iter().copied();
+        from.chain(std::iter::repeat(0)).take(size as usize).collect()
+    }
+
+    fn bytes(&self) -> [u8; LEN] {
+        let mut bytes = [0; LEN];
+        let (speed, duplex) =
+            self.speed.map_or((SPEED_UNKNOWN, DUPLEX_UNKNOWN), |speed| (speed, DUPLEX_FULL));
+        bytes[MAC].copy_from_slice(&self.mac);
+        bytes[6..8].copy_from_slice(&STATUS_LINK_UP.to_le_bytes());
+        bytes[8..10].copy_from_slice(&self.max_queue_pairs.to_le_bytes());
+        bytes[10..12].copy_from_slice(&self.mtu.to_le_bytes());
+        bytes[12..16].copy_from_slice(&speed.to_le_bytes());
+        bytes[16] = duplex;
+        bytes
+    }
+}
+
+impl Session {
+    /// The fields as of now.
+    pub(super) fn config_space(&self) -> ConfigSpace {
+        let config = &self.shared.config;
+        ConfigSpace {
+            mac: self.shared.peer().mac.or(config.mac).unwrap_or_default(),
+            max_queue_pairs: config.max_queue_pairs,
+            mtu: self.shared.mtu.load(Ordering::Relaxed),
+            speed: config.link_speed,
+        }
+    }
+
+    /// Takes what the driver writes.
+    pub(super) fn write_config(&mut self, offset: u32, bytes: &[u8]) {
+        let before = self.config_space().mac;
+        let mut mac = before;
+        mac.iter_mut().skip(offset as usize).zip(bytes).for_each(|(place, byte)| *place = *byte);
+        if mac != before {
+            self.shared.peer().mac = Some(mac);
+            self.shared.changed();
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! Answers, the configuration space, and a device that is reset: a front-end that counts what it is told.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "tests; the lint only exempts functions marked as such"
+)]
+
+mod guest;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use guest::messages::{Answered, Message, State, Teller, all};
+use guest::raw::{NEED_REPLY, PLAIN};
+use guest::{Guest, MODERN, burst, negotiate, wait_for};
+use pmd::packet::{BatchStorage, Span};
+use pmd::port::{LinkState, Port};
+use pmd::virtio::NetHeader;
+use pmd::virtio::features::*;
+use vhost::VhostBackend;
+use vhost::vhost_user::message::VhostUserConfigFlags;
+use vhost::vhost_user::{Frontend, VhostUserFrontend};
+use vhost_port::{Mode, VhostConfig, VhostPort};
+
+fn place() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("p");
+    (dir, path)
+}
+
+fn config(path: &Path) -> VhostConfig {
+    VhostConfig::new("p", Mode::Listen(path.to_owned()))
+}
+
+fn running(path: &Path) -> Teller {
+    let mut teller = Teller::connect(path);
+    teller.lead_to(State::Running);
+    teller
+}
+
+/// QEMU 11 asks for an answer to SET_VRING_CALL, ERR and KICK too. One that never comes hangs it, one too many is taken for the
+/// answer to what it says next.
+#[test]
+fn every_message_is_answered_once_when_asked_and_only_then() {
+    let (_dir, path) = place();
+    let _port = VhostPort::open(config(&path)).unwrap();
+    for (message, flags) in all().into_iter().flat_map(|m| [(m.clone(), NEED_REPLY), (m, PLAIN)]) {
+        let answers = running(&path).tell(&message, flags);
+        let codes: Vec<u32> = answers.iter().map(|answer| answer.0).collect();
+        let asked = message.answered == Answered::WithContents || flags == NEED_REPLY;
+        let wanted = if asked { vec![message.code] } else { vec![] };
+        assert_eq!(codes, wanted, "{message:?} with flags {flags}");
+        if message.answered == Answered::WithYes && asked {
+            assert_eq!(answers[0].1, [0; 8], "{message:?} was refused");
+        }
+    }
+}
+
+#[test]
+fn refused_message_is_answered_once_and_ends_the_connection() {
+    let bad: [(&str, &[u8]); 8] = [
+        ("SET_FEATURES", &[0xff; 8]),
+        ("SET_VRING_NUM", &[1, 0, 0, 0, 3, 0, 0, 0]),
+        ("SET_VRING_BASE", &[1, 0, 0, 0, 0, 0, 1, 0]),
+        ("SET_VRING_CALL without", &[200, 1, 0, 0, 0, 0, 0, 0]),
+        ("SET_VRING_KICK without", &[200, 1, 0, 0, 0, 0, 0, 0]),
+        ("SET_VRING_ERR without", &[200, 1, 0, 0, 0, 0, 0, 0]),
+        ("SET_VRING_ENABLE", &[200, 0, 0, 0, 1, 0, 0, 0]),
+        ("NET_SET_MTU", &[9, 0, 0, 0, 0, 0, 0, 0]),
+    ];
+    let (_dir, path) = place();
+    let port = VhostPort::open(config(&path)).unwrap();
+    for (name, body) in bad {
+        let mut teller = running(&path);
+        let good = all().into_iter().find(|message| message.name == name).unwrap();
+        let answers = teller.tell(&Message { body: body.to_vec(), ..good.clone() }, NEED_REPLY);
+        assert_eq!(answers, [(good.code, vec![1, 0, 0, 0, 0, 0, 0, 0])], "{name}");
+        assert_eq!(teller.raw.answer(), None, "{name}: the connection is closed");
+        wait_for(&port, |info| info.error.as_deref().is_some_and(|e| e.contains("connection closed")));
+    }
+}
+
+/// A guest restarts: everything it said is forgotten, what its front-end said of the connection and of memory is not.
+#[test]
+fn reset_device_stops_rings_and_keeps_the_connection() {
+    let (_dir, path) = place();
+    let port = VhostPort::open(config(&path)).unwrap();
+    let mut guest = Guest::connect(&path, MODERN, 2);
+    let mut rxq = port.rx_queue(0).unwrap();
+    for round in 0..3u8 {
+        guest.send(1, NetHeader::default(), &[round; 60], &[]);
+        assert_eq!(burst(&mut *rxq), [[round; 60]]);
+        assert_eq!(port.info().link, LinkState::Up);
+        guest.frontend.reset_device().unwrap();
+        assert_eq!(port.info().link, LinkState::Down);
+        let says = |key: &str, value: &str| port.info().status.contains(&(key.to_owned(), value.to_owned()));
+        assert!(says("status", "connected") && says("features", "0x0000000000000000"));
+        assert!(says("num_of_vrings", "0"));
+        // A ring that was reset does not run by being enabled: nothing of it is known any more.
+        guest.enable(1, true);
+        guest.send(1, NetHeader::default(), &[9; 60], &[]);
+        assert!(burst(&mut *rxq).is_empty());
+        assert_eq!(guest.frontend.get_vring_base(1).unwrap(), 0);
+        guest.restart(MODERN);
+    }
+    drop(guest);
+    wait_for(&port, |info| info.status.contains(&("status".into(), "disconnected".into())));
+    assert_eq!(port.info().error, None);
+}
+
+/// As QEMU stops and starts rings one by one.
+#[test]
+fn one_ring_is_stopped_and_started_again_while_the_other_runs() {
+    for features in [MODERN, MODERN | VIRTIO_F_RING_PACKED] {
+        let (_dir, path) = place();
+        let port = VhostPort::open(config(&path)).unwrap();
+        let mut guest = Guest::connect(&path, features, 2);
+        let mut rxq = port.rx_queue(0).unwrap();
+        for round in 0..5u8 {
+            guest.send(1, NetHeader::default(), &[round; 60], &[]);
+            assert_eq!(burst(&mut *rxq), [[round; 60]]);
+            assert_eq!(guest.reclaim(1), 1);
+            // A fresh ring in its place, as after a reset of that ring alone; then the same ring again.
+            guest.frontend.get_vring_base(1).unwrap();
+            assert!(burst(&mut *rxq).is_empty());
+            guest.post(0, &[2000]);
+            assert_eq!(transmit(&port, &[round; 60]), 1);
+            assert_eq!(guest.receive(0).unwrap().1, [round; 60]);
+            guest.fresh_ring(1);
+            guest.send(1, NetHeader::default(), &[round; 70], &[]);
+            assert_eq!(burst(&mut *rxq), [[round; 70]]);
+            assert_eq!(guest.reclaim(1), 1);
+            let base = guest.frontend.get_vring_base(1).unwrap();
+            guest.start_ring(1, base as u16);
+        }
+        assert_eq!(port.info().error, None);
+    }
+}
+
+#[test]
+fn base_of_a_ring_that_never_ran_is_what_was_said_of_it() {
+    let (_dir, path) = place();
+    let _port = VhostPort::open(config(&path)).unwrap();
+    let mut frontend = Frontend::connect(&path, 32).unwrap();
+    negotiate(&mut frontend, MODERN);
+    assert_eq!(frontend.get_vring_base(7).unwrap(), 0);
+    frontend.set_vring_base(7, 41).unwrap();
+    assert_eq!(frontend.get_vring_base(7).unwrap(), 41);
+    frontend.set_vring_enable(7, true).unwrap();
+    frontend.set_vring_enable(7, false).unwrap();
+    assert_eq!(frontend.get_vring_base(7).unwrap(), 41);
+}
+
+fn transmit(port: &Arc<dyn Port>, frame: &[u8]) -> usize {
+    let mut storage = BatchStorage::new();
+    let mut batch = storage.begin();
+    batch.receive(Span::from_slice(frame));
+    port.tx_queue(0).unwrap().tx_burst(&batch, &[0])
+}
+
+fn with_config(path: &Path, features: u64) -> Frontend {
+    let mut frontend = Frontend::connect(path, 2).unwrap();
+    negotiate(&mut frontend, features);
+    frontend
+}
+
+fn read(frontend: &mut Frontend, offset: u32, len: usize) -> Vec<u8> {
+    let flags = VhostUserConfigFlags::empty();
+    frontend.get_config(offset, len as u32, flags, &vec![0; len]).unwrap().1
+}
+
+#[test]
+fn configuration_space_tells_what_the_operator_set() {
+    let (_dir, path) = place();
+    let mac = [0x52, 0x54, 0, 0, 0, 0xa];
+    let speed = 25_000;
+    let settings = VhostConfig {
+        max_queue_pairs: 4,
+        mtu: 9000,
+        mac: Some(mac),
+        link_speed: Some(speed),
+        ..config(&path)
+    };
+    let port = VhostPort::open(settings).unwrap();
+    let own = VIRTIO_NET_F_MAC | VIRTIO_NET_F_STATUS | VIRTIO_NET_F_SPEED_DUPLEX | VIRTIO_NET_F_MTU;
+    let mut frontend = with_config(&path, MODERN | own);
+    let space = read(&mut frontend, 0, 24);
+    let (pairs, mtu) = ([4, 0], 9000u16.to_le_bytes());
+    let fields: [&[u8]; 7] = [&mac, &[1, 0], &pairs, &mtu, &speed.to_le_bytes(), &[1], &[0; 7]];
+    assert_eq!(space, fields.concat());
+    assert_eq!(read(&mut frontend, 10, 2), mtu);
+    port.set_mtu(1400).unwrap();
+    assert_eq!(read(&mut frontend, 10, 2), 1400u16.to_le_bytes());
+    // Past the end there is nothing.
+    assert_eq!(read(&mut frontend, 16, 240), [&[1][..], &[0; 239]].concat());
+    assert_eq!(read(&mut frontend, 4000, 90), [0; 90]);
+}
+
+#[test]
+fn driver_sets_its_address_and_nothing_else_by_the_configuration_space() {
+    let (_dir, path) = place();
+    let port = VhostPort::open(config(&path)).unwrap();
+    let mut frontend = with_config(&path, MODERN);
+    assert_eq!(read(&mut frontend, 0, 6), [0; 6]);
+    assert_eq!(port.info().mac, None);
+    let before = read(&mut frontend, 6, 18);
+    // Byte by byte, as a legacy driver does.
+    let mac = [2, 0, 0, 0, 7, 8];
+    for (at, byte) in mac.into_iter().enumerate() {
+        frontend.set_config(at as u32, VhostUserConfigFlags::WRITABLE, &[byte]).unwrap();
+    }
+    frontend.set_config(4, VhostUserConfigFlags::WRITABLE, &[7, 8, 0, 0, 99, 99, 1, 1]).unwrap();
+    assert_eq!(read(&mut frontend, 0, 6), mac);
+    assert_eq!(read(&mut frontend, 6, 18), before);
+    assert_eq!(port.info().mac, Some(mac));
+    // It is the guest's, so it goes with it.
+    drop(frontend);
+    wait_for(&port, |info| info.mac.is_none());
+}
+
+#[test]
+fn what_the_operator_did_not_set_is_not_offered() {
+    let offered = |change: fn(VhostConfig) -> VhostConfig| {
+        let (_dir, path) = place();
+        let _port: Arc<dyn Port> = VhostPort::open(change(config(&path))).unwrap();
+        Frontend::connect(&path, 2).unwrap().get_features().unwrap()
+    };
+    let own = VIRTIO_NET_F_MAC | VIRTIO_NET_F_SPEED_DUPLEX;
+    assert_eq!(offered(|config| config) & own, 0);
+    let set = |config| VhostConfig { mac: Some([2; 6]), link_speed: Some(1000), ..config };
+    assert_eq!(offered(set) & own, own);
+}
