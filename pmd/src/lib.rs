@@ -7,6 +7,8 @@
 //!   offload    checksums and segmentation in software, where a far side lacks them
 //!   prefetch   asking for cache lines before they are needed
 //!   port       Port / RxQueue / TxQueue: what a driver implements
+//!   pci        PCI functions: finding and binding them, PciFn, a fake one for tests
+//!   vfio       PciFn over the kernel's vfio-pci
 //!   virtio     the layouts both sides of a virtio ring share, and the driver's side
 //!   drivers    af_packet, af_xdp, tap, null, pair, pcap
 //! ```
@@ -18,7 +20,9 @@ pub mod drivers;
 pub mod memory;
 pub mod offload;
 pub mod packet;
+pub mod pci;
 pub mod port;
 pub mod prefetch;
 pub mod sys;
+pub mod vfio;
 pub mod virtio;

@@ -9,7 +9,7 @@
 //! the door of the stack (generic). It and its map live as long as the descriptor that attaches it: they go with the port, or with the
 //! process however that ends.
 //!
-//! The sockets' memory (UMEM) is a part of one arena per port, [`umem`]. A driver that can writes frames there itself (zero-copy); else the
+//! The sockets' memory (UMEM) is a part of one arena per port. A driver that can writes frames there itself (zero-copy); else the
 //! kernel copies. A received frame is lent to the batch where it lies; a frame to send is copied into a chunk once.
 //!
 //! There is no offload on this path: checksums and segments are made in software on the way out, and what comes in must be

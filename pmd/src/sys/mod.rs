@@ -16,3 +16,4 @@ pub mod ring_map;
 pub mod send_many;
 pub mod sigbus;
 pub mod tun;
+pub mod vfio;

@@ -19,6 +19,7 @@ mod lab_itself;
 mod like_ovs;
 mod migration;
 mod multi_queue;
+mod nic_binding;
 mod ports_under_load;
 mod qemu_killed;
 mod stock_clients;
