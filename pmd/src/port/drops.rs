@@ -58,6 +58,8 @@ drop_reasons! {
     TxRingFull = "tx_ring_full",
     /// The control side held the ring.
     TxRingBusy = "tx_ring_busy",
+    /// The guest's IOMMU has not translated the buffers yet.
+    TxUntranslated = "tx_untranslated",
     /// The frame is longer than the port's MTU allows.
     TxTooLong = "tx_too_long",
     /// The ring or its memory broke the rules while sending.
