@@ -15,6 +15,7 @@ mod flow_rules;
 mod guest_reboot;
 mod idle;
 mod iommu;
+mod kernel_devices;
 mod lab_itself;
 mod like_ovs;
 mod migration;

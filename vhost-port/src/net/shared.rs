@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use pmd::port::{LinkState, OffloadSwitches, PortEvents, QueueCounters};
+use pmd::port::{LinkState, OffloadSwitches, Offloads, PortEvents, QueueCounters};
 use pmd::sys::sigbus::Alarm;
 
 use crate::config::{Mode, VhostConfig};
@@ -14,6 +14,15 @@ use crate::ring::Vring;
 
 /// Ethernet header and two tags: what a frame may have beyond its payload.
 const L2_OVERHEAD: usize = 22;
+
+/// See [`Shared::limits`].
+#[derive(Clone, Copy)]
+pub(crate) struct Limits {
+    /// Longest frame that is not to be segmented.
+    pub(crate) max_frame: usize,
+    /// What may be left to the guest.
+    pub(crate) offloads: Offloads,
+}
 
 /// What is known of the guest at the other end, for the operator.
 #[derive(Default, Debug)]
@@ -65,6 +74,8 @@ pub(crate) struct Shared {
     events: Mutex<Option<Arc<dyn PortEvents>>>,
     /// Counters of receive queues, which outlive the boxes.
     pub(crate) rx_counters: Box<[Arc<QueueCounters>]>,
+    /// What the control thread has sent, or dropped, for workers.
+    pub(crate) late_tx: Arc<QueueCounters>,
 }
 
 impl Shared {
@@ -73,6 +84,7 @@ impl Shared {
         Shared {
             rings: (0..rings).map(|_| Arc::new(Vring::new(Arc::clone(&alarm)))).collect(),
             rx_counters: (0..config.max_queue_pairs).map(|_| Arc::default()).collect(),
+            late_tx: Arc::default(),
             generation: AtomicU64::new(0),
             mtu: AtomicU16::new(config.mtu),
             offloads: OffloadSwitches::default(),
@@ -93,10 +105,11 @@ impl Shared {
         }
     }
 
-    /// Longest frame to the guest that asks for no segmentation.
+    /// What the operator allows to be sent to the guest, as of now.
     #[inline]
-    pub(crate) fn max_frame(&self) -> usize {
-        usize::from(self.mtu.load(Ordering::Relaxed)) + L2_OVERHEAD
+    pub(crate) fn limits(&self) -> Limits {
+        let max_frame = usize::from(self.mtu.load(Ordering::Relaxed)) + L2_OVERHEAD;
+        Limits { max_frame, offloads: self.offloads.get() }
     }
 
     /// The facts of the guest.
