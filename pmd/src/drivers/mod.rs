@@ -3,21 +3,33 @@
 //! | driver | is | rx wakes by |
 //! |---|---|---|
 //! | [`tap`] | a kernel TAP device: multi-queue, checksum and segmentation offload both ways | its descriptor |
+//! | [`af_packet`] | a network device that the kernel keeps: multi-queue, checksum and segmentation offload both ways | its descriptor |
+//! | [`af_xdp`] | queues of a network device that the kernel keeps, before its stack: all frames or those of a filter | its descriptor |
 //! | [`pair`] | two ports in this process, each other's far side | waker |
 //! | [`null`] | a sink, and optionally a source at full rate | never sleeps as a source |
+//! | [`e1000e`] | Intel 82574 | MSI-X |
 //! | [`virtio_net`] | a virtio network device on PCI | MSI-X |
 //! | [`pcap`] | replays a capture file, records another | never sleeps while replaying |
 //!
 //! A driver is a function `open(config) -> Result<Arc<dyn Port>, PmdError>`. It never imports another driver; what they share is
-//! `queue_slots` (who has which queue), and for cards [`crate::nic`]. Which driver is for which card is said here, in `driver_of`.
+//! `queue_slots` (who has which queue), `parked` (what a queue leaves behind), `netdev` and `link_watch` (devices of the kernel).
+//! Drivers of cards share [`crate::nic`]; which is for which card is said here, in `driver_of`.
 
+pub mod af_packet;
+pub mod af_xdp;
+pub mod e1000e;
 pub mod null;
 pub mod pair;
 pub mod pcap;
 pub mod tap;
 pub mod virtio_net;
 
+mod link_watch;
+mod netdev;
+mod parked;
 pub(crate) mod queue_slots;
+#[cfg(test)]
+mod test_net;
 
 use std::sync::Arc;
 
@@ -35,8 +47,10 @@ struct CardDriver {
     open: Open,
 }
 
-const CARDS: &[CardDriver] =
-    &[CardDriver { name: "virtio-net", ids: virtio_net::IDS, open: virtio_net::open }];
+const CARDS: &[CardDriver] = &[
+    CardDriver { name: "e1000e", ids: e1000e::IDS, open: e1000e::open },
+    CardDriver { name: "virtio-net", ids: virtio_net::IDS, open: virtio_net::open },
+];
 
 /// The driver for a card of these ids, if there is one.
 pub fn driver_of(vendor: u16, device: u16) -> Option<&'static str> {

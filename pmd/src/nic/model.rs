@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::memory::DmaArena;
-use crate::packet::{Batch, Frame, OffloadCaps};
+use crate::packet::{Batch, Frame, Offload, OffloadCaps};
 use crate::port::{Armed, DropCounters, DropReason, PmdError};
 
 /// A ring or card that does not do what its manual says; only a restart can help.
@@ -143,8 +143,8 @@ pub trait RxRing: Send + 'static {
 
 /// Transmit ring of a card. Used by one thread at a time; never blocks.
 pub trait TxRing: Send + 'static {
-    /// What the card does itself.
-    fn caps(&self) -> OffloadCaps;
+    /// What the card does itself of what a frame with this state asks for.
+    fn caps(&self, offload: &Offload) -> OffloadCaps;
 
     /// Takes back what the card has sent.
     ///

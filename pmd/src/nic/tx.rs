@@ -66,12 +66,12 @@ impl<T: TxRing> TxQueue for NicTx<T> {
             shared.signal.ring();
             return drop_all(DropReason::TxBadRing);
         }
-        let caps = ring.caps();
         let max_frame = usize::from(shared.mtu.load(Ordering::Relaxed)) + LINK_OVERHEAD;
         let (mut sent, mut bytes) = (0, 0);
         for &slot in slots {
             let frame = batch.frame(slot);
             let len = frame.len() as u64;
+            let caps = ring.caps(&frame.offload);
             let mut refused = None;
             let finished = finisher.finish(frame, caps, max_frame, |piece| {
                 // Segments after a refused one are still sent: the far side sorts them out as after any loss.

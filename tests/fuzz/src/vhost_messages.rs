@@ -80,6 +80,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
     again.extend(&good);
     let mut out: Vec<Vec<u8>> = [good, again].into_iter().map(|s| [&[0][..], &s].concat()).collect();
     out.push([&[4][..], &good_session()].concat());
+    // All of it is taken back at the end.
+    out.push([&[0][..], &iommu_session(), &[22, 8, 0, 3]].concat());
     out.push(vec![0, WILD | 5, 1, 0, 0, 0, 8, 0, 2, 0, 0, 0, 0, 0, 0, 0, 2, 1, 0]);
     out.extend((1..=41).map(plain));
     out
@@ -87,7 +89,21 @@ pub fn seeds() -> Vec<Vec<u8>> {
 
 /// What a front-end with two rings says, in the terms of [`message`].
 fn good_session() -> Vec<u8> {
-    let mut bytes = vec![1, 3, 15, 16, 0, 21, 0, 2, 0, 17, 5, 4, 0, 1, 2, 3];
+    good_session_with(&[2, 0], &[])
+}
+
+/// The same of a guest with an IOMMU that maps everything to itself.
+fn iommu_session() -> Vec<u8> {
+    let features = [&[2, 1][..], &(FEATURES | VIRTIO_F_ACCESS_PLATFORM).to_le_bytes()].concat();
+    let updates = (0..8).flat_map(|region| [22 | NEED_REPLY, region, 0, 0]).collect::<Vec<_>>();
+    good_session_with(&features, &updates)
+}
+
+fn good_session_with(features: &[u8], translations: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![1, 3, 15, 16, 0, 21, 0];
+    bytes.extend(features);
+    bytes.extend([17, 5, 4, 0, 1, 2, 3]);
+    bytes.extend(translations);
     for index in [0, 1] {
         bytes.extend([8, index, 0, 9, index, 0, 10, index, 0, 0, 13, index, 0, 14, index, 0, 12, index, 0]);
         bytes.extend([18 | NEED_REPLY, index, 1]);
@@ -306,12 +322,29 @@ fn body(code: u32, input: &mut Input<'_>) -> (Vec<u8>, Vec<u8>) {
         }
         18 => (words(&[state(input.u8(), u32::from(input.u8()))]), Vec::new()),
         21 => (Vec::new(), vec![input.u8().wrapping_add(CHANNEL)]),
+        22 => (translation(input), Vec::new()),
         20 | 39 => (words(&[u64::from(input.u16())]), Vec::new()),
         _ => {
             let len = usize::from(input.u8() % 64);
             (input.bytes(len).to_vec(), Vec::new())
         }
     }
+}
+
+/// An IOTLB message: one of the regions where rings expect it, or where descriptors do, or anything.
+fn translation(input: &mut Input<'_>) -> Vec<u8> {
+    let words = match input.u8() {
+        n if n < 8 => {
+            let at = u64::from(n % 4) * REGION;
+            [if n < 4 { UVA + at } else { at }, REGION, UVA + at]
+        }
+        8 => [0, u64::MAX, 0],
+        _ => [0; 3].map(|_| input.u64()),
+    };
+    let or = |input: &mut Input<'_>, usual: u8| if let n @ 1.. = input.u8() { n } else { usual };
+    let (access, kind) = (or(input, 3), or(input, 2));
+    let words: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    [words, vec![access, kind, 0, 0, 0, 0, 0, 0]].concat()
 }
 
 /// Guest address, length, front-end address and file offset of one of the usual regions, or of any.

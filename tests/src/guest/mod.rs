@@ -98,9 +98,11 @@ pub struct GuestConfig {
     pub cpus: usize,
     /// Network cards; the first is `eth0` in the guest.
     pub nics: Vec<Nic>,
+    /// Further words of the kernel's command line.
+    pub kernel: String,
     /// Leave it running when the handle is dropped.
     pub keep: bool,
-    /// Further arguments of QEMU.
+    /// Further arguments of QEMU, before those of the cards: devices may be among them that must be there first, as an IOMMU.
     pub more: Vec<String>,
 }
 
@@ -113,21 +115,36 @@ impl GuestConfig {
             memory: 256,
             cpus: nic.queues,
             nics: vec![nic],
+            kernel: String::new(),
             keep: false,
             more: Vec::new(),
         }
     }
 
+    /// The guest with an IOMMU in front of its cards, and `kernel` on its kernel's command line, for example `iommu.strict=1`. The
+    /// IOMMU keeps copies of its translations in the cards (ATS), which a vhost-user card hands to the switch.
+    #[must_use]
+    pub fn with_iommu(mut self, kernel: &str) -> Self {
+        self.more.extend(["-device", "intel-iommu,intremap=on,device-iotlb=on"].map(str::to_owned));
+        self.kernel = format!("intel_iommu=on {kernel}");
+        for nic in &mut self.nics {
+            let comma = if nic.properties.is_empty() { "" } else { "," };
+            nic.properties += &format!("{comma}disable-legacy=on,iommu_platform=on,ats=on");
+        }
+        self
+    }
+
     /// The same machine, empty, for a guest that is moved to it by `socket`.
     #[must_use]
     pub fn incoming(&self, name: &str, nic: Nic, socket: &Path) -> Self {
-        let more = vec!["-incoming".into(), format!("unix:{}", socket.display())];
+        let incoming = vec!["-incoming".into(), format!("unix:{}", socket.display())];
+        let more = [self.more.clone(), incoming].concat();
         Self { name: name.to_owned(), nics: vec![nic], more, ..self.clone() }
     }
 
     fn arguments(&self, lab: &Lab, channels: &Channels<'_>) -> Vec<String> {
         let memory = self.memory;
-        let mut list = base_arguments(lab, &self.name, lab.image(), "", channels);
+        let mut list = base_arguments(lab, &self.name, lab.image(), &self.kernel, channels);
         list.extend([
             "-machine".into(),
             "q35,memory-backend=m0".into(),

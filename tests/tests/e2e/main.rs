@@ -14,6 +14,8 @@ mod dpdk_rings;
 mod flow_rules;
 mod guest_reboot;
 mod idle;
+mod iommu;
+mod kernel_devices;
 mod lab_itself;
 mod like_ovs;
 mod migration;

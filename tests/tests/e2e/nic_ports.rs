@@ -79,13 +79,14 @@ fn statistic(host: &mut HostGuest, card: usize, counter: &str) -> u64 {
 }
 
 #[test]
-fn virtio_cards_are_ports() {
+fn cards_are_ports() {
     let lab = Lab::open().unwrap();
     let packed = format!("{VIRTIO},packed=on");
-    let cards = [(1, VIRTIO), (2, VIRTIO), (3, &packed), (4, &packed)];
-    let cards = cards.map(|(number, properties)| Card::new("virtio-net-pci", number, properties));
+    let virtio = [(1, VIRTIO), (2, VIRTIO), (3, &packed), (4, &packed)];
+    let virtio = virtio.map(|(number, properties)| Card::new("virtio-net-pci", number, properties));
+    let cards = [&virtio[..], &[5, 6].map(|number| Card::new("e1000e", number, ""))].concat();
     let mut host = HostGuest::boot(&lab, &cards).unwrap();
-    host.vsctl("add-br br0 -- add-br br1").unwrap();
+    host.vsctl("add-br br0 -- add-br br1 -- add-br br2").unwrap();
 
     // Not bound yet: the error says what to do.
     let first = host.addresses[0].clone();
@@ -94,14 +95,13 @@ fn virtio_cards_are_ports() {
     assert!(error.contains(&format!("vsctl nic bind {first}")), "{error}");
     host.vsctl("del-port br0 up0").unwrap();
 
-    for (bridge, card, more) in
-        [("br0", 0, ""), ("br0", 1, ""), ("br1", 2, "mtu_request=9018"), ("br1", 3, "mtu_request=9018")]
-    {
-        add_port(&mut host, bridge, card, more);
+    for (card, jumbo) in [(0, false), (1, false), (2, true), (3, true), (4, true), (5, true)] {
+        add_port(&mut host, &format!("br{}", card / 2), card, if jumbo { "mtu_request=9018" } else { "" });
     }
     both_ways(&host, 0, 1, 1518);
     both_ways(&host, 2, 3, 9032);
-    for card in 0..4 {
+    both_ways(&host, 4, 5, 9032);
+    for card in [0, 3, 5] {
         flap(&mut host, card);
     }
     let sent = 1459 + 400;
@@ -116,6 +116,11 @@ fn virtio_cards_are_ports() {
     carry((&host.wires[0], 0), (&host.wires[1], 1), [60]);
     host.vsctl_until("--format=csv pmd", PATIENCE, |text| text.contains("sleeping")).unwrap();
     carry((&host.wires[2], 2), (&host.wires[3], 3), [60]);
+    host.vsctl_until("--format=csv pmd", PATIENCE, |text| text.contains("sleeping")).unwrap();
+    carry((&host.wires[4], 4), (&host.wires[5], 5), [60]);
+    // What the card counts itself agrees with what the switch counts.
+    let (own, ours) = (statistic(&mut host, 5, "tx_good_packets"), statistic(&mut host, 5, "tx_packets"));
+    assert!(own >= sent && ours >= sent, "{own} and {ours} of {sent}");
 
     // In use, it is not given away; else back and forth as often as one likes.
     let (status, text) = host.try_vsctl(&format!("nic unbind {first}")).unwrap();

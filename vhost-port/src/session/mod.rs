@@ -5,7 +5,7 @@
 //!   control    the thread: connection after connection   machine   one session's state, a method per message
 //!   features   what we offer                    rings     messages about rings
 //!   config_space   what the guest's driver reads of the device
-//!   backend_channel   our messages to the front-end
+//!   iommu      translations, and asking for them     backend_channel   our messages to the front-end
 //! ```
 //!
 //! One thread per port, so a front-end that sends half a message and stops holds up nobody else. The thread waits on
@@ -17,6 +17,7 @@ mod control;
 mod divert;
 mod endpoint;
 mod features;
+mod iommu;
 mod machine;
 mod rings;
 

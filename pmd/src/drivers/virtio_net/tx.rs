@@ -21,7 +21,7 @@ impl VirtioTx {
 }
 
 impl TxRing for VirtioTx {
-    fn caps(&self) -> OffloadCaps {
+    fn caps(&self, _offload: &Offload) -> OffloadCaps {
         self.caps
     }
 
