@@ -111,11 +111,10 @@ impl Port for VhostPort {
             link_resets: peer.link_resets,
             mtu,
             mac: peer.mac.or(shared.config.mac),
-            ifindex: None,
             rx_queues: shared.rx_queues(),
             status,
-            gone: false,
             error: peer.error.clone(),
+            ..PortInfo::default()
         }
     }
 

@@ -197,6 +197,10 @@ fn statistics(report: &PortReport) -> Datum {
         *counters.entry(format!("drop_{reason}")).or_default() += n;
     }
     counters.extend(report.software().into_iter().map(|(name, n)| (name.to_owned(), n)));
+    // What the device counts itself never takes the place of what the switch counts.
+    for &(name, n) in &report.info.counters {
+        counters.entry(name.to_owned()).or_insert(n);
+    }
     Datum::map(counters.into_iter().map(|(name, n)| (name, count(n))))
 }
 
