@@ -8,13 +8,17 @@ use std::time::Duration;
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::cell::Cell;
-use super::model::{Card, CardInfo, Link, Settings};
+use super::model::{Card, CardInfo, Link, Settings, TxRing as _};
 use super::rx::NicRx;
 use super::tx::{NicTx, TxShared};
 use super::watch::{Signal, Watch};
 use crate::drivers::queue_slots::{QueueSlots, Subscriber};
+use crate::packet::{Offload, OffloadCaps};
 use crate::pci::PciFn;
-use crate::port::{LinkState, PmdError, Port, PortEvents, PortInfo, RxQueue, TxQueue};
+use crate::port::{
+    LinkState, OffloadSwitches, Offloads, PmdError, Port, PortEvents, PortInfo, RxQueue, TxQueue,
+    offload_status,
+};
 
 /// How a port over a card is to be.
 #[derive(Clone, Debug)]
@@ -60,6 +64,8 @@ pub(super) struct Health {
     pub(super) restarts: u64,
     pub(super) error: Option<String>,
     pub(super) gone: bool,
+    /// What the card's transmit rings do.
+    caps: OffloadCaps,
     /// The card's counters as read last.
     counters: Vec<(&'static str, u64)>,
 }
@@ -106,7 +112,12 @@ pub fn open<C: Card>(
     let count = if vectors >= wanted { wanted } else { vectors.min(1) };
     let events = (0..count).map(|_| Ok(Arc::new(event()?))).collect::<Result<Vec<_>, PmdError>>()?;
     let signal = Arc::new(Signal::new(event()?));
-    let shared = TxShared { mtu: AtomicU16::new(config.mtu), link_up: AtomicBool::new(false), signal };
+    let shared = TxShared {
+        mtu: AtomicU16::new(config.mtu),
+        link_up: AtomicBool::new(false),
+        offloads: OffloadSwitches::default(),
+        signal,
+    };
     let cells = usize::from(config.queues);
     let inner = Inner {
         facts: vec![
@@ -191,6 +202,9 @@ impl<C: Card> Inner<C> {
         function.set_vectors(&fds)?;
         let settings = lock(&self.settings).clone();
         let queues = card.start(&settings, &self.events)?;
+        if let Some(ring) = queues.tx.first() {
+            lock(&self.health).caps = ring.caps(&Offload::default());
+        }
         for (cell, ring) in rx.iter_mut().zip(queues.rx) {
             **cell = Some(ring);
         }
@@ -288,6 +302,7 @@ impl<C: Card> Port for NicPort<C> {
         fact("n_rxq_desc", settings.rx_descriptors.to_string());
         fact("n_txq_desc", settings.tx_descriptors.to_string());
         fact("restarts", health.restarts.to_string());
+        status.extend(offload_status(inner.shared.offloads.get().limit(health.caps)));
         PortInfo {
             link: if health.link.up { LinkState::Up } else { LinkState::Down },
             link_resets: health.link_resets,
@@ -328,6 +343,13 @@ impl<C: Card> Port for NicPort<C> {
             }
             inner.subscriber.notify();
         }
+        Ok(())
+    }
+
+    /// What comes in is as the card makes it.
+    fn set_offloads(&self, offloads: Offloads) -> Result<(), PmdError> {
+        self.inner.shared.offloads.set(offloads);
+        self.inner.subscriber.notify();
         Ok(())
     }
 

@@ -6,9 +6,9 @@ use std::sync::{Arc, MutexGuard};
 use super::cell::Cell;
 use super::model::{LINK_OVERHEAD, TxRing};
 use super::watch::Signal;
-use crate::offload::Finisher;
-use crate::packet::{Batch, Frame, SlotId};
-use crate::port::{DropReason, QueueCounters, TxQueue};
+use crate::offload::{Finisher, Takes};
+use crate::packet::{Batch, Frame, Offload, OffloadCaps, SlotId};
+use crate::port::{DropReason, OffloadSwitches, QueueCounters, TxQueue};
 
 /// Looks at a ring that another worker has, before a burst is dropped. A burst is done in a few microseconds.
 const TRIES: u32 = 2000;
@@ -17,6 +17,8 @@ const TRIES: u32 = 2000;
 pub(super) struct TxShared {
     pub(super) mtu: AtomicU16,
     pub(super) link_up: AtomicBool,
+    /// What of the card's offloads the operator wants.
+    pub(super) offloads: OffloadSwitches,
     pub(super) signal: Arc<Signal>,
 }
 
@@ -26,13 +28,16 @@ pub(super) struct NicTx<T: TxRing> {
     shared: Arc<TxShared>,
     finisher: Finisher,
     counters: Arc<QueueCounters>,
+    /// What the card does, as its ring said at the last burst.
+    caps: OffloadCaps,
     /// Something was added since the last doorbell.
     owes: bool,
 }
 
 impl<T: TxRing> NicTx<T> {
     pub(super) fn new(cell: Arc<Cell<T>>, shared: Arc<TxShared>) -> NicTx<T> {
-        NicTx { cell, shared, finisher: Finisher::new(), counters: Arc::default(), owes: false }
+        let (finisher, counters) = (Finisher::new(), Arc::default());
+        NicTx { cell, shared, finisher, counters, caps: OffloadCaps::default(), owes: false }
     }
 
     fn ring_doorbell(&mut self) -> bool {
@@ -49,7 +54,7 @@ impl<T: TxRing> NicTx<T> {
 
 impl<T: TxRing> TxQueue for NicTx<T> {
     fn tx_burst(&mut self, batch: &Batch<'_>, slots: &[SlotId]) -> usize {
-        let NicTx { cell, shared, finisher, counters, owes } = self;
+        let NicTx { cell, shared, finisher, counters, caps: known, owes } = self;
         let drop_all = |reason| {
             counters.drops.add(reason, slots.len() as u64);
             0
@@ -66,24 +71,30 @@ impl<T: TxRing> TxQueue for NicTx<T> {
             shared.signal.ring();
             return drop_all(DropReason::TxBadRing);
         }
+        *known = ring.caps(&Offload::default());
         let max_frame = usize::from(shared.mtu.load(Ordering::Relaxed)) + LINK_OVERHEAD;
         let (mut sent, mut bytes) = (0, 0);
         for &slot in slots {
             let frame = batch.frame(slot);
             let len = frame.len() as u64;
-            let caps = ring.caps(&frame.offload);
+            let caps = if frame.offload.is_none() {
+                OffloadCaps::default()
+            } else {
+                shared.offloads.get().limit(ring.caps(&frame.offload))
+            };
             let mut refused = None;
             let finished = finisher.finish(frame, caps, max_frame, |piece| {
                 // Segments after a refused one are still sent: the far side sorts them out as after any loss.
                 let result = send(ring, &piece).err();
                 refused = refused.or(result);
             });
-            match finished.err().or(refused) {
-                None => {
+            match (finished, refused) {
+                (Ok(done), None) => {
                     sent += 1;
                     bytes += len;
+                    counters.add_finished(done);
                 }
-                Some(reason) => counters.drops.add(reason, 1),
+                (Err(reason), _) | (_, Some(reason)) => counters.drops.add(reason, 1),
             }
         }
         if sent != 0 {
@@ -95,6 +106,11 @@ impl<T: TxRing> TxQueue for NicTx<T> {
 
     fn notify(&mut self) -> bool {
         self.ring_doorbell()
+    }
+
+    fn takes(&self) -> Takes {
+        let max_frame = usize::from(self.shared.mtu.load(Ordering::Relaxed)) + LINK_OVERHEAD;
+        Takes { caps: self.shared.offloads.get().limit(self.caps), max_frame }
     }
 
     fn counters(&self) -> Arc<QueueCounters> {

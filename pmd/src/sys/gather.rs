@@ -9,6 +9,9 @@ use crate::packet::Frame;
 /// Pieces most frames have at most: a TCP frame of 64 KiB from a Linux guest has 17 runs of payload, or fewer.
 const FEW: usize = 24;
 
+/// Pieces of a frame that was merged of a burst: a head, and of each packet the rest of its head and its payload.
+const MERGED: usize = 2 + 2 * crate::packet::BURST;
+
 /// Pieces one call can write (`UIO_MAXIOV`). More are an error, [`io::ErrorKind::InvalidInput`].
 const MANY: usize = 1024;
 
@@ -16,7 +19,11 @@ const MANY: usize = 1024;
 pub fn write_frame(fd: BorrowedFd<'_>, prefix: &[u8], frame: &Frame<'_>) -> io::Result<usize> {
     let mut runs = 0;
     frame.for_each_payload(|_| runs += 1);
-    if runs + 2 <= FEW { write_pieces::<FEW>(fd, prefix, frame) } else { write_scattered(fd, prefix, frame) }
+    match runs + 2 {
+        ..=FEW => write_pieces::<FEW>(fd, prefix, frame),
+        ..=MERGED => write_pieces::<MERGED>(fd, prefix, frame),
+        _ => write_scattered(fd, prefix, frame),
+    }
 }
 
 /// Apart, so that a common frame does not pay for a list this long.
@@ -58,7 +65,7 @@ mod tests {
     fn frames_of_any_number_of_runs() {
         let (reader, writer) = rustix::pipe::pipe().unwrap();
         let bytes: Vec<u8> = (0..MANY as u32).map(|i| (i * 7) as u8).collect();
-        for runs in [0, 1, FEW - 2, FEW - 1, MANY - 2, MANY - 1] {
+        for runs in [0, 1, FEW - 2, FEW - 1, MERGED - 2, MERGED - 1, MANY - 2, MANY - 1] {
             let spans: Vec<_> = bytes[..runs].chunks(1).map(Span::from_slice).collect();
             let frame = Frame::new(&[1, 2], Offload::default(), &spans, runs);
             let written = write_frame(writer.as_fd(), &[9; 12], &frame);

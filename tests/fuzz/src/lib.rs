@@ -21,6 +21,7 @@ pub mod input;
 pub mod journal;
 pub mod jsonrpc;
 pub mod management_session;
+pub mod merge;
 pub mod offload;
 pub mod vhost_messages;
 
@@ -36,13 +37,14 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     Target { name: "descriptor_chains", run: descriptor_chains::run, seeds: descriptor_chains::seeds },
     Target { name: "flow_text", run: flow_text::run, seeds: flow_text::seeds },
     Target { name: "frame_key", run: frame_key::run, seeds: frame_key::seeds },
     Target { name: "journal", run: journal::run, seeds: journal::seeds },
     Target { name: "jsonrpc", run: jsonrpc::run, seeds: jsonrpc::seeds },
     Target { name: "management_session", run: management_session::run, seeds: management_session::seeds },
+    Target { name: "merge", run: merge::run, seeds: merge::seeds },
     Target { name: "offload", run: offload::run, seeds: offload::seeds },
     Target { name: "vhost_messages", run: vhost_messages::run, seeds: vhost_messages::seeds },
 ];
