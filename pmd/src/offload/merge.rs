@@ -107,11 +107,8 @@ impl Merger {
 
     /// Plans how `slots` are best sent to a far side that takes `takes`. False when there is nothing to merge.
     pub fn plan(&mut self, batch: &Batch<'_>, slots: &[SlotId], takes: Takes) -> bool {
-        // Cheap, and most that is sent ends here: the first of a group is long and has not been segmented yet.
-        let is_long = |&slot: &SlotId| {
-            batch.packet(slot).payload_len() != 0 && batch.packet(slot).offload.gso == Gso::None
-        };
-        if slots.len() < 2 || !slots.iter().any(is_long) {
+        // Most bursts end here.
+        if slots.len() < 2 || !slots.iter().any(|&slot| is_long_tcp(batch.packet(slot))) {
             return false;
         }
         let mut found = false;
@@ -208,6 +205,23 @@ impl Merger {
     }
 }
 
+/// Whether a packet may be the first of a group, at the cost of two lines that receiving it has brought.
+#[inline(always)]
+fn is_long_tcp(packet: &Packet) -> bool {
+    packet.payload_len() != 0 && packet.offload.gso == Gso::None && may_be_tcp(packet.head())
+}
+
+/// Whether a frame is TCP, as far as that shows at fixed places; one with tags may be.
+#[inline(always)]
+fn may_be_tcp(head: &[u8]) -> bool {
+    match head.get(12..24) {
+        Some(&[0x08, 0x00, .., protocol]) => protocol == TCP,
+        Some(&[0x86, 0xdd, _, _, _, _, _, _, next, ..]) => next == TCP || next == 0 || next == 60,
+        Some(&[0x81, 0x00, ..] | &[0x88, 0xa8, ..]) => true,
+        _ => false,
+    }
+}
+
 /// Notes a group that gets no more packets, if it is one.
 fn end(ended: &mut [Option<Group>; MOST], group: Group) {
     if group.count > 1 {
@@ -297,14 +311,13 @@ impl<'a> Seen<'a> {
     #[inline]
     fn of(packet: &'a Packet) -> Option<Seen<'a>> {
         let head = packet.head();
-        // Most that are none show it here.
-        match (head.get(12..14)?, head.get(20)?, head.get(23)?) {
-            ([0x08, 0x00], _, &TCP) => Seen::look(packet, Gso::TcpV4),
-            ([0x86, 0xdd], _, _) => Seen::look(packet, Gso::TcpV6),
-            ([0x81, 0x00] | [0x88, 0xa8], _, _) => {
-                Seen::look(packet, Gso::TcpV4).or_else(|| Seen::look(packet, Gso::TcpV6))
-            }
-            _ => None,
+        if !may_be_tcp(head) {
+            return None;
+        }
+        match head.get(12..14)? {
+            [0x08, 0x00] => Seen::look(packet, Gso::TcpV4),
+            [0x86, 0xdd] => Seen::look(packet, Gso::TcpV6),
+            _ => Seen::look(packet, Gso::TcpV4).or_else(|| Seen::look(packet, Gso::TcpV6)),
         }
     }
 

@@ -249,6 +249,9 @@ impl<R: Ring, M: Marks> Sender<'_, R, M> {
         finisher: &mut Finisher,
         counters: &QueueCounters,
     ) -> Result<(), Unsent> {
+        if frame.offload.is_none() {
+            return self.put_or_hold(frame, counters);
+        }
         let caps = self.limits.offloads.limit(self.net.to_guest);
         if caps.takes(&frame.offload) {
             return self.put_or_hold(frame, counters);
