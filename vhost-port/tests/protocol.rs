@@ -7,8 +7,11 @@
 
 mod guest;
 
+use std::io::Read;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use guest::messages::{Answered, Message, State, Teller, all};
 use guest::raw::{NEED_REPLY, PLAIN};
@@ -18,7 +21,7 @@ use pmd::port::{LinkState, Port};
 use pmd::virtio::NetHeader;
 use pmd::virtio::features::*;
 use vhost::VhostBackend;
-use vhost::vhost_user::message::VhostUserConfigFlags;
+use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserProtocolFeatures};
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost_port::{Mode, VhostConfig, VhostPort};
 
@@ -216,6 +219,39 @@ fn driver_sets_its_address_and_nothing_else_by_the_configuration_space() {
     // It is the guest's, so it goes with it.
     drop(frontend);
     wait_for(&port, |info| info.mac.is_none());
+}
+
+/// By a message on the back-end's own channel, once for each change, and only to a front-end that reads the space.
+#[test]
+fn change_of_the_mtu_is_told_to_a_front_end_that_reads_it() {
+    let notice = [2u32, 1, 0].map(u32::to_le_bytes).concat();
+    for config_bit in [1 << 9, 0] {
+        let (_dir, path) = place();
+        let port = VhostPort::open(config(&path)).unwrap();
+        let mut frontend = Frontend::connect(&path, 2).unwrap();
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        frontend.get_features().unwrap();
+        let offered = frontend.get_protocol_features().unwrap();
+        let others = offered - VhostUserProtocolFeatures::CONFIG;
+        let acked = others | VhostUserProtocolFeatures::from_bits_retain(config_bit);
+        frontend.set_protocol_features(acked).unwrap();
+        frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
+        frontend.set_backend_request_fd(&theirs).unwrap();
+        drop(theirs);
+        for mtu in [1400, 9000] {
+            port.set_mtu(mtu).unwrap();
+            port.set_mtu(mtu).unwrap();
+            if config_bit != 0 {
+                let mut message = [0; 12];
+                ours.read_exact(&mut message).unwrap();
+                assert_eq!(message[..], notice);
+                assert_eq!(read(&mut frontend, 10, 2), mtu.to_le_bytes());
+            }
+        }
+        drop(port);
+        assert_eq!(ours.read_to_end(&mut Vec::new()).unwrap(), 0, "nothing else was said");
+    }
 }
 
 #[test]

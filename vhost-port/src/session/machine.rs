@@ -20,6 +20,7 @@ use vhost::vhost_user::{
 };
 
 use super::backend_channel::BackendChannel;
+use super::config_space::ConfigSpace;
 use super::divert::{Diverted, reply};
 use super::features;
 use crate::memory::{MAX_REGIONS, MemTable, MemoryError, Region, RegionSpec};
@@ -32,12 +33,14 @@ pub(super) struct Session {
     pub(super) memory: Arc<MemTable>,
     /// Acknowledged virtio features.
     pub(super) features: u64,
-    protocol_features: u64,
+    pub(super) protocol_features: u64,
     /// The driver's device status, kept for GET_STATUS.
     device_status: u64,
     pub(super) rings: Vec<RingConfig>,
     /// Where we can send messages of our own.
     pub(super) channel: Option<BackendChannel>,
+    /// The configuration space as the front-end was last told that it changed.
+    pub(super) told: ConfigSpace,
     /// Ring faults already reported.
     pub(super) reported: Vec<bool>,
     /// Something that [`Session::tell`] has to tell.
@@ -68,6 +71,7 @@ impl Session {
             device_status: 0,
             rings: (0..count).map(|_| RingConfig::default()).collect(),
             channel: None,
+            told: ConfigSpace::of(&shared),
             reported: vec![false; count],
             changed: false,
             shared,
@@ -322,7 +326,7 @@ impl VhostUserBackendReqHandlerMut for Session {
     }
 
     fn get_config(&mut self, offset: u32, size: u32, _: VhostUserConfigFlags) -> VhostResult<Vec<u8>> {
-        Ok(self.config_space().read(offset, size))
+        Ok(ConfigSpace::of(&self.shared).read(offset, size))
     }
 
     fn set_config(&mut self, offset: u32, bytes: &[u8], _: VhostUserConfigFlags) -> VhostResult<()> {

@@ -246,9 +246,11 @@ impl Session {
         }
     }
 
-    /// Looks after what rang the alarm, broken rings and memory that went away, and after disabled rings that were kicked.
+    /// Looks after what rang the alarm, broken rings and memory that went away, after disabled rings that were kicked,
+    /// and tells what the operator changed.
     pub(super) fn attend(&mut self) {
         (0..self.rings.len()).for_each(|at| self.discard(at));
+        self.tell_config();
         if self.shared.alarm.tripped() {
             for vring in &self.shared.rings {
                 let guard = vring.lock();
