@@ -7,7 +7,9 @@
 
 mod guest;
 
+use std::fs::File;
 use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -252,6 +254,62 @@ fn change_of_the_mtu_is_told_to_a_front_end_that_reads_it() {
         drop(port);
         assert_eq!(ours.read_to_end(&mut Vec::new()).unwrap(), 0, "nothing else was said");
     }
+}
+
+/// What one port's guest and front-end have set goes to another port, as at a migration.
+#[test]
+fn state_of_a_device_goes_to_another_port() {
+    let ((_dir, from_path), (_dir2, to_path)) = (place(), place());
+    let _from = VhostPort::open(config(&from_path)).unwrap();
+    let to = VhostPort::open(config(&to_path)).unwrap();
+    let [mut source, mut target] = [&from_path, &to_path].map(|path| {
+        let mut teller = Teller::connect(path);
+        teller.lead_to(State::Memory);
+        teller
+    });
+    let send = |teller: &mut Teller, code: u32, body: &[u8], fds: &[BorrowedFd<'_>]| {
+        teller.raw.answers(code, PLAIN, body, fds)
+    };
+    let named = |name: &str| all().into_iter().find(|message| message.name == name).unwrap();
+    for name in ["NET_SET_MTU", "SET_CONFIG", "SET_STATUS"] {
+        assert!(source.tell(&named(name), PLAIN).is_empty());
+    }
+    let (save, load, yes, no) = ([0; 8], [1, 0, 0, 0, 0, 0, 0, 0], [0; 8], [1, 0, 0, 0, 0, 0, 0, 0]);
+    let no_descriptor_back = 0x100u64.to_le_bytes();
+    let refused = 0x101u64.to_le_bytes();
+
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    assert_eq!(send(&mut source, 42, &save, &[writer.as_fd()]), [(42, no_descriptor_back.to_vec())]);
+    drop(writer);
+    assert_eq!(send(&mut source, 43, &[], &[]), [(43, yes.to_vec())]);
+    let mut state = Vec::new();
+    File::from(reader).read_to_end(&mut state).unwrap();
+
+    // Cut short, not closed, from somewhere else, by a file, or while rings run: refused, and the session goes on.
+    let give = |teller: &mut Teller, bytes: &[u8], close: bool| {
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        assert_eq!(send(teller, 42, &load, &[reader.as_fd()]), [(42, no_descriptor_back.to_vec())]);
+        rustix::io::write(&writer, bytes).unwrap();
+        let open = (!close).then_some(writer);
+        let answer = send(teller, 43, &[], &[]);
+        drop(open);
+        answer[0].1.clone()
+    };
+    assert_eq!(give(&mut target, &state[..9], true), no);
+    assert_eq!(give(&mut target, &state, false), no);
+    assert_eq!(give(&mut target, &[1; 5000], false), no);
+    assert!(to.info().error.unwrap().contains("device state"));
+    assert_eq!(send(&mut target, 43, &[], &[]), [(43, no.to_vec())], "nothing is under way");
+    let memory = target.memory.try_clone().unwrap();
+    assert_eq!(send(&mut target, 42, &load, &[memory.as_fd()]), [(42, refused.to_vec())]);
+
+    assert_eq!(give(&mut target, &state, true), yes);
+    assert_eq!(to.info().mac, Some([2, 0, 0, 0, 0, 9]));
+    assert!(to.info().status.contains(&("mtu".into(), "1400".into())));
+    assert_eq!(target.tell(&named("GET_STATUS"), PLAIN), [(40, vec![15, 0, 0, 0, 0, 0, 0, 0])]);
+    assert!(target.tell(&named("SET_VRING_KICK"), PLAIN).is_empty());
+    let (reader, _writer) = rustix::pipe::pipe().unwrap();
+    assert_eq!(send(&mut target, 42, &load, &[reader.as_fd()]), [(42, refused.to_vec())]);
 }
 
 #[test]

@@ -21,6 +21,7 @@ use vhost::vhost_user::{
 
 use super::backend_channel::BackendChannel;
 use super::config_space::ConfigSpace;
+use super::device_state::Transfer;
 use super::divert::{Diverted, reply};
 use super::features;
 use crate::memory::{MAX_REGIONS, MemTable, MemoryError, Region, RegionSpec};
@@ -35,7 +36,9 @@ pub(super) struct Session {
     pub(super) features: u64,
     pub(super) protocol_features: u64,
     /// The driver's device status, kept for GET_STATUS.
-    device_status: u64,
+    pub(super) device_status: u64,
+    /// State on its way to or from another back-end.
+    pub(super) transfer: Option<Transfer>,
     pub(super) rings: Vec<RingConfig>,
     /// Where we can send messages of our own.
     pub(super) channel: Option<BackendChannel>,
@@ -69,6 +72,7 @@ impl Session {
             features: 0,
             protocol_features: 0,
             device_status: 0,
+            transfer: None,
             rings: (0..count).map(|_| RingConfig::default()).collect(),
             channel: None,
             told: ConfigSpace::of(&shared),
@@ -352,15 +356,17 @@ impl VhostUserBackendReqHandlerMut for Session {
 
     fn set_device_state_fd(
         &mut self,
-        _: VhostTransferStateDirection,
+        direction: VhostTransferStateDirection,
         _: VhostTransferStatePhase,
-        _: File,
+        file: File,
     ) -> VhostResult<Option<File>> {
-        Err(VhostError::InvalidOperation("DEVICE_STATE was not offered"))
+        let begun = self.begin_transfer(direction, file);
+        self.note_transfer(begun).map(|()| None)
     }
 
     fn check_device_state(&mut self) -> VhostResult<()> {
-        Err(VhostError::InvalidOperation("DEVICE_STATE was not offered"))
+        let ended = self.check_transfer();
+        self.note_transfer(ended)
     }
 
     fn get_shmem_config(&mut self) -> VhostResult<VhostUserShMemConfig> {

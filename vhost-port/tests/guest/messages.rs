@@ -84,6 +84,8 @@ pub(crate) fn all() -> Vec<Message> {
         message("REM_MEM_REG", 38, words(&[0, 0, REGION, UVA, 0]), Nothing, WithYes),
         message("SET_STATUS", 39, words(&[15]), Nothing, WithYes),
         message("GET_STATUS", 40, vec![], Nothing, WithContents),
+        message("SET_DEVICE_STATE_FD", 42, words(&[0]), Socket, WithContents),
+        message("CHECK_DEVICE_STATE", 43, vec![], Nothing, WithContents),
     ]
 }
 
