@@ -45,13 +45,25 @@ impl Vswitchd {
     /// # Errors
     /// As [`Self::start`].
     pub fn start_build(lab: &Lab, binaries: &Binaries, keep: bool) -> Result<Self> {
-        let rundir = lab.path("run");
+        Self::start_in(lab, binaries, "run", keep)
+    }
+
+    /// Starts another switch beside the first, with the run folder `run` in the scratch folder.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_beside(lab: &Lab, run: &str) -> Result<Self> {
+        Self::start_in(lab, lab.binaries(), run, false)
+    }
+
+    fn start_in(lab: &Lab, binaries: &Binaries, run: &str, keep: bool) -> Result<Self> {
+        let rundir = lab.path(run);
         std::fs::create_dir_all(&rundir).during(rundir.display())?;
         let mut switch = Self {
             program: binaries.vswitchd(),
             vsctl: binaries.vsctl(),
             rundir,
-            log: lab.path("vswitchd.log"),
+            log: lab.path(&format!("vswitchd-{run}.log")),
             keep,
             process: None,
         };

@@ -11,7 +11,8 @@ pub enum Mode {
     Connect(PathBuf),
 }
 
-/// Offloads offered to the guest. All on by default; what the guest does not take is done in software.
+/// Offloads offered to the guest, for good. All on by default; what the guest does not take, or what the operator switches off
+/// later ([`pmd::port::Port::set_offloads`]), is done in software.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OffloadOffer {
     /// Partial checksums, both ways.
@@ -22,11 +23,15 @@ pub struct OffloadOffer {
     pub tso6: bool,
     /// Segmentation of TCP with ECN, both ways (needs one of the above).
     pub ecn: bool,
+    /// UDP segmentation into datagrams, both ways (needs `csum`).
+    pub uso: bool,
+    /// UDP fragmentation, both ways (needs `csum`).
+    pub ufo: bool,
 }
 
 impl Default for OffloadOffer {
     fn default() -> Self {
-        OffloadOffer { csum: true, tso4: true, tso6: true, ecn: true }
+        OffloadOffer { csum: true, tso4: true, tso6: true, ecn: true, uso: true, ufo: true }
     }
 }
 

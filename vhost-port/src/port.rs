@@ -78,6 +78,9 @@ impl Port for VhostPort {
             say("features", format!("{:#018x}", peer.features));
             say("protocol_features", format!("{:#x}", peer.protocol_features));
             say("mtu", peer.mtu.unwrap_or(mtu).to_string());
+            if let Some(pages) = peer.logged_pages {
+                say("dirty_log", format!("on, {pages} pages"));
+            }
             say("num_of_vrings", peer.ring_sizes.iter().flatten().count().to_string());
             for (i, size) in peer.ring_sizes.iter().enumerate() {
                 if let Some(size) = size {

@@ -85,40 +85,94 @@ fn queue_is_taken_once_and_comes_back() {
     port.rx_queue(0).unwrap();
 }
 
-#[test]
-fn segmentation_passes_or_is_done_here() {
-    let mut frame = vec![0u8; 54 + 4000];
-    frame[12..14].copy_from_slice(&[8, 0]);
-    frame[14] = 0x45;
-    let total = (frame.len() - 14) as u16;
-    frame[16..18].copy_from_slice(&total.to_be_bytes());
-    frame[22..24].copy_from_slice(&[64, 6]);
-    frame[46] = 0x50;
+/// A frame of 4000 bytes of TCP or UDP payload with the claim that goes with it, and how long the pieces are that it is cut into.
+fn large(gso: Gso) -> (Vec<u8>, Offload, Vec<usize>) {
+    let (v6, protocol) = match gso {
+        Gso::TcpV4 => (false, 6),
+        Gso::TcpV6 => (true, 6),
+        _ => (false, 17),
+    };
+    let l4 = if v6 { 54 } else { 34 };
+    let header = if protocol == 6 { 20 } else { 8 };
+    let mut frame = vec![0u8; l4 + header];
+    if v6 {
+        frame[12..15].copy_from_slice(&[0x86, 0xdd, 0x60]);
+        frame[20] = protocol;
+    } else {
+        frame[12..15].copy_from_slice(&[8, 0, 0x45]);
+        frame[22..24].copy_from_slice(&[64, protocol]);
+    }
+    if protocol == 6 {
+        frame[l4 + 12] = 0x50;
+    }
+    frame.extend(pattern(4000, 3));
     let offload = Offload {
         needs_csum: true,
-        gso: Gso::TcpV4,
+        gso,
         gso_size: 1000,
-        hdr_len: 54,
-        csum_start: 34,
-        csum_offset: 16,
+        hdr_len: (l4 + header) as u16,
+        csum_start: l4 as u16,
+        csum_offset: if protocol == 6 { 16 } else { 6 },
         ..Offload::default()
     };
-    let (_dir, port, mut guest) = setup(MODERN, 2);
-    (0..8).for_each(|_| guest.post(0, &[1526]));
-    assert_eq!(send(&mut *port.tx_queue(0).unwrap(), &frame, offload), 1);
-    let (header, bytes) = guest.receive(0).unwrap();
-    assert_eq!((header.num_buffers, header.gso_size, bytes == frame), (3, 1000, true));
+    // Fragments repeat the IP header alone, and begin with the UDP header.
+    let pieces = if gso == Gso::Udp { vec![1034, 1034, 1034, 1034, 42] } else { vec![l4 + header + 1000; 4] };
+    (frame, offload, pieces)
+}
 
-    let plain = MODERN & !(VIRTIO_NET_F_GUEST_TSO4 | VIRTIO_NET_F_GUEST_CSUM);
-    let (_dir, port, mut guest) = setup(plain, 2);
-    (0..8).for_each(|_| guest.post(0, &[1526]));
-    assert_eq!(send(&mut *port.tx_queue(0).unwrap(), &frame, offload), 1);
-    for _ in 0..4 {
+/// What a guest says that gives and takes each kind of large frame.
+const KINDS_OF_SEGMENTATION: [(Gso, u64, u64); 4] = [
+    (Gso::TcpV4, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_HOST_TSO4),
+    (Gso::TcpV6, VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_HOST_TSO6),
+    (Gso::UdpL4, VIRTIO_NET_F_GUEST_USO4 | VIRTIO_NET_F_GUEST_USO6, VIRTIO_NET_F_HOST_USO),
+    (Gso::Udp, VIRTIO_NET_F_GUEST_UFO, VIRTIO_NET_F_HOST_UFO),
+];
+
+#[test]
+fn segmentation_passes_or_is_done_here() {
+    for (gso, takes, _) in KINDS_OF_SEGMENTATION {
+        let (frame, offload, pieces) = large(gso);
+        let (_dir, port, mut guest) = setup(MODERN | takes, 2);
+        (0..8).for_each(|_| guest.post(0, &[1526]));
+        let mut txq = port.tx_queue(0).unwrap();
+        assert_eq!(send(&mut *txq, &frame, offload), 1);
         let (header, bytes) = guest.receive(0).unwrap();
-        assert_eq!(header, NetHeader { num_buffers: 1, ..NetHeader::default() });
-        assert_eq!(bytes.len(), 54 + 1000);
+        assert_eq!((header.num_buffers, header.gso_size, bytes == frame), (3, 1000, true), "{gso:?}");
+        assert_eq!(header.to_offload(bytes.len()).unwrap().gso, gso);
+        assert_eq!(txq.counters().snapshot().segmented, 0);
+
+        // Of UDP segmentation half is not enough: the frame does not say of which IP version it is.
+        let without = takes & !VIRTIO_NET_F_GUEST_USO6 | VIRTIO_NET_F_GUEST_CSUM;
+        let (_dir, port, mut guest) = setup(MODERN & !without, 2);
+        (0..8).for_each(|_| guest.post(0, &[1526]));
+        let mut txq = port.tx_queue(0).unwrap();
+        assert_eq!(send(&mut *txq, &frame, offload), 1);
+        let received: Vec<_> = pieces.iter().map(|_| guest.receive(0).unwrap()).collect();
+        let plain = NetHeader { num_buffers: 1, ..NetHeader::default() };
+        assert!(received.iter().all(|(header, _)| *header == plain));
+        assert_eq!(received.iter().map(|(_, bytes)| bytes.len()).collect::<Vec<_>>(), pieces, "{gso:?}");
+        assert!(guest.receive(0).is_none());
+        let done = txq.counters().snapshot();
+        assert_eq!((done.packets, done.segmented, done.segments), (1, 1, pieces.len() as u64));
     }
-    assert!(guest.receive(0).is_none());
+}
+
+#[test]
+fn large_frames_of_a_guest_come_in_whole() {
+    for (gso, _, gives) in KINDS_OF_SEGMENTATION {
+        let (frame, offload, _) = large(gso);
+        let header = NetHeader { num_buffers: 0, ..NetHeader::from_offload(&offload) };
+        for features in [MODERN | gives, MODERN & !gives] {
+            let (_dir, port, mut guest) = setup(features, 2);
+            let mut rxq = port.rx_queue(0).unwrap();
+            guest.send(1, header, &frame, &[]);
+            let mut storage = BatchStorage::new();
+            let mut batch = storage.begin();
+            let received = rxq.rx_burst(&mut batch);
+            let seen = (received == 1).then(|| batch.packet(0).offload);
+            assert_eq!(seen, (features & gives != 0).then_some(offload), "{gso:?}");
+        }
+    }
 }
 
 #[test]

@@ -103,7 +103,7 @@ pub fn open(config: &TapConfig) -> Result<Arc<dyn Port>, PmdError> {
     Ok(Arc::new(TapPort {
         slots: QueueSlots::new(config.queues),
         fds,
-        caps: OffloadCaps { csum: true, tso4: true, tso6: true, ecn: true, ufo: false, uso },
+        caps: OffloadCaps { csum: true, tso4: true, tso6: true, ecn: true, ufo: true, uso },
         device,
         spare: Arc::default(),
         _watch: watch,
@@ -275,12 +275,13 @@ impl TxQueue for TapTx {
                 let result = write(&self.fd, &piece).err();
                 refused = refused.or(result);
             });
-            match finished.err().or(refused) {
-                None => {
+            match (finished, refused) {
+                (Ok(done), None) => {
                     sent += 1;
                     bytes += len;
+                    self.counters.add_finished(done);
                 }
-                Some(reason) => self.counters.drops.add(reason, 1),
+                (Err(reason), _) | (_, Some(reason)) => self.counters.drops.add(reason, 1),
             }
         }
         if sent != 0 {

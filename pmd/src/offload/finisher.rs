@@ -1,5 +1,6 @@
-//! Completing a frame: checksum, TCP and UDP segmentation, UDP fragmentation.
+//! Completing a frame: checksum, TCP and UDP segmentation. UDP fragmentation is next door.
 
+use super::fragment::{self, FragmentIds};
 use super::headers::{Headers, TCP, UDP, be16, locate, put16};
 use super::sum::Sum;
 use crate::packet::{Frame, Gso, HEAD_CAPACITY, HEADROOM, Offload, OffloadCaps};
@@ -11,11 +12,25 @@ pub const MAX_SEGMENTS: usize = 1024;
 const FIN: u8 = 0x01;
 const PSH: u8 = 0x08;
 const CWR: u8 = 0x80;
-const MORE_FRAGMENTS: u16 = 0x2000;
+
+/// Longest head there is, and what fragmentation inserts into it.
+pub(super) type Scratch = [u8; HEADROOM + HEAD_CAPACITY + fragment::HEADER];
 
 /// Finishes frames in software. One per transmit queue; holds the scratch for headers.
 pub struct Finisher {
-    head: Box<[u8; HEADROOM + HEAD_CAPACITY]>,
+    head: Box<Scratch>,
+    ids: FragmentIds,
+}
+
+/// What was done to a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Finished {
+    /// Nothing: the far side takes it as it is.
+    AsItIs,
+    /// Its checksum was completed.
+    Checksum,
+    /// It was cut into so many pieces, each with its checksum.
+    Pieces(usize),
 }
 
 impl Default for Finisher {
@@ -27,7 +42,7 @@ impl Default for Finisher {
 impl Finisher {
     /// Makes one.
     pub fn new() -> Finisher {
-        Finisher { head: Box::new([0; HEADROOM + HEAD_CAPACITY]) }
+        Finisher { head: Box::new([0; size_of::<Scratch>()]), ids: FragmentIds::default() }
     }
 
     /// Does what `caps` lacks and hands every resulting frame, in order, to `each`. A frame that needs nothing is handed on
@@ -40,13 +55,13 @@ impl Finisher {
         caps: OffloadCaps,
         max_frame: usize,
         mut each: impl FnMut(Frame<'_>),
-    ) -> Result<(), DropReason> {
+    ) -> Result<Finished, DropReason> {
         if caps.takes(&frame.offload) {
             if frame.offload.gso == Gso::None && frame.len() > max_frame {
                 return Err(DropReason::TxTooLong);
             }
             each(frame);
-            return Ok(());
+            return Ok(Finished::AsItIs);
         }
         if frame.offload.gso == Gso::None {
             if frame.len() > max_frame {
@@ -54,25 +69,28 @@ impl Finisher {
             }
             return self.complete_checksum(&frame, each);
         }
-        if frame.head.len() > self.head.len() {
+        if frame.head.len() > HEADROOM + HEAD_CAPACITY {
             return Err(DropReason::TxNoOffload);
         }
         let headers = locate(frame.head, frame.len(), &frame.offload)?;
-        let is_udp_fragmentation = frame.offload.gso == Gso::Udp;
-        if is_udp_fragmentation && headers.is_v6 {
-            return Err(DropReason::TxNoOffload);
-        }
         let cut = Cut::new(&frame, headers)?;
         if cut.largest() > max_frame {
             return Err(DropReason::TxTooLong);
         }
-        if is_udp_fragmentation {
-            return self.fragment(&frame, &cut, each);
+        if frame.offload.gso == Gso::Udp {
+            let mut whole = [0; size_of::<Scratch>()];
+            let source = copy_head(&mut whole, frame.head)?;
+            if frame.offload.needs_csum {
+                store_checksum(source, &frame, &frame.offload)?;
+            }
+            let id = self.ids.next();
+            (0..cut.count).for_each(|index| {
+                each(fragment::fragment(&mut self.head, source, &frame, &cut, index, id));
+            });
+        } else {
+            (0..cut.count).for_each(|index| each(self.segment(&frame, &cut, index)));
         }
-        for index in 0..cut.count {
-            each(self.segment(&frame, &cut, index));
-        }
-        Ok(())
+        Ok(Finished::Pieces(cut.count))
     }
 
     /// Fills a partial checksum. The field must lie in the head, as it does for every header we parse.
@@ -80,12 +98,12 @@ impl Finisher {
         &mut self,
         frame: &Frame<'_>,
         mut each: impl FnMut(Frame<'_>),
-    ) -> Result<(), DropReason> {
+    ) -> Result<Finished, DropReason> {
         let head = copy_head(&mut self.head, frame.head)?;
         store_checksum(head, frame, &frame.offload)?;
         let offload = Offload { csum_valid: true, ..Offload::default() };
         each(frame.segment(head, offload, 0, usize::MAX));
-        Ok(())
+        Ok(Finished::Checksum)
     }
 
     /// Builds segment `index`.
@@ -112,63 +130,35 @@ impl Finisher {
         let offload = Offload { csum_valid: true, ..Offload::default() };
         frame.segment(head, offload, span_skip, span_len)
     }
-
-    /// Cuts a UDP datagram into IPv4 fragments (RFC 791, section 3.2).
-    fn fragment(
-        &mut self,
-        frame: &Frame<'_>,
-        cut: &Cut,
-        mut each: impl FnMut(Frame<'_>),
-    ) -> Result<(), DropReason> {
-        let Headers { l3, l4, .. } = cut.headers;
-        let mut whole = [0; HEADROOM + HEAD_CAPACITY];
-        let source = copy_head(&mut whole, frame.head)?;
-        if frame.offload.needs_csum {
-            store_checksum(source, frame, &frame.offload)?;
-        }
-        let tail = source.len() - l4;
-        for index in 0..cut.count {
-            let (skip, len) = cut.range(index);
-            let more = if index + 1 < cut.count { MORE_FRAGMENTS } else { 0 };
-            let from_head = (skip.min(tail), (skip + len).min(tail));
-            let copied = from_head.1 - from_head.0;
-            let head = &mut self.head[..l4 + copied];
-            head[..l4].copy_from_slice(&source[..l4]);
-            head[l4..].copy_from_slice(&source[l4 + from_head.0..l4 + from_head.1]);
-            put16(head, l3 + 6, more | (skip / 8) as u16);
-            if index != 0 {
-                blank_first_only_options(&mut head[l3 + 20..l4]);
-            }
-            rewrite_ip(head, cut.headers, l4 - l3 + len, 0);
-            let offload = Offload { csum_valid: true, ..Offload::default() };
-            each(frame.segment(head, offload, skip.saturating_sub(tail), len - copied));
-        }
-        Ok(())
-    }
 }
 
 /// How a frame is cut: what follows `from` in steps of the segment size.
-struct Cut {
-    headers: Headers,
-    /// End of what every piece repeats: the transport's payload, or the IP header's end for fragments.
-    from: usize,
+pub(super) struct Cut {
+    pub(super) headers: Headers,
+    /// End of what every piece repeats: the headers, or what of them is not fragmented.
+    pub(super) from: usize,
     total: usize,
     step: usize,
-    count: usize,
+    pub(super) count: usize,
+    /// Bytes each piece has beyond that: the IPv6 fragment header, which a datagram that stays in one piece does not get.
+    pub(super) more: usize,
 }
 
 impl Cut {
     fn new(frame: &Frame<'_>, headers: Headers) -> Result<Cut, DropReason> {
         let size = usize::from(frame.offload.gso_size);
         let (from, step) = match frame.offload.gso {
-            Gso::Udp => (headers.l4, size & !7),
+            Gso::Udp => (headers.unfragmentable, size & !7),
             _ => (headers.payload, size),
         };
         if step == 0 {
             return Err(DropReason::RxBadOffload);
         }
         let total = frame.len() - from;
-        let cut = Cut { headers, from, total, step, count: total.div_ceil(step).max(1) };
+        let count = total.div_ceil(step).max(1);
+        let is_fragmented = frame.offload.gso == Gso::Udp && count > 1;
+        let more = if is_fragmented && headers.is_v6 { fragment::HEADER } else { 0 };
+        let cut = Cut { headers, from, total, step, count, more };
         // What one piece's IP length must hold, or, for fragments, what the offset of the last must reach.
         let ip_header = if headers.is_v6 { headers.l3 + 40 } else { headers.l3 };
         let ip_len = match frame.offload.gso {
@@ -182,41 +172,18 @@ impl Cut {
     }
 
     fn largest(&self) -> usize {
-        self.from + self.step.min(self.total)
+        self.from + self.more + self.step.min(self.total)
     }
 
-    fn range(&self, index: usize) -> (usize, usize) {
+    /// Piece `index` of what is cut: how many bytes before it, and its own.
+    pub(super) fn range(&self, index: usize) -> (usize, usize) {
         let skip = index * self.step;
         (skip, self.step.min(self.total - skip))
     }
 }
 
-/// Overwrites IPv4 options without the "copied" flag, which only the first fragment has, with no-operations.
-fn blank_first_only_options(options: &mut [u8]) {
-    const END: u8 = 0;
-    const NO_OPERATION: u8 = 1;
-    const COPIED: u8 = 0x80;
-    let mut at = 0;
-    while let Some(&kind) = options.get(at) {
-        let len = match (kind, options.get(at + 1)) {
-            (END, _) | (_, None) => return,
-            (NO_OPERATION, _) => 1,
-            // A length below its own two bytes would not end.
-            (_, Some(&len)) => usize::from(len).max(2),
-        };
-        if kind & COPIED == 0 {
-            let end = (at + len).min(options.len());
-            options[at..end].fill(NO_OPERATION);
-        }
-        at += len;
-    }
-}
-
 /// Copies a head to where it can be rewritten. Heads of batch packets always fit.
-fn copy_head<'a>(
-    scratch: &'a mut [u8; HEADROOM + HEAD_CAPACITY],
-    head: &[u8],
-) -> Result<&'a mut [u8], DropReason> {
+fn copy_head<'a>(scratch: &'a mut Scratch, head: &[u8]) -> Result<&'a mut [u8], DropReason> {
     let copy = scratch.get_mut(..head.len()).ok_or(DropReason::TxNoOffload)?;
     copy.copy_from_slice(head);
     Ok(copy)
@@ -242,7 +209,7 @@ fn nonzero(checksum: u16) -> u16 {
 }
 
 /// Length, identification and checksum of the IP header of segment `index`, `ip_len` bytes from the IP header to the end.
-fn rewrite_ip(head: &mut [u8], headers: Headers, ip_len: usize, index: usize) {
+pub(super) fn rewrite_ip(head: &mut [u8], headers: Headers, ip_len: usize, index: usize) {
     let l3 = headers.l3;
     if headers.is_v6 {
         put16(head, l3 + 4, (ip_len - 40) as u16);

@@ -25,6 +25,10 @@ pub(super) struct Headers {
     pub(super) l4: usize,
     /// First byte of the transport's payload.
     pub(super) payload: usize,
+    /// End of what every fragment repeats: the IPv4 header, or the IPv6 header and its hop-by-hop options.
+    pub(super) unfragmentable: usize,
+    /// Where that part says what follows it: the IPv4 protocol, or the last next-header field.
+    pub(super) next_header: usize,
     pub(super) is_v6: bool,
     pub(super) protocol: u8,
 }
@@ -56,6 +60,12 @@ pub(super) fn locate(head: &[u8], frame_len: usize, offload: &Offload) -> Result
         ETH_IPV6 if offload.gso != Gso::TcpV4 => (ipv6_end(head, l3, protocol)?, true),
         _ => return Err(bad),
     };
+    let (unfragmentable, next_header) = match (is_v6, head.get(l3 + 6)) {
+        (false, _) => (l4, l3 + 9),
+        // `ipv6_end` has walked over it, so its length byte is there.
+        (true, Some(&HOP_BY_HOP)) => (l3 + 48 + usize::from(head[l3 + 41]) * 8, l3 + 40),
+        (true, _) => (l3 + 40, l3 + 6),
+    };
     if offload.needs_csum && l4 != usize::from(offload.csum_start) {
         return Err(bad);
     }
@@ -72,7 +82,7 @@ pub(super) fn locate(head: &[u8], frame_len: usize, offload: &Offload) -> Result
     if payload > head.len() {
         return Err(DropReason::TxNoOffload);
     }
-    Ok(Headers { l3, l4, payload, is_v6, protocol })
+    Ok(Headers { l3, l4, payload, unfragmentable, next_header, is_v6, protocol })
 }
 
 fn network_header(head: &[u8]) -> Option<(usize, u16)> {

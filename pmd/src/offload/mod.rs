@@ -10,7 +10,8 @@
 //! Cost: one pass over the payload to sum it; headers are rebuilt per segment in a scratch buffer.
 
 mod finisher;
+mod fragment;
 mod headers;
 mod sum;
 
-pub use finisher::{Finisher, MAX_SEGMENTS};
+pub use finisher::{Finished, Finisher, MAX_SEGMENTS};

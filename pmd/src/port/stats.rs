@@ -3,6 +3,7 @@
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::drops::DropCounters;
+use crate::offload::Finished;
 
 /// What a queue has done. Written by its one owner with plain loads and stores, read by anybody.
 #[derive(Default, Debug)]
@@ -13,6 +14,9 @@ pub struct QueueCounters {
     bursts: AtomicU64,
     notified: AtomicU64,
     suppressed: AtomicU64,
+    checksummed: AtomicU64,
+    segmented: AtomicU64,
+    segments: AtomicU64,
     /// Packets lost here, by reason.
     pub drops: DropCounters,
 }
@@ -30,6 +34,12 @@ pub struct QueueSnapshot {
     pub notified: u64,
     /// Notifications the far side did not want.
     pub suppressed: u64,
+    /// Packets whose checksum was completed in software, because the far side does not do it.
+    pub checksummed: u64,
+    /// Packets cut in software for the same reason.
+    pub segmented: u64,
+    /// Pieces they were cut into.
+    pub segments: u64,
 }
 
 #[inline]
@@ -52,6 +62,19 @@ impl QueueCounters {
         bump(if sent { &self.notified } else { &self.suppressed }, 1);
     }
 
+    /// Counts what software did to a packet that was sent.
+    #[inline]
+    pub fn add_finished(&self, done: Finished) {
+        match done {
+            Finished::AsItIs => {}
+            Finished::Checksum => bump(&self.checksummed, 1),
+            Finished::Pieces(pieces) => {
+                bump(&self.segmented, 1);
+                bump(&self.segments, pieces as u64);
+            }
+        }
+    }
+
     /// The numbers now.
     pub fn snapshot(&self) -> QueueSnapshot {
         QueueSnapshot {
@@ -60,6 +83,9 @@ impl QueueCounters {
             bursts: self.bursts.load(Relaxed),
             notified: self.notified.load(Relaxed),
             suppressed: self.suppressed.load(Relaxed),
+            checksummed: self.checksummed.load(Relaxed),
+            segmented: self.segmented.load(Relaxed),
+            segments: self.segments.load(Relaxed),
         }
     }
 }

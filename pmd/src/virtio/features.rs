@@ -68,6 +68,12 @@ bits! { FEATURE_NAMES:
     VIRTIO_F_RING_PACKED = 34,
     /// Buffers are used in order.
     VIRTIO_F_IN_ORDER = 35,
+    /// The driver takes UDP/IPv4 segmentation (virtio 1.3).
+    VIRTIO_NET_F_GUEST_USO4 = 54,
+    /// The driver takes UDP/IPv6 segmentation (virtio 1.3).
+    VIRTIO_NET_F_GUEST_USO6 = 55,
+    /// The device segments UDP (virtio 1.3).
+    VIRTIO_NET_F_HOST_USO = 56,
     /// The device tells speed and duplex of its link.
     VIRTIO_NET_F_SPEED_DUPLEX = 63,
 }

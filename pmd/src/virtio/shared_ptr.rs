@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "raw access to memory shared with a peer")]
 
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering};
 
 use super::packed;
 use super::split::{Descriptor, UsedElement};
@@ -66,6 +66,19 @@ impl SharedPtr {
     pub unsafe fn store_u16(self, offset: usize, value: u16, order: Ordering) {
         // SAFETY: forwarded.
         unsafe { AtomicU16::from_ptr(self.0.as_ptr().add(offset).cast()) }.store(value.to_le(), order);
+    }
+
+    /// Sees to it that `bits` of the byte here are set, and writes it only if they are not.
+    ///
+    /// # Safety
+    /// The byte is mapped and writable.
+    #[inline]
+    pub unsafe fn set_bits(self, bits: u8) {
+        // SAFETY: forwarded; both sides change such bytes atomically.
+        let byte = unsafe { AtomicU8::from_ptr(self.0.as_ptr()) };
+        if byte.load(Ordering::Relaxed) & bits != bits {
+            byte.fetch_or(bits, Ordering::Release);
+        }
     }
 
     /// Loads the descriptor at `index` of a table: once, so what is checked is what is used.

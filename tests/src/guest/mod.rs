@@ -5,11 +5,15 @@
 //! [`Guest::start`] twice, then [`Guest::wait_ready`] on each.
 
 mod console;
+mod migration;
+mod monitor;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use console::Console;
+pub use migration::Migrated;
+use monitor::Monitor;
 
 use crate::failure::{Failure, Result};
 use crate::lab::Lab;
@@ -93,16 +97,32 @@ pub struct GuestConfig {
     pub nics: Vec<Nic>,
     /// Leave it running when the handle is dropped.
     pub keep: bool,
+    /// Further arguments of QEMU.
+    pub more: Vec<String>,
 }
 
 impl GuestConfig {
     /// A guest of one processor and 256 MiB with one network card.
     #[must_use]
     pub fn new(name: &str, nic: Nic) -> Self {
-        Self { name: name.to_owned(), memory: 256, cpus: nic.queues, nics: vec![nic], keep: false }
+        Self {
+            name: name.to_owned(),
+            memory: 256,
+            cpus: nic.queues,
+            nics: vec![nic],
+            keep: false,
+            more: Vec::new(),
+        }
     }
 
-    fn arguments(&self, lab: &Lab, console: &Path, serial: &Path) -> Vec<String> {
+    /// The same machine, empty, for a guest that is moved to it by `socket`.
+    #[must_use]
+    pub fn incoming(&self, name: &str, nic: Nic, socket: &Path) -> Self {
+        let more = vec!["-incoming".into(), format!("unix:{}", socket.display())];
+        Self { name: name.to_owned(), nics: vec![nic], more, ..self.clone() }
+    }
+
+    fn arguments(&self, lab: &Lab, console: &Path, serial: &Path, monitor: &Path) -> Vec<String> {
         let memory = self.memory;
         let mut list: Vec<String> = [
             "-accel",
@@ -140,7 +160,10 @@ impl GuestConfig {
             format!("socket,id=con,path={},server=on,wait=off", console.display()),
             "-serial".into(),
             "chardev:con".into(),
+            "-qmp".into(),
+            format!("unix:{},server=on,wait=off", monitor.display()),
         ]);
+        list.extend(self.more.iter().cloned());
         for (index, nic) in self.nics.iter().enumerate() {
             list.extend(nic.arguments(index));
         }
@@ -156,6 +179,9 @@ pub struct Guest {
     console_path: PathBuf,
     console: Console,
     serial: PathBuf,
+    monitor_path: PathBuf,
+    /// Opened when it is used first.
+    monitor: Option<Monitor>,
 }
 
 impl Guest {
@@ -169,12 +195,14 @@ impl Guest {
         let log = lab.path(&format!("{}.qemu.log", config.name));
         // A socket left by a killed QEMU of the same name would accept nobody.
         let _ = std::fs::remove_file(&console_path);
-        let arguments = config.arguments(lab, &console_path, &serial);
+        let monitor_path = lab.path(&format!("{}.qmp", config.name));
+        let arguments = config.arguments(lab, &console_path, &serial, &monitor_path);
         let qemu = lab.program("qemu-system-x86_64");
         let mut process = Process::start(&config.name, &qemu, &arguments, &log, config.keep)?;
         // At once, because what the guest says while nobody is connected is lost.
         let console = process.until("command channel", BOOT, |_| Console::connect(&console_path))?;
-        Ok(Self { name: config.name.clone(), process, console, console_path, serial })
+        let name = config.name.clone();
+        Ok(Self { name, process, console, console_path, serial, monitor_path, monitor: None })
     }
 
     /// Starts QEMU and waits until the guest takes commands.

@@ -18,6 +18,7 @@ mod idle;
 mod lab_itself;
 mod like_ovs;
 mod many_ports;
+mod migration;
 mod multi_queue;
 mod ports_under_load;
 mod qemu_killed;

@@ -6,32 +6,32 @@
 //!
 //! Lifetime: a ring holds an `Arc<MemTable>`, so memory is unmapped when the last ring that can reach it has been
 //! stopped or moved to a newer table, never under a worker.
+//!
+//! While a guest is being migrated, what is written into its memory is noted in a [`DirtyLog`], by way of a
+//! [`PageLog`] where frames go in, and by the rings themselves where they write.
 
+mod dirty;
+mod mapping;
+mod page_log;
 mod region;
 mod table;
 
+pub(crate) use dirty::{DirtyLog, Pages};
+pub(crate) use page_log::{Marks, NoMarks, PageLog};
 pub(crate) use region::{Region, RegionSpec};
 pub(crate) use table::{MAX_REGIONS, MemTable, RegionCache};
+
+use mapping::MapError;
 
 /// Why a region was refused.
 #[derive(thiserror::Error, Debug)]
 pub(crate) enum MemoryError {
-    #[error("memory region at guest address {gpa:#x} is empty")]
-    Empty { gpa: u64 },
-    #[error("memory region at guest address {gpa:#x} (length {len:#x}, offset {offset:#x}) wraps around")]
-    Wraps { gpa: u64, len: u64, offset: u64 },
-    #[error("memory region at guest address {gpa:#x} is backed by something that is no regular file")]
-    NoFile { gpa: u64 },
-    #[error(
-        "memory region at guest address {gpa:#x} needs {needed:#x} bytes of its file, which has {len:#x}"
-    )]
-    FileTooShort { gpa: u64, needed: u64, len: u64 },
+    #[error("memory region at guest address {gpa:#x} {problem}")]
+    Refused { gpa: u64, problem: MapError },
     #[error("memory region at guest address {gpa:#x} overlaps another")]
     Overlaps { gpa: u64 },
     #[error("more than {MAX_REGIONS} memory regions")]
     TooMany,
     #[error("no memory region at guest address {gpa:#x}, front-end address {uva:#x}, length {len:#x}")]
     Unknown { gpa: u64, uva: u64, len: u64 },
-    #[error("memory region at guest address {gpa:#x}: {what}: {source}")]
-    System { gpa: u64, what: &'static str, source: std::io::Error },
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use pmd::virtio::SharedPtr;
 
 use super::MemoryError;
+use super::page_log::HostRange;
 use super::region::{Region, RegionSpec};
 
 /// Most regions of a guest; QEMU's own limit of memory slots.
@@ -82,6 +83,21 @@ impl MemTable {
     /// Host address of `len` bytes at the front-end's address `uva`, all in one region.
     pub(crate) fn by_uva(&self, uva: u64, len: u64) -> Option<SharedPtr> {
         self.regions.iter().find_map(|r| r.host(uva.checked_sub(r.spec.uva)?, len))
+    }
+
+    /// The region that holds a host address.
+    #[cold]
+    pub(crate) fn by_host(&self, addr: usize) -> Option<HostRange> {
+        self.regions.iter().find_map(|r| {
+            let Region { spec: RegionSpec { gpa, len, .. }, .. } = **r;
+            let (host, len) = (r.host(0, len)?.addr(), usize::try_from(len).ok()?);
+            (addr.wrapping_sub(host) < len).then_some(HostRange { host, len, gpa })
+        })
+    }
+
+    /// The guest address after the last byte of memory.
+    pub(crate) fn end(&self) -> u64 {
+        self.regions.last().map_or(0, |r| r.spec.gpa + r.spec.len)
     }
 
     /// Host address of the bytes at guest address `gpa`: of all `len` if they lie in one region, else of as many as the

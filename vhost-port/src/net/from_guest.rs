@@ -48,7 +48,7 @@ impl RxQueue for VhostRx {
         if !self.vring.usable() {
             return 0;
         }
-        let RingState { ring: Some(ring), net } = &mut *guard else { return 0 };
+        let RingState { ring: Some(ring), net, .. } = &mut *guard else { return 0 };
         settle(&mut self.owing, ring, &self.counters);
         let before = batch.len();
         let taken = ring.next_avail();

@@ -34,14 +34,17 @@ impl NetRules {
                 tso4: has(VIRTIO_NET_F_HOST_TSO4),
                 tso6: has(VIRTIO_NET_F_HOST_TSO6),
                 ecn: has(VIRTIO_NET_F_HOST_ECN),
-                ..OffloadCaps::default()
+                ufo: has(VIRTIO_NET_F_HOST_UFO),
+                uso: has(VIRTIO_NET_F_HOST_USO),
             },
             to_guest: OffloadCaps {
                 csum: has(VIRTIO_NET_F_GUEST_CSUM),
                 tso4: has(VIRTIO_NET_F_GUEST_TSO4),
                 tso6: has(VIRTIO_NET_F_GUEST_TSO6),
                 ecn: has(VIRTIO_NET_F_GUEST_ECN),
-                ..OffloadCaps::default()
+                ufo: has(VIRTIO_NET_F_GUEST_UFO),
+                // The header does not say of which IP version a UDP frame is, so a guest takes both or none.
+                uso: has(VIRTIO_NET_F_GUEST_USO4) && has(VIRTIO_NET_F_GUEST_USO6),
             },
         }
     }
@@ -51,7 +54,7 @@ impl NetRules {
     #[inline]
     pub(crate) fn header_matters(&self) -> bool {
         let caps = &self.from_guest;
-        caps.csum || caps.tso4 || caps.tso6
+        caps.csum || caps.tso4 || caps.tso6 || caps.ufo || caps.uso
     }
 
     /// Whether a guest with these features may send a frame in this state.

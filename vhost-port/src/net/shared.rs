@@ -21,6 +21,8 @@ pub(crate) struct Peer {
     pub(crate) protocol_features: u64,
     /// MTU the front-end told, if it did.
     pub(crate) mtu: Option<u16>,
+    /// Pages for which there are bits in the dirty log, while the guest is being migrated.
+    pub(crate) logged_pages: Option<u64>,
     /// MAC address the guest's driver has set by the configuration space.
     pub(crate) mac: Option<[u8; 6]>,
     /// Sizes of the rings the front-end has set up, by index.

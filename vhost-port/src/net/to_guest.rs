@@ -10,12 +10,13 @@ use std::sync::atomic::Ordering;
 
 use pmd::offload::Finisher;
 use pmd::packet::{BURST, Batch, Frame, Gso, Offload, SlotId};
-use pmd::port::{DropCounters, DropReason, QueueCounters, TxQueue};
+use pmd::port::{DropReason, QueueCounters, TxQueue};
 use pmd::prefetch::prefetch_bulk_to_write;
 use pmd::virtio::{NetHeader, SharedPtr};
 
 use super::rules::NetRules;
 use super::shared::Shared;
+use crate::memory::{Marks, NoMarks};
 use crate::ring::{Chain, Cursor, DeviceRing, Direction, Extent, Ring, RingFault, RingState, Segment, Vring};
 
 /// Ethernet header and two tags: what a frame may have beyond its payload.
@@ -95,7 +96,7 @@ impl TxQueue for VhostTx {
             drops.add(DropReason::TxRingBusy, all);
             return 0;
         };
-        let RingState { ring: Some(ring), net } = &mut *guard else {
+        let RingState { ring: Some(ring), net, written } = &mut *guard else {
             drops.add(DropReason::TxLinkDown, all);
             return 0;
         };
@@ -105,14 +106,26 @@ impl TxQueue for VhostTx {
         }
         let max_frame = usize::from(self.shared.mtu.load(Ordering::Relaxed)) + L2_OVERHEAD;
         let (merged, finisher) = (&mut self.merged, &mut self.finisher);
-        let (sent, bytes) = match ring {
-            DeviceRing::Split(ring) => {
-                Sender::new(ring, net, max_frame, merged).burst(batch, slots, finisher, vring, drops)
-            }
-            DeviceRing::Packed(ring) => {
-                Sender::new(ring, net, max_frame, merged).burst(batch, slots, finisher, vring, drops)
-            }
+        macro_rules! send {
+            ($ring:expr, $marks:expr) => {
+                Sender { ring: $ring, marks: $marks, net, max_frame, merged, bytes: 0 }.burst(
+                    batch,
+                    slots,
+                    finisher,
+                    vring,
+                    &self.counters,
+                )
+            };
+        }
+        let (sent, bytes) = match (&mut *ring, &mut *written) {
+            (DeviceRing::Split(ring), None) => send!(ring, &mut NoMarks),
+            (DeviceRing::Packed(ring), None) => send!(ring, &mut NoMarks),
+            (DeviceRing::Split(ring), Some(marks)) => send!(ring, marks),
+            (DeviceRing::Packed(ring), Some(marks)) => send!(ring, marks),
         };
+        if let Some(marks) = written {
+            marks.flush();
+        }
         if vring.memory_gone() {
             vring.break_down(RingFault::MemoryGone);
         }
@@ -147,8 +160,10 @@ impl Drop for VhostTx {
 }
 
 /// One burst on a locked ring.
-struct Sender<'a, R> {
+struct Sender<'a, R, M> {
     ring: &'a mut R,
+    /// Takes note of what is written.
+    marks: &'a mut M,
     net: &'a NetRules,
     /// Longest frame the MTU allows, unless it is to be segmented by the guest.
     max_frame: usize,
@@ -156,16 +171,7 @@ struct Sender<'a, R> {
     bytes: u64,
 }
 
-impl<'a, R: Ring> Sender<'a, R> {
-    fn new(
-        ring: &'a mut R,
-        net: &'a NetRules,
-        max_frame: usize,
-        merged: &'a mut Vec<(Extent, u32)>,
-    ) -> Sender<'a, R> {
-        Sender { ring, net, max_frame, merged, bytes: 0 }
-    }
-
+impl<R: Ring, M: Marks> Sender<'_, R, M> {
     /// Sends frames, and has a look at what the next burst will need. Returns how many were sent, and their bytes.
     fn burst(
         mut self,
@@ -173,15 +179,16 @@ impl<'a, R: Ring> Sender<'a, R> {
         slots: &[SlotId],
         finisher: &mut Finisher,
         vring: &Vring,
-        drops: &DropCounters,
+        counters: &QueueCounters,
     ) -> (usize, u64) {
+        let drops = &counters.drops;
         let (mut sent, mut left) = (0, slots);
         loop {
             let run = self.put_plain_run(batch, left);
             sent += run;
             left = left.get(run..).unwrap_or_default();
             let Some((&slot, rest)) = left.split_first() else { break };
-            match self.send(&batch.frame(slot), finisher) {
+            match self.send(&batch.frame(slot), finisher, counters) {
                 Ok(()) => sent += 1,
                 Err(Unsent::Dropped(DropReason::TxRingFull)) => {
                     // Nothing after it fits either, or would overtake it.
@@ -203,7 +210,12 @@ impl<'a, R: Ring> Sender<'a, R> {
 
     /// Sends a frame that may need more than copying.
     #[inline(never)]
-    fn send(&mut self, frame: &Frame<'_>, finisher: &mut Finisher) -> Result<(), Unsent> {
+    fn send(
+        &mut self,
+        frame: &Frame<'_>,
+        finisher: &mut Finisher,
+        counters: &QueueCounters,
+    ) -> Result<(), Unsent> {
         if self.net.to_guest.takes(&frame.offload) {
             return self.put(frame);
         }
@@ -214,7 +226,8 @@ impl<'a, R: Ring> Sender<'a, R> {
             }
         });
         outcome?;
-        finished.map_err(Unsent::Dropped)
+        counters.add_finished(finished.map_err(Unsent::Dropped)?);
+        Ok(())
     }
 
     /// The next chain.
@@ -230,7 +243,7 @@ impl<'a, R: Ring> Sender<'a, R> {
     /// [`put_plain_run`] on this ring.
     #[inline(always)]
     fn put_plain_run(&mut self, batch: &Batch<'_>, slots: &[SlotId]) -> usize {
-        let (done, bytes) = put_plain_run(self.ring, self.net, self.max_frame, batch, slots);
+        let (done, bytes) = put_plain_run(self.ring, self.marks, self.net, self.max_frame, batch, slots);
         self.bytes += bytes;
         usize::from(done)
     }
@@ -258,6 +271,7 @@ impl<'a, R: Ring> Sender<'a, R> {
                     }
                     copy_frame(start.add(self.net.header_len), frame);
                 }
+                self.marks.wrote(start, needed);
                 self.ring.write_used(0, chain, needed as u32);
                 self.ring.complete_run(1);
             }
@@ -304,6 +318,7 @@ impl<'a, R: Ring> Sender<'a, R> {
         writer.write(header.as_ptr(), self.net.header_len);
         writer.write(frame.head.as_ptr(), frame.head.len());
         frame.for_each_payload(|piece| writer.write(piece.as_ptr(), piece.len()));
+        note_written(self.marks, self.ring.segments(), needed);
         let mut left = needed as u32;
         for &(chain, bytes) in self.merged.iter() {
             let used = bytes.min(left);
@@ -320,8 +335,9 @@ impl<'a, R: Ring> Sender<'a, R> {
 ///
 /// Never inlined: as arguments, ring and batch are known to be apart, and their fields stay in registers.
 #[inline(never)]
-fn put_plain_run<R: Ring>(
+fn put_plain_run<R: Ring, M: Marks>(
     ring: &mut R,
+    marks: &mut M,
     net: &NetRules,
     max_frame: usize,
     batch: &Batch<'_>,
@@ -343,6 +359,7 @@ fn put_plain_run<R: Ring>(
             put_plain_header(net, start);
             start.add(net.header_len).copy_in(frame);
         }
+        marks.wrote(start, needed);
         ring.write_used(ahead, chain, needed as u32);
         bytes += frame.len() as u64;
         done += 1;
@@ -399,6 +416,19 @@ unsafe fn copy_frame(to: SharedPtr, frame: &Frame<'_>) {
         unsafe { std::ptr::copy(piece.as_ptr(), to.add(at).as_non_null().as_ptr(), piece.len()) };
         at += piece.len();
     });
+}
+
+/// Notes that the first `len` bytes of these pieces were written.
+#[inline]
+fn note_written<M: Marks>(marks: &mut M, segments: &[Segment], mut len: usize) {
+    for segment in segments {
+        let here = len.min(segment.len as usize);
+        if here == 0 {
+            break;
+        }
+        marks.wrote(segment.start, here);
+        len -= here;
+    }
 }
 
 /// Writes the pieces of chains one after the other.

@@ -28,6 +28,8 @@ pub(crate) struct RingAddresses {
 pub(crate) struct RingConfig {
     pub(crate) size: Option<u16>,
     pub(crate) addresses: Option<RingAddresses>,
+    /// Guest address at which the front-end wants the used ring logged, if it said so.
+    pub(crate) used_log: Option<u64>,
     /// Next avail index when the ring starts; in a packed ring the bits of a position.
     pub(crate) base: u16,
     /// Eventfd the guest kicks; none when the front-end wants the ring polled.

@@ -13,6 +13,7 @@ use super::chain::{Direction, Segment};
 use super::fault::RingFault;
 use super::packed::PackedRing;
 use super::split::SplitRing;
+use crate::memory::DirtyLog;
 
 /// Which descriptors a chain is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -186,6 +187,12 @@ impl DeviceRing {
     /// Replaces the interrupt descriptor.
     pub(crate) fn set_call(&mut self, call: Option<Arc<OwnedFd>>) {
         either!(self, ring => ring.set_call(call));
+    }
+
+    /// From now on notes what it writes of itself in a dirty log: its used ring at the guest address `used_at`, if the front-end
+    /// gave one.
+    pub(crate) fn log_to(&mut self, log: &Arc<DirtyLog>, used_at: Option<u64>) {
+        either!(self, ring => ring.log_to(log, used_at));
     }
 
     /// Takes all that waits and gives it back unread. Returns how many chains.

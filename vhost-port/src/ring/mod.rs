@@ -5,6 +5,7 @@
 //!   chain     bounded walk of one descriptor chain               ahead     what is known of it beyond its next chain
 //!   device    a ring of either kind, and what a burst does with it
 //!   fault     what a guest did wrong                             vring     its lock, shared by worker and control
+//!   ring_log  its own writes, noted for a migration
 //! ```
 //!
 //! Everything the guest writes is read once and checked before use. A violation latches the ring: it stops, says
@@ -19,6 +20,7 @@ mod packed;
 mod packed_ahead;
 #[cfg(test)]
 mod packed_tests;
+mod ring_log;
 mod split;
 #[cfg(test)]
 mod tests;

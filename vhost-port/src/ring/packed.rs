@@ -36,8 +36,9 @@ use super::chain::{Direction, MAX_SEGMENTS, Segment, Walk};
 use super::device::{Cursor, Extent, Ring};
 use super::fault::RingFault;
 use super::packed_ahead::PackedAhead;
+use super::ring_log::RingLog;
 use super::split::{RingParts, RingRules, send_interrupt};
-use crate::memory::{MemTable, RegionCache};
+use crate::memory::{DirtyLog, MemTable, RegionCache};
 
 /// A running packed ring. Of its [`RingParts`], avail is the driver's event area and used the device's.
 pub(crate) struct PackedRing {
@@ -57,6 +58,8 @@ pub(crate) struct PackedRing {
     segments: Vec<Segment>,
     pub(super) memory: Arc<MemTable>,
     call: Option<Arc<OwnedFd>>,
+    /// While the guest is being migrated.
+    log: Option<RingLog>,
 }
 
 impl PackedRing {
@@ -82,9 +85,15 @@ impl PackedRing {
             segments: Vec::with_capacity(MAX_SEGMENTS),
             memory,
             call,
+            log: None,
         };
         ring.disarm();
         ring
+    }
+
+    /// As [`super::device::DeviceRing::log_to`].
+    pub(super) fn log_to(&mut self, log: &Arc<DirtyLog>, used_at: Option<u64>) {
+        self.log.insert(RingLog::new(log, &self.memory, self.parts, used_at)).said();
     }
 
     /// Where it would go on, as the front-end is told when the ring stops.
@@ -163,6 +172,9 @@ impl PackedRing {
         let available = unsafe {
             self.parts.used.store_u16(EVENT_OFF_WRAP, next.bits(), Ordering::Relaxed);
             self.parts.used.store_u16(EVENT_FLAGS, flags, Ordering::Release);
+            if let Some(log) = &self.log {
+                log.said();
+            }
             fence(Ordering::SeqCst);
             next.is_available(self.parts.descriptors.load_packed_flags(usize::from(next.slot())))
         };
@@ -173,6 +185,9 @@ impl PackedRing {
     pub(crate) fn disarm(&mut self) {
         // SAFETY: the word lies inside the checked event area.
         unsafe { self.parts.used.store_u16(EVENT_FLAGS, EVENT_F_DISABLE, Ordering::Relaxed) };
+        if let Some(log) = &self.log {
+            log.said();
+        }
     }
 
     /// As [`super::device::DeviceRing::publish`].
@@ -184,6 +199,9 @@ impl PackedRing {
         unsafe { self.parts.descriptors.store_packed_element(slot, element, Ordering::Release) };
         let moved = self.next.since(self.published, self.size);
         self.moved = self.moved.saturating_add(moved).min(self.size);
+        if let Some(log) = &self.log {
+            log.used_descriptors(self.published, self.next, self.size);
+        }
         self.published = self.next;
         true
     }

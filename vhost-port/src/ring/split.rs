@@ -22,7 +22,8 @@ use pmd::virtio::split::{AVAIL_F_NO_INTERRUPT, IDX, RING, USED_F_NO_NOTIFY, Used
 use super::ahead::LookAhead;
 use super::chain::{Direction, MAX_SEGMENTS, Segment, Table, Walk};
 use super::fault::RingFault;
-use crate::memory::{MemTable, RegionCache};
+use super::ring_log::RingLog;
+use crate::memory::{DirtyLog, MemTable, RegionCache};
 
 /// Where the parts of a ring lie; each wholly inside one region, aligned.
 #[derive(Clone, Copy)]
@@ -72,6 +73,8 @@ pub(crate) struct SplitRing {
     pub(crate) segments: Vec<Segment>,
     pub(super) memory: Arc<MemTable>,
     call: Option<Arc<OwnedFd>>,
+    /// While the guest is being migrated.
+    log: Option<RingLog>,
 }
 
 impl SplitRing {
@@ -99,9 +102,15 @@ impl SplitRing {
             segments: Vec::with_capacity(MAX_SEGMENTS),
             memory,
             call,
+            log: None,
         };
         ring.disarm();
         ring
+    }
+
+    /// As [`super::device::DeviceRing::log_to`].
+    pub(super) fn log_to(&mut self, log: &Arc<DirtyLog>, used_at: Option<u64>) {
+        self.log.insert(RingLog::new(log, &self.memory, self.parts, used_at)).said();
     }
 
     /// Next avail index, as the front-end wants to know it when the ring stops.
@@ -209,6 +218,9 @@ impl SplitRing {
         }
         // SAFETY: idx lies inside the checked used ring. Release: payload and elements before the index.
         unsafe { self.parts.used.store_u16(IDX, self.next_used, Ordering::Release) };
+        if let Some(log) = &self.log {
+            log.used_elements(self.published, self.next_used, self.mask);
+        }
         self.published = self.next_used;
         true
     }
@@ -243,13 +255,16 @@ impl SplitRing {
 
     /// Asks the guest to kick at the next chain it adds. True when one waits already.
     pub(crate) fn arm(&mut self) -> bool {
+        let size = usize::from(self.mask) + 1;
         // SAFETY: flags, avail_event and idx lie inside their checked rings.
         unsafe {
             if self.rules.event_idx {
-                let at = RING + (usize::from(self.mask) + 1) * 8;
-                self.parts.used.store_u16(at, self.next_avail, Ordering::Relaxed);
+                self.parts.used.store_u16(RING + size * 8, self.next_avail, Ordering::Relaxed);
             } else {
                 self.parts.used.store_u16(0, 0, Ordering::Relaxed);
+            }
+            if let Some(log) = &self.log {
+                if self.rules.event_idx { log.said_behind(size) } else { log.said() }
             }
             fence(Ordering::SeqCst);
             self.parts.avail.load_u16(IDX, Ordering::Acquire) != self.next_avail
@@ -263,6 +278,9 @@ impl SplitRing {
         if !self.rules.event_idx {
             // SAFETY: flags lie inside the checked used ring.
             unsafe { self.parts.used.store_u16(0, USED_F_NO_NOTIFY, Ordering::Relaxed) };
+            if let Some(log) = &self.log {
+                log.said();
+            }
         }
     }
 }

@@ -17,6 +17,7 @@ use pmd::sys::sigbus::Alarm;
 
 use super::device::DeviceRing;
 use super::fault::RingFault;
+use crate::memory::PageLog;
 use crate::net::NetRules;
 
 /// Times a worker looks at a held lock before it gives up for this burst: some tens of microseconds, the time another
@@ -30,6 +31,8 @@ pub(crate) struct RingState {
     pub(crate) ring: Option<DeviceRing>,
     /// What was negotiated about frames.
     pub(crate) net: NetRules,
+    /// Where frames are put is noted here, while the guest is being migrated.
+    pub(crate) written: Option<PageLog>,
 }
 
 /// One ring of a port. Exists as long as the port, whether or not a guest is there.

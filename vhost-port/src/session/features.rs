@@ -7,7 +7,7 @@ use crate::config::VhostConfig;
 
 /// Virtio features offered to a guest.
 ///
-/// Not offered: dirty log, IOMMU (not written yet); UFO and USO (no far side takes them). The rest that is missing, and why:
+/// Not offered: IOMMU (not written yet). The rest that is missing, and why:
 /// `docs/decisions/0009-features-that-are-the-front-ends.md`. MAC, link status and speed are QEMU's own there; they are for
 /// front-ends that ask the port for its configuration space.
 pub(super) fn offered(config: &VhostConfig) -> u64 {
@@ -20,6 +20,7 @@ pub(super) fn offered(config: &VhostConfig) -> u64 {
         | VIRTIO_F_EVENT_IDX
         | VIRTIO_F_RING_PACKED
         | VIRTIO_F_IN_ORDER
+        | VHOST_F_LOG_ALL
         | VHOST_USER_F_PROTOCOL_FEATURES
         | VIRTIO_NET_F_MRG_RXBUF
         | VIRTIO_NET_F_CTRL_VQ
@@ -34,6 +35,11 @@ pub(super) fn offered(config: &VhostConfig) -> u64 {
         | when(offload.csum && offload.tso4, VIRTIO_NET_F_HOST_TSO4 | VIRTIO_NET_F_GUEST_TSO4)
         | when(offload.csum && offload.tso6, VIRTIO_NET_F_HOST_TSO6 | VIRTIO_NET_F_GUEST_TSO6)
         | when(tso && offload.ecn, VIRTIO_NET_F_HOST_ECN | VIRTIO_NET_F_GUEST_ECN)
+        | when(offload.csum && offload.ufo, VIRTIO_NET_F_HOST_UFO | VIRTIO_NET_F_GUEST_UFO)
+        | when(
+            offload.csum && offload.uso,
+            VIRTIO_NET_F_HOST_USO | VIRTIO_NET_F_GUEST_USO4 | VIRTIO_NET_F_GUEST_USO6,
+        )
 }
 
 /// Protocol features offered to a front-end.
@@ -41,6 +47,7 @@ pub(super) fn offered(config: &VhostConfig) -> u64 {
 /// RARP is not: guests announce themselves.
 pub(super) fn protocol() -> VhostUserProtocolFeatures {
     VhostUserProtocolFeatures::MQ
+        | VhostUserProtocolFeatures::LOG_SHMFD
         | VhostUserProtocolFeatures::REPLY_ACK
         | VhostUserProtocolFeatures::MTU
         | VhostUserProtocolFeatures::CONFIG

@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use pmd::port::LinkState;
-use pmd::virtio::features::VHOST_USER_F_PROTOCOL_FEATURES;
+use pmd::virtio::features::{VHOST_F_LOG_ALL, VHOST_USER_F_PROTOCOL_FEATURES};
 use vhost::vhost_user::message::{
     VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight,
     VhostUserLog, VhostUserMemoryRegion, VhostUserProtocolFeatures, VhostUserShMemConfig, VhostUserSharedMsg,
@@ -24,7 +24,7 @@ use super::config_space::ConfigSpace;
 use super::device_state::Transfer;
 use super::divert::{Diverted, reply};
 use super::features;
-use crate::memory::{MAX_REGIONS, MemTable, MemoryError, Region, RegionSpec};
+use crate::memory::{DirtyLog, MAX_REGIONS, MemTable, MemoryError, Region, RegionSpec};
 use crate::net::{Peer, Shared};
 use crate::ring::{RingAddresses, RingConfig};
 
@@ -32,6 +32,8 @@ use crate::ring::{RingAddresses, RingConfig};
 pub(super) struct Session {
     pub(super) shared: Arc<Shared>,
     pub(super) memory: Arc<MemTable>,
+    /// Where written pages are noted while [`VHOST_F_LOG_ALL`] is acknowledged.
+    pub(super) log: Option<Arc<DirtyLog>>,
     /// Acknowledged virtio features.
     pub(super) features: u64,
     pub(super) protocol_features: u64,
@@ -46,6 +48,8 @@ pub(super) struct Session {
     pub(super) told: ConfigSpace,
     /// Ring faults already reported.
     pub(super) reported: Vec<bool>,
+    /// That a page did not fit the log has been reported.
+    unlogged_reported: bool,
     /// Something that [`Session::tell`] has to tell.
     pub(super) changed: bool,
 }
@@ -69,6 +73,7 @@ impl Session {
         shared.changed();
         Session {
             memory: Arc::default(),
+            log: None,
             features: 0,
             protocol_features: 0,
             device_status: 0,
@@ -77,6 +82,7 @@ impl Session {
             channel: None,
             told: ConfigSpace::of(&shared),
             reported: vec![false; count],
+            unlogged_reported: false,
             changed: false,
             shared,
         }
@@ -104,6 +110,40 @@ impl Session {
         }
         self.memory = Arc::default();
         self.features = 0;
+        self.use_log(None);
+        self.changed = true;
+    }
+
+    /// Notes written pages in another log from now on. The rings are told by [`Session::refresh_rings`].
+    fn use_log(&mut self, log: Option<Arc<DirtyLog>>) {
+        self.log = log;
+        self.tell_of_log();
+    }
+
+    /// Lets the operator see whether pages are being logged.
+    fn tell_of_log(&mut self) {
+        let active = self.log.as_ref().filter(|_| self.features & VHOST_F_LOG_ALL != 0);
+        let pages = active.map(|log| log.pages());
+        let before = std::mem::replace(&mut self.shared.peer().logged_pages, pages);
+        if before.is_some() != pages.is_some() {
+            let what = if pages.is_some() { "a migration has begun: logging" } else { "no longer logging" };
+            log::info!("{}: {what} written pages", self.shared.config.name);
+            self.changed = true;
+        }
+    }
+
+    /// Reports, once per log, that there was no room in it for a written page.
+    pub(super) fn report_unlogged(&mut self) {
+        let Some(log) = self.log.as_ref().filter(|log| log.outside() > 0 && !self.unlogged_reported) else {
+            return;
+        };
+        let what = format!(
+            "the dirty log has bits for {} pages and a page beyond them was written: what the migration copies is incomplete",
+            log.pages()
+        );
+        log::error!("{}: {what}", self.shared.config.name);
+        self.shared.peer().error = Some(what);
+        self.unlogged_reported = true;
         self.changed = true;
     }
 
@@ -118,6 +158,7 @@ impl Session {
         }
         self.features = 0;
         self.device_status = 0;
+        self.tell_of_log();
         self.shared.peer().forget_guest();
         self.changed = true;
     }
@@ -224,6 +265,7 @@ impl VhostUserBackendReqHandlerMut for Session {
             self.features = acked;
             self.shared.peer().features = acked;
             self.refresh_rings()?;
+            self.tell_of_log();
             self.changed = true;
         }
         Ok(())
@@ -293,13 +335,14 @@ impl VhostUserBackendReqHandlerMut for Session {
     fn set_vring_addr(
         &mut self,
         index: u32,
-        _flags: VhostUserVringAddrFlags,
+        flags: VhostUserVringAddrFlags,
         descriptor: u64,
         used: u64,
         available: u64,
-        _log: u64,
+        log: u64,
     ) -> VhostResult<()> {
-        self.place_ring(index, RingAddresses { descriptors: descriptor, avail: available, used })
+        let used_log = flags.contains(VhostUserVringAddrFlags::VHOST_VRING_F_LOG).then_some(log);
+        self.place_ring(index, RingAddresses { descriptors: descriptor, avail: available, used }, used_log)
     }
 
     fn set_vring_base(&mut self, index: u32, base: u32) -> VhostResult<()> {
@@ -373,8 +416,12 @@ impl VhostUserBackendReqHandlerMut for Session {
         Err(VhostError::InvalidOperation("SHMEM was not offered"))
     }
 
-    fn set_log_base(&mut self, _: &VhostUserLog, _: File) -> VhostResult<()> {
-        Err(VhostError::InvalidOperation("LOG_SHMFD was not offered"))
+    fn set_log_base(&mut self, log: &VhostUserLog, file: File) -> VhostResult<()> {
+        let (offset, len) = (log.mmap_offset, log.mmap_size);
+        let log = DirtyLog::map(&file, offset, len, &self.memory, &self.shared.alarm).map_err(refuse)?;
+        self.unlogged_reported = false;
+        self.use_log(Some(Arc::new(log)));
+        self.refresh_rings()
     }
 }
 

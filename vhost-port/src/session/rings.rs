@@ -9,12 +9,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use pmd::port::DropReason;
-use pmd::virtio::features::VIRTIO_F_RING_PACKED;
+use pmd::virtio::features::{VHOST_F_LOG_ALL, VIRTIO_F_RING_PACKED};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::{FdFlags, fcntl_setfd};
 use vhost::vhost_user::Result as VhostResult;
 
 use super::machine::{Session, refuse, starts_enabled};
+use crate::memory::PageLog;
 use crate::net::NetRules;
 use crate::ring::{DeviceRing, RingAddresses, RingFault, RingRules, checked_size};
 
@@ -61,9 +62,15 @@ impl Session {
         self.refresh_ring(at)
     }
 
-    pub(super) fn place_ring(&mut self, index: u32, addresses: RingAddresses) -> VhostResult<()> {
+    pub(super) fn place_ring(
+        &mut self,
+        index: u32,
+        addresses: RingAddresses,
+        used_log: Option<u64>,
+    ) -> VhostResult<()> {
         let at = self.ring_index(index)?;
         self.rings[at].addresses = Some(addresses);
+        self.rings[at].used_log = used_log;
         self.refresh_ring(at)
     }
 
@@ -139,6 +146,7 @@ impl Session {
         if let Some(ring) = guard.ring.take() {
             config.base = retire(ring);
         }
+        guard.written = None;
         drop(guard);
         config.started = false;
         config.kick = None;
@@ -161,6 +169,7 @@ impl Session {
     /// Makes the shared ring what the settings say.
     pub(super) fn refresh_ring(&mut self, at: usize) -> VhostResult<()> {
         let rules = RingRules::new(self.features);
+        let log = self.log.as_ref().filter(|_| self.features & VHOST_F_LOG_ALL != 0);
         let vring = &self.shared.rings[at];
         let config = &mut self.rings[at];
         if !config.started {
@@ -183,10 +192,14 @@ impl Session {
             );
             ring.rewind_to_used();
         }
+        if let (Some(ring), Some(log)) = (&mut ring, log) {
+            ring.log_to(log, config.used_log);
+        }
         let enabled = config.enabled || starts_enabled(self.features);
         let usable = ring.is_some() && enabled && vring.fault().is_none() && !self.shared.alarm.tripped();
         guard.ring = ring;
         guard.net = NetRules::new(self.features);
+        guard.written = log.map(|log| PageLog::new(log, &self.memory));
         // A worker must not take kicks that are meant for `discard`.
         vring.set_kick(if enabled { config.kick.clone() } else { None });
         vring.set_usable(usable);
@@ -249,6 +262,7 @@ impl Session {
     /// Looks after what rang the alarm, broken rings and memory that went away, after disabled rings that were kicked,
     /// and tells what the operator changed.
     pub(super) fn attend(&mut self) {
+        self.report_unlogged();
         (0..self.rings.len()).for_each(|at| self.discard(at));
         self.tell_config();
         if self.shared.alarm.tripped() {

@@ -2,11 +2,13 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 #![expect(unsafe_code, reason = "the guest maps and writes its memory")]
 
+pub(crate) mod log;
 pub(crate) mod messages;
 pub(crate) mod raw;
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -180,6 +182,25 @@ impl Guest {
         self.frontend.set_vring_base(index, base).unwrap();
         self.frontend.set_vring_call(index, &ring.call).unwrap();
         self.frontend.set_vring_kick(index, &ring.kick).unwrap();
+    }
+
+    /// Guest address of a ring's used ring, or device event area.
+    pub(crate) fn used_gpa(&self, index: usize) -> u64 {
+        index as u64 * RING_AREA + layout(self.features).1
+    }
+
+    /// Says again where a ring is, and at which guest address its used ring is to be logged.
+    pub(crate) fn log_used_at(&self, index: usize, gpa: u64) {
+        let config = Guest::ring_config_for(self.features, index);
+        let config = VringConfigData { flags: 1, log_addr: Some(gpa), ..config };
+        self.frontend.set_vring_addr(index, &config).unwrap();
+    }
+
+    /// Bytes of guest memory as they are now.
+    pub(crate) fn read(&self, gpa: u64, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        self.file.read_exact_at(&mut bytes, gpa).unwrap();
+        bytes
     }
 
     pub(crate) fn enable(&mut self, index: usize, enable: bool) {

@@ -90,7 +90,13 @@ pub(super) fn open(
 }
 
 fn vhost_config(name: String, mode: Mode, guest: GuestOptions) -> VhostConfig {
-    let offload = OffloadOffer { csum: guest.csum, tso4: guest.tso, tso6: guest.tso, ecn: guest.tso };
+    let offload = OffloadOffer {
+        csum: guest.csum,
+        tso4: guest.tso,
+        tso6: guest.tso,
+        ecn: guest.tso,
+        ..OffloadOffer::default()
+    };
     VhostConfig {
         max_queue_pairs: guest.max_queue_pairs,
         mac: guest.mac,

@@ -199,22 +199,6 @@ fn udp_is_cut_into_datagrams() {
 }
 
 #[test]
-fn old_udp_fragmentation_makes_fragments() {
-    let mut frame = Vec::new();
-    let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64);
-    builder.udp(1, 2).write(&mut frame, &[3; 4000]).unwrap();
-    let offload = Offload { gso: Gso::Udp, gso_size: 1480, ..Offload::default() };
-    let fragments = finish(&frame, 192, offload, OffloadCaps::default()).unwrap();
-    let mut joined = Vec::new();
-    for (i, bytes) in fragments.iter().enumerate() {
-        assert_eq!(be16(bytes, 20).unwrap() & 0x1fff, (i * 185) as u16);
-        assert_eq!(be16(bytes, 20).unwrap() & MORE_FRAGMENTS != 0, i + 1 != fragments.len());
-        joined.extend_from_slice(&bytes[34..]);
-    }
-    assert_eq!(joined, &frame[34..]);
-}
-
-#[test]
 fn what_the_far_side_takes_is_left_alone() {
     let (frame, offload) = tcp_frame(false, &[], &[1; 5000], 1000);
     let caps = OffloadCaps { csum: true, tso4: true, ecn: true, ..OffloadCaps::default() };
@@ -293,30 +277,4 @@ fn what_cannot_be_cut_right_is_not_cut() {
     let frame = Frame::new(&[0; 1000], offload, &[], 0);
     let done = Finisher::new().finish(frame, OffloadCaps::default(), 1514, |_| {});
     assert_eq!(done, Err(DropReason::TxNoOffload));
-}
-
-#[test]
-fn fragments_fit_the_mtu_exactly_and_repeat_only_copied_options() {
-    let mut frame = Vec::new();
-    let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64);
-    builder.udp(1, 2).write(&mut frame, &[3; 4000]).unwrap();
-    let mut offload = Offload { gso: Gso::Udp, gso_size: 1472, ..Offload::default() };
-    // Record route (not copied), then a copied option, then the end.
-    frame[14] = 0x47;
-    insert(&mut frame, &mut offload, 34, &[7, 3, 4, 0x94, 4, 0, 0, 0]);
-    offload.csum_start = 0;
-    let spans = [Span::from_slice(&frame[100..])];
-    let whole = Frame::new(&frame[..100], offload, &spans, frame.len() - 100);
-    let mut options = Vec::new();
-    let finished = Finisher::new().finish(whole, OffloadCaps::default(), 1514, |fragment| {
-        assert!(fragment.len() <= 1514);
-        options.push(fragment.head[34..42].to_vec());
-    });
-    finished.unwrap();
-    assert_eq!(
-        options,
-        [[7, 3, 4, 0x94, 4, 0, 0, 0], [1, 1, 1, 0x94, 4, 0, 0, 0], [1, 1, 1, 0x94, 4, 0, 0, 0]]
-    );
-    let finished = Finisher::new().finish(whole, OffloadCaps::default(), 1513, |_| {});
-    assert_eq!(finished, Err(DropReason::TxTooLong));
 }

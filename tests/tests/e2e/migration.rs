@@ -1,0 +1,153 @@
+//! A running guest is moved from one QEMU to another, each on a switch of its own. The switches are joined by a bridge
+//! of the kernel's, in a namespace, which has to learn where the guest has gone.
+
+use std::path::PathBuf;
+
+use rustix::process::Signal;
+use tests::guest::{Guest, GuestConfig, Nic, Socket};
+use tests::lab::Lab;
+use tests::netns::Netns;
+use tests::process::Process;
+use tests::switch::Vswitchd;
+
+use crate::stage::PATIENCE;
+
+const GUEST: &str = "10.1.0.1";
+const MAC: &str = "52:54:00:00:00:0a";
+/// Bytes that show that TCP is under way.
+const LOAD: u64 = 4 << 20;
+/// Slow enough for several passes over memory that traffic writes meanwhile.
+const BANDWIDTH: u64 = 80 << 20;
+
+/// A switch with a port for the guest and a TAP that is a port of the kernel's bridge.
+struct Host {
+    switch: Vswitchd,
+    /// Its bridge. It has a TAP device in the machine's own namespace, so the two hosts' have different names.
+    bridge: String,
+    tap: String,
+}
+
+impl Host {
+    fn new(lab: &Lab, role: &str, between: &Netns<'_>) -> Host {
+        let switch = Vswitchd::start_beside(lab, role).unwrap();
+        let (bridge, tap) = (format!("br-{role}"), lab.device(role));
+        switch
+            .vsctl(&format!(
+                "add-br {bridge} -- add-port {bridge} vm -- set Interface vm type=dpdkvhostuser \
+                 -- add-port {bridge} {tap} -- set Interface {tap} type=tap"
+            ))
+            .unwrap();
+        lab.run("ip", &["link", "set", &tap, "netns", between.name()]).unwrap();
+        between.ip(&["link", "set", &tap, "master", "kbr"]).unwrap();
+        between.ip(&["link", "set", &tap, "up"]).unwrap();
+        Host { switch, bridge, tap }
+    }
+
+    /// A card on this host's port.
+    fn nic(&self, properties: &str) -> Nic {
+        let nic = Nic::new(self.switch.rundir().join("vm"), Socket::SwitchListens, 0xa);
+        Nic { properties: properties.to_owned(), ..nic }
+    }
+
+    /// Waits until the bridge of this host has learned the guest's address at `port`.
+    fn learns(&self, port: &str) {
+        let there = |fdb: &str| fdb.lines().any(|line| line.contains(MAC) && line.contains(port));
+        self.switch.vsctl_until(&format!("fdb show {}", self.bridge), PATIENCE, there).unwrap();
+    }
+
+    /// Waits until the guest's port has sent it this many bytes more.
+    fn gives_the_guest(&self, bytes: u64) {
+        // Not there before the first frame.
+        let before = self.switch.statistic("vm", "tx_bytes").unwrap_or(0);
+        let enough = |text: &str| text.trim().parse::<u64>().is_ok_and(|now| now > before + bytes);
+        self.switch.vsctl_until("get Interface vm statistics:tx_bytes", PATIENCE * 3, enough).unwrap();
+    }
+
+    fn dirty_log(&self) -> Option<String> {
+        self.switch.vsctl("get Interface vm status:dirty_log").ok()
+    }
+}
+
+/// Two hosts, the network between them, and a guest at home on the first. The second's QEMU waits.
+struct Move<'lab> {
+    between: Netns<'lab>,
+    from: Host,
+    to: Host,
+    guest: Guest,
+    waiting: Guest,
+    socket: PathBuf,
+}
+
+impl<'lab> Move<'lab> {
+    /// With further properties of the card, and arguments of the QEMU that waits.
+    fn new(lab: &'lab Lab, properties: &str, waiting: &[&str]) -> Self {
+        let between = Netns::new(lab).unwrap();
+        between.ip(&["link", "add", "kbr", "type", "bridge", "forward_delay", "0"]).unwrap();
+        between.ip(&["addr", "add", "10.1.0.100/24", "dev", "kbr"]).unwrap();
+        between.ip(&["link", "set", "kbr", "up"]).unwrap();
+        let (from, to) = (Host::new(lab, "ha", &between), Host::new(lab, "hb", &between));
+        let socket = lab.path("move");
+        let config = GuestConfig::new("guest", from.nic(properties));
+        let mut there = config.incoming("waiting", to.nic(properties), &socket);
+        there.more.extend(waiting.iter().map(|&argument| argument.to_owned()));
+        let mut guest = Guest::start(lab, &config).unwrap();
+        let waiting = Guest::start(lab, &there).unwrap();
+        guest.wait_ready().unwrap();
+        guest.address("eth0", &format!("{GUEST}/24")).unwrap();
+        between.reaches(GUEST, 20).unwrap();
+        from.learns("vm");
+        to.learns(&to.tap);
+        guest.limit_migration(BANDWIDTH).unwrap();
+        Move { between, from, to, guest, waiting, socket }
+    }
+
+    /// TCP to the guest, in the background and without end.
+    fn load(&mut self, lab: &Lab) -> Process {
+        self.guest.serve_iperf().unwrap();
+        let arguments = ["-c", GUEST, "-t", "600", "-i", "0"];
+        let load = self.between.start("iperf3", &arguments, &lab.path("load.log")).unwrap();
+        self.from.gives_the_guest(LOAD);
+        load
+    }
+
+    /// The network has followed: the new home's switch, and the old one's by way of the bridge between.
+    fn is_known_to_have_moved(&self) {
+        self.to.learns("vm");
+        self.from.learns(&self.from.tap);
+    }
+}
+
+#[test]
+fn pings_and_a_tcp_flow_go_on_while_the_guest_is_moved() {
+    let lab = Lab::open().unwrap();
+    let mut moved = Move::new(&lab, "", &[]);
+    let log = lab.path("ping.log");
+    let mut ping = moved.between.start("busybox", &["ping", "-i", "0.05", GUEST], &log).unwrap();
+    let mut load = moved.load(&lab);
+
+    assert_eq!(moved.from.dirty_log(), None);
+    moved.guest.start_migration(&moved.socket).unwrap();
+    let logging = |text: &str| text.contains("on, ");
+    moved.from.switch.vsctl_until("get Interface vm status:dirty_log", PATIENCE, logging).unwrap();
+    let migrated = moved.guest.finish_migration().unwrap();
+    println!("moved: {migrated:?}");
+    assert!(migrated.passes >= 3, "under load memory is gone over again and again");
+
+    moved.is_known_to_have_moved();
+    // The same connection, at the new home.
+    moved.to.gives_the_guest(LOAD);
+    load.must_run().unwrap();
+    ping.signal(Signal::INT);
+    let text = ping
+        .until("summary", PATIENCE, |ping| ping.log().contains("round-trip").then(|| ping.log()))
+        .unwrap();
+    let summary = text.lines().find(|line| line.contains("packets transmitted")).unwrap();
+    println!("{summary}");
+    let counts: Vec<u32> = summary.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    assert!(counts[0] - counts[1] <= 40, "lost too much for a move: {summary}");
+
+    // It lives on where it is now, with all it had.
+    assert_eq!(moved.waiting.run("uptime >/dev/null; pidof iperf3 >/dev/null && echo yes").unwrap(), "yes");
+    moved.waiting.run("ping -c 3 10.1.0.100").unwrap();
+    assert_eq!(moved.from.switch.vsctl("get Interface vm link_state").unwrap().trim(), "down");
+}
