@@ -240,6 +240,18 @@ impl Vswitchd {
         Ok(std::fs::read_dir(&path).during(path)?.count())
     }
 
+    /// What its open descriptors are, as the kernel names them.
+    ///
+    /// # Errors
+    /// It is not running.
+    pub fn descriptor_targets(&self) -> Result<Vec<String>> {
+        let path = self.proc_path("fd")?;
+        let entries = std::fs::read_dir(&path).during(path)?;
+        // One that is closed meanwhile is none.
+        let links = entries.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+        Ok(links.map(|link| link.display().to_string()).collect())
+    }
+
     /// A file under `/proc/PID`.
     ///
     /// # Errors

@@ -113,6 +113,30 @@ fn reset_device_stops_rings_and_keeps_the_connection() {
     assert_eq!(port.info().error, None);
 }
 
+#[test]
+fn each_of_128_queue_pairs_carries_frames() {
+    for kind in [0, VIRTIO_F_RING_PACKED] {
+        let (_dir, path) = place();
+        let port = VhostPort::open(VhostConfig { max_queue_pairs: 128, ..config(&path) }).unwrap();
+        let mut guest = Guest::connect(&path, MODERN | VIRTIO_NET_F_MQ | kind, 256);
+        assert_eq!(guest.frontend.get_queue_num().unwrap(), 128);
+        wait_for(&port, |info| info.rx_queues == 128);
+        let mut txqs: Vec<_> = (0..128).map(|worker| port.tx_queue(worker).unwrap()).collect();
+        for pair in 0..128u8 {
+            let (receive, transmit) = (usize::from(pair) * 2, usize::from(pair) * 2 + 1);
+            guest.send(transmit, NetHeader::default(), &[pair; 60], &[]);
+            assert_eq!(burst(&mut *port.rx_queue(pair.into()).unwrap()), [[pair; 60]]);
+            guest.post(receive, &[2000]);
+            let mut storage = BatchStorage::new();
+            let mut batch = storage.begin();
+            let frame = [!pair; 60];
+            batch.receive(Span::from_slice(&frame));
+            assert_eq!(txqs[usize::from(pair)].tx_burst(&batch, &[0]), 1);
+            assert_eq!(guest.receive(receive).unwrap().1, [!pair; 60]);
+        }
+    }
+}
+
 /// As QEMU stops and starts rings one by one.
 #[test]
 fn one_ring_is_stopped_and_started_again_while_the_other_runs() {
