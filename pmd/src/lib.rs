@@ -7,8 +7,10 @@
 //!   offload    checksums and segmentation in software, where a far side lacks them
 //!   prefetch   asking for cache lines before they are needed
 //!   port       Port / RxQueue / TxQueue: what a driver implements
+//!   pci        PCI functions: finding and binding them, PciFn, a fake one for tests
+//!   vfio       PciFn over the kernel's vfio-pci
 //!   virtio     the layouts both sides of a virtio ring share, and the driver's side
-//!   drivers    tap, null, pair, pcap
+//!   drivers    af_packet, af_xdp, tap, null, pair, pcap
 //! ```
 //!
 //! Nothing of ours is imported here. `examples/forwarder.rs` is a whole program over this crate; `examples/packet_cost.rs`
@@ -18,7 +20,9 @@ pub mod drivers;
 pub mod memory;
 pub mod offload;
 pub mod packet;
+pub mod pci;
 pub mod port;
 pub mod prefetch;
 pub mod sys;
+pub mod vfio;
 pub mod virtio;

@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 
 use pmd::port::{PmdError, Port, PortEvents, PortInfo, RxQueue, TxQueue};
 use pmd::sys::sigbus::Alarm;
+use pmd::virtio::features::VIRTIO_F_ACCESS_PLATFORM;
 
 use crate::config::{Mode, VhostConfig};
 use crate::net::{NetRules, Shared, VhostRx, VhostTx};
@@ -89,6 +90,18 @@ impl Port for VhostPort {
             }
             say("n_rxq", shared.rx_queues().to_string());
             say("n_txq", shared.tx_queues().to_string());
+            if peer.features & VIRTIO_F_ACCESS_PLATFORM != 0 {
+                let iotlb = &shared.iotlb;
+                say("iotlb_entries", iotlb.entries.load(Ordering::Relaxed).to_string());
+                say("iotlb_misses", iotlb.misses.load(Ordering::Relaxed).to_string());
+                say("iotlb_updates", iotlb.updates.load(Ordering::Relaxed).to_string());
+                say("iotlb_invalidations", iotlb.invalidations.load(Ordering::Relaxed).to_string());
+                say("iotlb_evicted", iotlb.evicted.load(Ordering::Relaxed).to_string());
+                say(
+                    "rings_awaiting_translation",
+                    shared.rings.iter().filter(|r| r.awaiting()).count().to_string(),
+                );
+            }
             let caps = NetRules::new(peer.features).to_guest;
             say("tx_tcp_csum_offload", caps.csum.to_string());
             say("tx_udp_csum_offload", caps.csum.to_string());

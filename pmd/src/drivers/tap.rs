@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::link_watch::{LinkWatch, Watched};
 use super::queue_slots::{QueueSlots, Taken};
 use crate::offload::Finisher;
 use crate::packet::{BURST, Batch, Frame, OffloadCaps, SlotId, Span};
@@ -24,7 +25,7 @@ use crate::port::{
 use crate::sys::netif::{Control, InterfaceName};
 use crate::sys::{gather, tun};
 use crate::virtio::NetHeader;
-use device::{Device, Watch};
+use device::Device;
 use pace::Pace;
 
 mod device;
@@ -60,7 +61,7 @@ struct TapPort {
     /// Buffers of queues that are not polled now, kept for the next worker.
     spare: Arc<Mutex<Vec<Buffers>>>,
     /// Ends when the port is dropped.
-    _watch: Watch,
+    _watch: LinkWatch,
 }
 
 /// One buffer of [`STRIDE`] bytes for each packet of a burst: header and frame.
@@ -98,7 +99,7 @@ pub fn open(config: &TapConfig) -> Result<Arc<dyn Port>, PmdError> {
     }
     let mtu = control.mtu(&name).ok().and_then(|mtu| u16::try_from(mtu).ok()).unwrap_or(1500);
     let device = Arc::new(Device::new(control, fds[0].clone(), config, mtu));
-    let watch = Watch::start(device.clone())
+    let watch = LinkWatch::start(device.clone())
         .map_err(|e| PmdError::system(format!("{}: watching its link", config.name), "", e))?;
     Ok(Arc::new(TapPort {
         slots: QueueSlots::new(config.queues),
@@ -176,7 +177,7 @@ impl Port for TapPort {
     }
 
     fn subscribe(&self, events: Arc<dyn PortEvents>) {
-        self.device.subscriber.set(events);
+        self.device.subscriber().set(events);
     }
 }
 

@@ -1,8 +1,10 @@
-//! Arenas: where packets that wait are kept.
+//! Arenas: where packets that wait are kept, and what devices read and write.
 //!
 //! An arena is one memfd, so that AF_XDP, VFIO or another process can be given the same memory. It is
 //! backed by huge pages if enough are free, else by ordinary ones with transparent huge pages asked for.
 
 mod arena;
+mod dma;
 
 pub use arena::Arena;
+pub use dma::DmaArena;

@@ -32,6 +32,8 @@ drop_reasons! {
     RxBadDescriptor = "rx_bad_descriptor",
     /// The receive side ran out of buffers or spans.
     RxNoBuffer = "rx_no_buffer",
+    /// The kernel had it, and no room for it in the ring or socket that we read.
+    RxRingFull = "rx_ring_full",
     /// The guest sent it by a ring that it has disabled.
     RxDisabled = "rx_disabled",
     /// The flow says drop.
@@ -56,6 +58,8 @@ drop_reasons! {
     TxRingFull = "tx_ring_full",
     /// The control side held the ring.
     TxRingBusy = "tx_ring_busy",
+    /// The guest's IOMMU has not translated the buffers yet.
+    TxUntranslated = "tx_untranslated",
     /// The frame is longer than the port's MTU allows.
     TxTooLong = "tx_too_long",
     /// The ring or its memory broke the rules while sending.

@@ -2,12 +2,18 @@
 //!
 //! One family a file. What `rustix` wraps is called through it; `libc` is for the rest.
 
+pub mod bpf;
 pub mod clock;
 pub mod cpu;
+pub mod ethtool;
 pub mod gather;
 pub mod map;
 pub mod netif;
 pub mod netlink;
 pub mod netns;
+pub mod packet_socket;
+pub mod ring_map;
+pub mod send_many;
 pub mod sigbus;
 pub mod tun;
+pub mod vfio;

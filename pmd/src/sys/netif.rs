@@ -28,6 +28,13 @@ impl InterfaceName {
         &self.0
     }
 
+    /// The name that the kernel has written.
+    pub(super) fn from_request(request: &libc::ifreq) -> io::Result<InterfaceName> {
+        let bytes: Vec<u8> = request.ifr_name.iter().map(|&c| c as u8).take_while(|&b| b != 0).collect();
+        let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+        InterfaceName::new(&String::from_utf8_lossy(&bytes)).map_err(invalid)
+    }
+
     pub(super) fn request(&self) -> libc::ifreq {
         // SAFETY: ifreq is plain data; all zero is a value of it.
         let mut request: libc::ifreq = unsafe { core::mem::zeroed() };
@@ -49,6 +56,10 @@ impl Control {
     pub fn open() -> io::Result<Control> {
         let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
         Ok(Control { socket })
+    }
+
+    pub(super) fn socket(&self) -> &OwnedFd {
+        &self.socket
     }
 
     fn ioctl(&self, code: libc::Ioctl, request: &mut libc::ifreq) -> io::Result<()> {
@@ -100,6 +111,24 @@ impl Control {
         // SAFETY: SIOCGIFINDEX has written the ifindex member.
         let index = unsafe { request.ifr_ifru.ifru_ifindex };
         u32::try_from(index).map_err(|_| io::ErrorKind::InvalidData.into())
+    }
+
+    /// Name of the interface with this number. An error when it has been deleted or moved away.
+    pub fn name(&self, index: u32) -> io::Result<InterfaceName> {
+        // SAFETY: ifreq is plain data; all zero is a value of it.
+        let mut request: libc::ifreq = unsafe { core::mem::zeroed() };
+        request.ifr_ifru.ifru_ifindex = index as libc::c_int;
+        self.ioctl(libc::SIOCGIFNAME, &mut request)?;
+        InterfaceName::from_request(&request)
+    }
+
+    /// Whether the interface carries Ethernet frames.
+    pub fn is_ethernet(&self, name: &InterfaceName) -> io::Result<bool> {
+        let mut request = name.request();
+        self.ioctl(libc::SIOCGIFHWADDR, &mut request)?;
+        // SAFETY: SIOCGIFHWADDR has written the hwaddr member.
+        let family = unsafe { request.ifr_ifru.ifru_hwaddr }.sa_family;
+        Ok(matches!(family, libc::ARPHRD_ETHER | libc::ARPHRD_LOOPBACK))
     }
 
     /// The interface's MAC address.

@@ -57,9 +57,7 @@ pub fn interface(fd: &OwnedFd) -> io::Result<InterfaceName> {
     let mut request: libc::ifreq = unsafe { core::mem::zeroed() };
     // SAFETY: TUNGETIFF writes one ifreq, which lives here.
     check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNGETIFF, &raw mut request) })?;
-    let bytes: Vec<u8> = request.ifr_name.iter().map(|&c| c as u8).take_while(|&b| b != 0).collect();
-    let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
-    InterfaceName::new(&String::from_utf8_lossy(&bytes)).map_err(invalid)
+    InterfaceName::from_request(&request)
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {

@@ -44,8 +44,8 @@ const FEATURES: u64 = VIRTIO_F_VERSION_1
     | VIRTIO_F_INDIRECT_DESC
     | VIRTIO_F_EVENT_IDX
     | VHOST_USER_F_PROTOCOL_FEATURES;
-/// MQ, REPLY_ACK, MTU, BACKEND_REQ, CONFIG, RESET_DEVICE, CONFIGURE_MEM_SLOTS, STATUS, DEVICE_STATE.
-const PROTOCOL: u64 = 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 9 | 1 << 13 | 1 << 15 | 1 << 16 | 1 << 19;
+/// MQ, LOG_SHMFD, REPLY_ACK, MTU, BACKEND_REQ, CONFIG, RESET_DEVICE, CONFIGURE_MEM_SLOTS, STATUS, DEVICE_STATE.
+const PROTOCOL: u64 = 1 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 9 | 1 << 13 | 1 << 15 | 1 << 16 | 1 << 19;
 /// Kind of the descriptor that a back-end's channel usually is.
 const CHANNEL: u8 = 7;
 /// Kind of the descriptor by which a device's state usually travels: the end to write.
@@ -82,6 +82,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
     again.extend(&good);
     let mut out: Vec<Vec<u8>> = [good, again].into_iter().map(|s| [&[0][..], &s].concat()).collect();
     out.push([&[4][..], &good_session()].concat());
+    // All of it is taken back at the end.
+    out.push([&[0][..], &iommu_session(), &[22, 8, 0, 3]].concat());
     out.push(vec![0, WILD | 5, 1, 0, 0, 0, 8, 0, 2, 0, 0, 0, 0, 0, 0, 0, 2, 1, 0]);
     out.extend((1..=43).map(plain));
     // Configuration, then the state to a pipe and from it again, then a reset.
@@ -94,7 +96,21 @@ pub fn seeds() -> Vec<Vec<u8>> {
 
 /// What a front-end with two rings says, in the terms of [`message`].
 fn good_session() -> Vec<u8> {
-    let mut bytes = vec![1, 3, 15, 16, 0, 21, 0, 2, 0, 17, 5, 4, 0, 1, 2, 3];
+    good_session_with(&[2, 0], &[])
+}
+
+/// The same of a guest with an IOMMU that maps everything to itself.
+fn iommu_session() -> Vec<u8> {
+    let features = [&[2, 1][..], &(FEATURES | VIRTIO_F_ACCESS_PLATFORM).to_le_bytes()].concat();
+    let updates = (0..8).flat_map(|region| [22 | NEED_REPLY, region, 0, 0]).collect::<Vec<_>>();
+    good_session_with(&features, &updates)
+}
+
+fn good_session_with(features: &[u8], translations: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![1, 3, 15, 16, 0, 21, 0];
+    bytes.extend(features);
+    bytes.extend([17, 5, 4, 0, 1, 2, 3]);
+    bytes.extend(translations);
     for index in [0, 1] {
         bytes.extend([8, index, 0, 9, index, 0, 10, index, 0, 0, 13, index, 0, 14, index, 0, 12, index, 0]);
         bytes.extend([18 | NEED_REPLY, index, 1]);
@@ -323,6 +339,7 @@ fn body(code: u32, input: &mut Input<'_>) -> (Vec<u8>, Vec<u8>) {
         }
         18 => (words(&[state(input.u8(), u32::from(input.u8()))]), Vec::new()),
         21 => (Vec::new(), vec![input.u8().wrapping_add(CHANNEL)]),
+        22 => (translation(input), Vec::new()),
         24 | 25 => {
             let (offset, size) = (u32::from(input.u16()), input.u8());
             let header = [offset, size.into(), 0].map(u32::to_le_bytes).concat();
@@ -335,6 +352,22 @@ fn body(code: u32, input: &mut Input<'_>) -> (Vec<u8>, Vec<u8>) {
             (input.bytes(len).to_vec(), Vec::new())
         }
     }
+}
+
+/// An IOTLB message: one of the regions where rings expect it, or where descriptors do, or anything.
+fn translation(input: &mut Input<'_>) -> Vec<u8> {
+    let words = match input.u8() {
+        n if n < 8 => {
+            let at = u64::from(n % 4) * REGION;
+            [if n < 4 { UVA + at } else { at }, REGION, UVA + at]
+        }
+        8 => [0, u64::MAX, 0],
+        _ => [0; 3].map(|_| input.u64()),
+    };
+    let or = |input: &mut Input<'_>, usual: u8| if let n @ 1.. = input.u8() { n } else { usual };
+    let (access, kind) = (or(input, 3), or(input, 2));
+    let words: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    [words, vec![access, kind, 0, 0, 0, 0, 0, 0]].concat()
 }
 
 /// Guest address, length, front-end address and file offset of one of the usual regions, or of any.

@@ -5,6 +5,7 @@
 //! [`Guest::start`] twice, then [`Guest::wait_ready`] on each.
 
 mod console;
+mod host;
 mod migration;
 mod monitor;
 
@@ -18,6 +19,8 @@ use monitor::Monitor;
 use crate::failure::{Failure, Result};
 use crate::lab::Lab;
 use crate::process::{Process, last_lines};
+
+pub use host::{Card, HostGuest, Wire};
 
 /// How long a boot may take on a machine that is busy with other things.
 const BOOT: Duration = Duration::from_secs(180);
@@ -95,9 +98,11 @@ pub struct GuestConfig {
     pub cpus: usize,
     /// Network cards; the first is `eth0` in the guest.
     pub nics: Vec<Nic>,
+    /// Further words of the kernel's command line.
+    pub kernel: String,
     /// Leave it running when the handle is dropped.
     pub keep: bool,
-    /// Further arguments of QEMU.
+    /// Further arguments of QEMU, before those of the cards: devices may be among them that must be there first, as an IOMMU.
     pub more: Vec<String>,
 }
 
@@ -110,58 +115,45 @@ impl GuestConfig {
             memory: 256,
             cpus: nic.queues,
             nics: vec![nic],
+            kernel: String::new(),
             keep: false,
             more: Vec::new(),
         }
     }
 
+    /// The guest with an IOMMU in front of its cards, and `kernel` on its kernel's command line, for example `iommu.strict=1`. The
+    /// IOMMU keeps copies of its translations in the cards (ATS), which a vhost-user card hands to the switch.
+    #[must_use]
+    pub fn with_iommu(mut self, kernel: &str) -> Self {
+        self.more.extend(["-device", "intel-iommu,intremap=on,device-iotlb=on"].map(str::to_owned));
+        self.kernel = format!("intel_iommu=on {kernel}");
+        for nic in &mut self.nics {
+            let comma = if nic.properties.is_empty() { "" } else { "," };
+            nic.properties += &format!("{comma}disable-legacy=on,iommu_platform=on,ats=on");
+        }
+        self
+    }
+
     /// The same machine, empty, for a guest that is moved to it by `socket`.
     #[must_use]
     pub fn incoming(&self, name: &str, nic: Nic, socket: &Path) -> Self {
-        let more = vec!["-incoming".into(), format!("unix:{}", socket.display())];
+        let incoming = vec!["-incoming".into(), format!("unix:{}", socket.display())];
+        let more = [self.more.clone(), incoming].concat();
         Self { name: name.to_owned(), nics: vec![nic], more, ..self.clone() }
     }
 
-    fn arguments(&self, lab: &Lab, console: &Path, serial: &Path, monitor: &Path) -> Vec<String> {
+    fn arguments(&self, lab: &Lab, channels: &Channels<'_>) -> Vec<String> {
         let memory = self.memory;
-        let mut list: Vec<String> = [
-            "-accel",
-            "tcg,thread=multi",
-            "-machine",
-            "q35,memory-backend=m0",
-            "-cpu",
-            "max",
-            "-bios",
-            "qboot.rom",
-            "-nodefaults",
-            "-display",
-            "none",
-        ]
-        .map(str::to_owned)
-        .into();
+        let mut list = base_arguments(lab, &self.name, lab.image(), &self.kernel, channels);
         list.extend([
-            "-name".into(),
-            self.name.clone(),
+            "-machine".into(),
+            "q35,memory-backend=m0".into(),
             "-smp".into(),
             self.cpus.to_string(),
             "-m".into(),
             memory.to_string(),
             "-object".into(),
             format!("memory-backend-memfd,id=m0,size={memory}M,share=on"),
-            "-kernel".into(),
-            lab.kernel().display().to_string(),
-            "-initrd".into(),
-            lab.image().display().to_string(),
-            "-append".into(),
-            "console=ttyS0 quiet panic=-1 no_timer_check".into(),
-            "-serial".into(),
-            format!("file:{}", serial.display()),
-            "-chardev".into(),
-            format!("socket,id=con,path={},server=on,wait=off", console.display()),
-            "-serial".into(),
-            "chardev:con".into(),
-            "-qmp".into(),
-            format!("unix:{},server=on,wait=off", monitor.display()),
         ]);
         list.extend(self.more.iter().cloned());
         for (index, nic) in self.nics.iter().enumerate() {
@@ -169,6 +161,55 @@ impl GuestConfig {
         }
         list
     }
+}
+
+/// Where a guest can be talked to.
+struct Channels<'a> {
+    console: &'a Path,
+    serial: &'a Path,
+    monitor: &'a Path,
+}
+
+/// What every guest has: emulation, kernel and image, console and command channel.
+fn base_arguments(
+    lab: &Lab,
+    name: &str,
+    image: &Path,
+    kernel_arguments: &str,
+    channels: &Channels<'_>,
+) -> Vec<String> {
+    let mut list: Vec<String> = [
+        "-accel",
+        "tcg,thread=multi",
+        "-cpu",
+        "max",
+        "-bios",
+        "qboot.rom",
+        "-nodefaults",
+        "-display",
+        "none",
+    ]
+    .map(str::to_owned)
+    .into();
+    list.extend([
+        "-name".into(),
+        name.to_owned(),
+        "-kernel".into(),
+        lab.kernel().display().to_string(),
+        "-initrd".into(),
+        image.display().to_string(),
+        "-append".into(),
+        format!("console=ttyS0 quiet panic=-1 no_timer_check {kernel_arguments}"),
+        "-serial".into(),
+        format!("file:{}", channels.serial.display()),
+        "-chardev".into(),
+        format!("socket,id=con,path={},server=on,wait=off", channels.console.display()),
+        "-serial".into(),
+        "chardev:con".into(),
+        "-qmp".into(),
+        format!("unix:{},server=on,wait=off", channels.monitor.display()),
+    ]);
+    list
 }
 
 /// A running guest; killed when dropped.
@@ -190,18 +231,29 @@ impl Guest {
     /// # Errors
     /// QEMU cannot be started.
     pub fn start(lab: &Lab, config: &GuestConfig) -> Result<Self> {
-        let console_path = lab.path(&format!("{}.con", config.name));
-        let serial = lab.path(&format!("{}.serial.log", config.name));
-        let log = lab.path(&format!("{}.qemu.log", config.name));
+        Self::launch(lab, &config.name, config.keep, |channels| config.arguments(lab, channels))
+    }
+
+    /// Starts QEMU with `arguments`, made from the paths of its channels.
+    fn launch(
+        lab: &Lab,
+        name: &str,
+        keep: bool,
+        arguments: impl FnOnce(&Channels<'_>) -> Vec<String>,
+    ) -> Result<Self> {
+        let console_path = lab.path(&format!("{name}.con"));
+        let serial = lab.path(&format!("{name}.serial.log"));
+        let log = lab.path(&format!("{name}.qemu.log"));
         // A socket left by a killed QEMU of the same name would accept nobody.
         let _ = std::fs::remove_file(&console_path);
-        let monitor_path = lab.path(&format!("{}.qmp", config.name));
-        let arguments = config.arguments(lab, &console_path, &serial, &monitor_path);
+        let monitor_path = lab.path(&format!("{name}.qmp"));
+        let arguments =
+            arguments(&Channels { console: &console_path, serial: &serial, monitor: &monitor_path });
         let qemu = lab.program("qemu-system-x86_64");
-        let mut process = Process::start(&config.name, &qemu, &arguments, &log, config.keep)?;
+        let mut process = Process::start(name, &qemu, &arguments, &log, keep)?;
         // At once, because what the guest says while nobody is connected is lost.
         let console = process.until("command channel", BOOT, |_| Console::connect(&console_path))?;
-        let name = config.name.clone();
+        let name = name.to_owned();
         Ok(Self { name, process, console, console_path, serial, monitor_path, monitor: None })
     }
 

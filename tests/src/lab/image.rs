@@ -22,6 +22,53 @@ const PROGRAMS: [&str; 2] = ["usr/bin/iperf3", "usr/sbin/ethtool"];
 /// Folder of the shared libraries, in the cache's `root/` and in the guest.
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 
+/// Loaded in a guest that plays the host, beside the others.
+const HOST_DRIVERS: [&str; 2] = ["vfio_iommu_type1", "vfio_pci"];
+
+/// What a guest that plays the host has more: VFIO, and `programs` of this machine in `/host`, each with the loader and libraries of
+/// this machine behind a script of its name. To be put behind the image; the kernel unpacks one after the other.
+pub(super) fn host_archive(cache: &Path, programs: &[PathBuf]) -> Result<Vec<u8>> {
+    let mut archive = Cpio::default();
+    archive.folder("host");
+    archive.folder("host/lib");
+    let mut libraries = BTreeSet::new();
+    for program in programs {
+        let name = file_name(program);
+        archive.file(&format!("host/lib/{name}"), &stripped(program)?);
+        let out = Command::new("ldd").arg(program).output().during("starting ldd")?;
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        let words = text.split_whitespace().filter(|word| word.starts_with('/'));
+        libraries.extend(words.map(|word| PathBuf::from(word.trim_end_matches(':'))));
+        let script = format!(
+            "#!/bin/sh\nexec /host/lib/ld-linux-x86-64.so.2 --library-path /host/lib /host/lib/{name} \"$@\"\n"
+        );
+        archive.file(&format!("host/{name}"), script.as_bytes());
+    }
+    for library in libraries {
+        archive.file(&format!("host/lib/{}", file_name(&library)), &read(&library)?);
+    }
+    let usual = drivers(cache, &DRIVERS)?;
+    let more = drivers(cache, &HOST_DRIVERS)?;
+    let new = more.iter().filter(|(name, _)| usual.iter().all(|(have, _)| have != name));
+    for (i, (name, bytes)) in new.enumerate() {
+        archive.file(&format!("modules/h{i:02}-{name}.ko"), bytes);
+    }
+    Ok(archive.finish())
+}
+
+/// The program without debug information, if there is a `strip`: the guest unpacks it the faster.
+fn stripped(program: &Path) -> Result<Vec<u8>> {
+    let out = Command::new("strip").args(["-o", "/dev/stdout"]).arg(program).output();
+    match out {
+        Ok(out) if out.status.success() && !out.stdout.is_empty() => Ok(out.stdout),
+        _ => read(program),
+    }
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
 /// Builds the image if it is not there yet.
 pub(super) fn ensure(cache: &Path) -> Result<PathBuf> {
     let recipe = fs::read_to_string(cache.join("recipe")).during("the cache has no recipe file")?;
@@ -53,15 +100,15 @@ fn build(cache: &Path) -> Result<Vec<u8>> {
     let mut libraries = BTreeSet::new();
     for program in PROGRAMS {
         let path = root.join(program);
-        let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let name = file_name(&path);
         archive.file(&format!("bin/{name}"), &read(&path)?);
         libraries.extend(shared_libraries(&root, &path)?);
     }
     for library in libraries {
-        let name = library.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let name = file_name(&library);
         archive.file(&format!("{LIBRARIES}/{name}"), &read(&library)?);
     }
-    for (i, (name, bytes)) in drivers(cache)?.iter().enumerate() {
+    for (i, (name, bytes)) in drivers(cache, &DRIVERS)?.iter().enumerate() {
         archive.file(&format!("modules/{i:02}-{name}.ko"), bytes);
     }
     Ok(archive.finish())
@@ -96,12 +143,12 @@ fn shared_libraries(root: &Path, program: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// The kernel modules to load, in an order in which each finds what it needs.
-fn drivers(cache: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+fn drivers(cache: &Path, wanted: &[&str]) -> Result<Vec<(String, Vec<u8>)>> {
     let modules = cache.join("kernel/lib/modules");
     let mut files = Vec::new();
     walk(&modules, &mut files)?;
     let mut ordered = Vec::new();
-    for driver in DRIVERS {
+    for driver in wanted {
         add_driver(cache, &files, driver, &mut ordered)?;
     }
     Ok(ordered)

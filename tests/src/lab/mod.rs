@@ -102,6 +102,14 @@ impl Lab {
         &self.image
     }
 
+    /// What a guest that plays the host has more than others: VFIO and our own programs. An archive to put behind [`Self::image`].
+    ///
+    /// # Errors
+    /// A file is missing.
+    pub fn host_archive(&self) -> Result<Vec<u8>> {
+        image::host_archive(&self.cache, &[self.binaries.vswitchd(), self.binaries.vsctl()])
+    }
+
     /// Our own programs.
     #[must_use]
     pub fn binaries(&self) -> &Binaries {

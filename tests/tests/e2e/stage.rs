@@ -69,10 +69,14 @@ impl Stage {
 
     /// Boots guests at the same time; each is called like its address and has that on `eth0`.
     pub(crate) fn guests<const N: usize>(&self, cards: [(Nic, &str); N]) -> [Guest; N] {
-        let started = cards.map(|(nic, address)| {
-            let config = GuestConfig::new(&format!("guest-{address}"), nic);
-            (Guest::start(&self.lab, &config).unwrap(), address)
-        });
+        self.guests_of(
+            cards.map(|(nic, address)| (GuestConfig::new(&format!("guest-{address}"), nic), address)),
+        )
+    }
+
+    /// The same for guests that are more than a card.
+    pub(crate) fn guests_of<const N: usize>(&self, configs: [(GuestConfig, &str); N]) -> [Guest; N] {
+        let started = configs.map(|(config, address)| (Guest::start(&self.lab, &config).unwrap(), address));
         started.map(|(mut guest, address)| {
             guest.wait_ready().unwrap();
             guest.address("eth0", &format!("{address}/24")).unwrap();

@@ -16,7 +16,7 @@ separated by -- are applied as one transaction, all or none:
 
     vsctl --may-exist add-br br0 -- add-port br0 p0 tag=5 -- set interface p0 type=vhost-user
 
-The other commands (fdb, flows, dp, stats, pmd, top) stand alone. vsctl COMMAND --help explains one command.";
+The other commands (fdb, flows, dp, nic, stats, pmd, top) stand alone. vsctl COMMAND --help explains one command.";
 
 /// Global options. They may stand in front of the command, and those with long names behind it as well.
 #[derive(Debug, Clone, Parser)]

@@ -4,6 +4,9 @@
 //! checked once in [`Region::map`] and [`MemTable::with`]: no overflow, no overlap, the file really that long. What
 //! follows may rely on it. A file that shrinks later is caught by the SIGBUS guard each mapping carries.
 //!
+//! A guest with an IOMMU gives addresses that the front-end must translate: [`Iotlb`] holds what it told, a translated table
+//! carries it to the rings, and [`MissQueue`] carries back what they did not find.
+//!
 //! Lifetime: a ring holds an `Arc<MemTable>`, so memory is unmapped when the last ring that can reach it has been
 //! stopped or moved to a newer table, never under a worker.
 //!
@@ -11,15 +14,21 @@
 //! [`PageLog`] where frames go in, and by the rings themselves where they write.
 
 mod dirty;
+mod iotlb;
+#[cfg(test)]
+mod iotlb_tests;
 mod mapping;
+mod misses;
 mod page_log;
 mod region;
 mod table;
 
 pub(crate) use dirty::{DirtyLog, Pages};
+pub(crate) use iotlb::{Access, Iotlb, IotlbCounters, Translation};
+pub(crate) use misses::{Miss, MissQueue, PAGE};
 pub(crate) use page_log::{Marks, NoMarks, PageLog};
 pub(crate) use region::{Region, RegionSpec};
-pub(crate) use table::{MAX_REGIONS, MemTable, RegionCache};
+pub(crate) use table::{MAX_REGIONS, MemTable, RegionCache, Unplaced};
 
 use mapping::MapError;
 

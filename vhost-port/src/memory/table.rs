@@ -1,10 +1,15 @@
 //! The immutable set of a guest's regions, and translation of its addresses.
+//!
+//! A table either takes addresses for guest physical ones, or translates them first, when the guest has an IOMMU. Those who hold it need
+//! not know: what a translating table does not find is reported to the control thread by the table itself.
 
 use std::sync::Arc;
 
 use pmd::virtio::SharedPtr;
 
 use super::MemoryError;
+use super::iotlb::{Access, Entry, find};
+use super::misses::{MissQueue, PAGE};
 use super::page_log::HostRange;
 use super::region::{Region, RegionSpec};
 
@@ -15,9 +20,29 @@ pub(crate) const MAX_REGIONS: usize = 509;
 #[derive(Default)]
 pub(crate) struct MemTable {
     regions: Vec<Arc<Region>>,
+    /// What the guest's IOMMU maps, if it has one.
+    iommu: Option<Iommu>,
 }
 
-/// The region a ring used last: nearly every address is in it.
+/// Why a part of a ring has no place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Unplaced {
+    /// It is not inside one memory region.
+    Outside,
+    /// Some of it has no translation yet.
+    Untranslated,
+    /// It is translated to several places.
+    Scattered,
+}
+
+/// A guest's IOMMU as a table knows it.
+struct Iommu {
+    /// Sorted by address, without overlap; all in the table's regions.
+    entries: Box<[Entry]>,
+    misses: Arc<MissQueue>,
+}
+
+/// The region, or mapping, a ring used last: nearly every address is in it. With it goes the access it was looked up for.
 #[derive(Clone, Copy)]
 pub(crate) struct RegionCache {
     gpa: u64,
@@ -43,6 +68,12 @@ impl RegionCache {
     }
 }
 
+impl Default for RegionCache {
+    fn default() -> RegionCache {
+        RegionCache::EMPTY
+    }
+}
+
 impl MemTable {
     /// The table with one more region.
     pub(crate) fn with(&self, region: Region) -> Result<MemTable, MemoryError> {
@@ -62,7 +93,7 @@ impl MemTable {
         let mut regions = self.regions.clone();
         let at = regions.partition_point(|r| r.spec.gpa < gpa);
         regions.insert(at, Arc::new(region));
-        Ok(MemTable { regions })
+        Ok(MemTable { regions, iommu: None })
     }
 
     /// The table without the region that starts at both addresses and has this length.
@@ -72,12 +103,23 @@ impl MemTable {
             self.regions.iter().position(|r| same(&r.spec)).ok_or(MemoryError::Unknown { gpa, uva, len })?;
         let mut regions = self.regions.clone();
         regions.remove(at);
-        Ok(MemTable { regions })
+        Ok(MemTable { regions, iommu: None })
     }
 
     /// Number of regions.
     pub(crate) fn len(&self) -> usize {
         self.regions.len()
+    }
+
+    /// The table with all addresses translated by `entries`, which are sorted and lie in its regions.
+    pub(crate) fn translated(&self, entries: &[Entry], misses: &Arc<MissQueue>) -> MemTable {
+        let iommu = Iommu { entries: entries.into(), misses: Arc::clone(misses) };
+        MemTable { regions: self.regions.clone(), iommu: Some(iommu) }
+    }
+
+    /// Whether addresses are translated.
+    pub(crate) fn translates(&self) -> bool {
+        self.iommu.is_some()
     }
 
     /// Host address of `len` bytes at the front-end's address `uva`, all in one region.
@@ -100,18 +142,103 @@ impl MemTable {
         self.regions.last().map_or(0, |r| r.spec.gpa + r.spec.len)
     }
 
-    /// Host address of the bytes at guest address `gpa`: of all `len` if they lie in one region, else of as many as the
-    /// region has. `None` when there is no byte. Fills the cache.
+    /// Host address of the bytes at the device's address `addr`, for this access: of all `len` if they lie in one region or mapping, else
+    /// of as many as it has. `None` when there is no byte. Fills the cache.
     #[cold]
     #[inline(never)]
-    pub(crate) fn lookup(&self, gpa: u64, len: u32, cache: &mut RegionCache) -> Option<(SharedPtr, u32)> {
-        let after = self.regions.partition_point(|r| r.spec.gpa <= gpa);
+    pub(crate) fn lookup(
+        &self,
+        addr: u64,
+        len: u32,
+        access: Access,
+        cache: &mut RegionCache,
+    ) -> Option<(SharedPtr, u32)> {
+        if let Some(iommu) = &self.iommu {
+            return iommu.lookup(addr, len, access, cache);
+        }
+        let after = self.regions.partition_point(|r| r.spec.gpa <= addr);
         let region = self.regions.get(after.checked_sub(1)?)?;
-        let offset = gpa - region.spec.gpa;
+        let offset = addr - region.spec.gpa;
         let here = region.spec.len.checked_sub(offset).filter(|&n| n > 0)?.min(u64::from(len));
         let host = region.host(offset, here)?;
         *cache =
             RegionCache { gpa: region.spec.gpa, len: region.spec.len, host: region.host(0, region.spec.len) };
         Some((host, here as u32))
+    }
+}
+
+impl MemTable {
+    /// Reports what of a range has no translation, so that it can be asked for before it is needed.
+    pub(crate) fn report_missing(&self, addr: u64, len: u32, access: Access) {
+        if let Some(iommu) = &self.iommu {
+            iommu.report(addr, len, access);
+        }
+    }
+
+    /// Host address of `len` bytes of a ring, all in one piece. Ring addresses are the front-end's, or the device's if they are
+    /// translated; what is missing then is reported.
+    pub(crate) fn ring_part(&self, addr: u64, len: u64, access: Access) -> Result<SharedPtr, Unplaced> {
+        match &self.iommu {
+            None => self.by_uva(addr, len).ok_or(Unplaced::Outside),
+            Some(iommu) => iommu.ring_part(addr, len, access),
+        }
+    }
+}
+
+impl Iommu {
+    /// The mapping that has `iova` for this access.
+    fn find(&self, iova: u64, access: Access) -> Option<&Entry> {
+        find(&self.entries, iova).filter(|m| m.told.access.allows(access))
+    }
+
+    /// As [`MemTable::lookup`].
+    fn lookup(
+        &self,
+        iova: u64,
+        len: u32,
+        access: Access,
+        cache: &mut RegionCache,
+    ) -> Option<(SharedPtr, u32)> {
+        let Some(mapping) = self.find(iova, access) else {
+            self.report(iova, len, access);
+            return None;
+        };
+        let here = (mapping.end() - iova).min(u64::from(len)) as u32;
+        *cache = RegionCache { gpa: mapping.told.iova, len: mapping.told.len, host: Some(mapping.host) };
+        cache.get(iova, here).map(|host| (host, here))
+    }
+
+    /// Reports all pages of a range that have no translation.
+    fn report(&self, iova: u64, len: u32, access: Access) {
+        let end = iova.saturating_add(u64::from(len));
+        let mut at = iova;
+        while at < end {
+            at = match self.find(at, access) {
+                Some(mapping) => mapping.end(),
+                None => {
+                    self.misses.report(at, access);
+                    (at | (PAGE - 1)).saturating_add(1)
+                }
+            };
+        }
+    }
+
+    /// As [`MemTable::ring_part`].
+    fn ring_part(&self, iova: u64, len: u64, access: Access) -> Result<SharedPtr, Unplaced> {
+        let end = iova.checked_add(len).ok_or(Unplaced::Outside)?;
+        let mut pieces = Vec::new();
+        let mut at = iova;
+        while at < end {
+            let Some(mapping) = self.find(at, access) else {
+                self.report(at, u32::try_from(end - at).unwrap_or(u32::MAX), access);
+                return Err(Unplaced::Untranslated);
+            };
+            let next = mapping.end().min(end);
+            pieces.push(mapping.part(at, next - at));
+            at = next;
+        }
+        let first = pieces.first().ok_or(Unplaced::Outside)?;
+        let whole = pieces.windows(2).all(|two| matches!(two, [this, next] if this.continues(next)));
+        if whole { Ok(first.host) } else { Err(Unplaced::Scattered) }
     }
 }

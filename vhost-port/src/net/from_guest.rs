@@ -64,7 +64,9 @@ impl RxQueue for VhostRx {
             outcome = Err(RingFault::MemoryGone);
         }
         if let Err(fault) = outcome {
-            self.counters.drops.add(DropReason::RxBadDescriptor, 1);
+            if fault != RingFault::Untranslated {
+                self.counters.drops.add(DropReason::RxBadDescriptor, 1);
+            }
             self.vring.break_down(fault);
         }
         if ring.next_avail() != taken {

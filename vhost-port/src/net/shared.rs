@@ -9,6 +9,7 @@ use pmd::port::{LinkState, PortEvents, QueueCounters};
 use pmd::sys::sigbus::Alarm;
 
 use crate::config::{Mode, VhostConfig};
+use crate::memory::IotlbCounters;
 use crate::ring::Vring;
 
 /// What is known of the guest at the other end, for the operator.
@@ -51,6 +52,7 @@ pub(crate) struct Shared {
     pub(crate) mtu: AtomicU16,
     /// Wakes the control thread: stop asked for, a ring broken, memory gone.
     pub(crate) alarm: Arc<Alarm>,
+    pub(crate) iotlb: IotlbCounters,
     pub(crate) stop: AtomicBool,
     peer: Mutex<Peer>,
     /// The connection, to be shut down from outside.
@@ -69,6 +71,7 @@ impl Shared {
             generation: AtomicU64::new(0),
             mtu: AtomicU16::new(config.mtu),
             alarm,
+            iotlb: IotlbCounters::default(),
             stop: AtomicBool::new(false),
             peer: Mutex::default(),
             connection: Mutex::new(None),
@@ -106,10 +109,10 @@ impl Shared {
         }
     }
 
-    /// After rings became usable or stopped: queues look again, the link follows, the subscriber is told.
+    /// After rings became live or stopped: queues look again, the link follows, the subscriber is told.
     pub(crate) fn rings_changed(&self) {
         self.generation.fetch_add(1, Ordering::Release);
-        let up = self.rings.iter().any(|ring| ring.usable());
+        let up = self.rings.iter().any(|ring| ring.live());
         let link = if up { LinkState::Up } else { LinkState::Down };
         let mut peer = self.peer();
         if peer.link != link {
@@ -121,14 +124,14 @@ impl Shared {
         self.changed();
     }
 
-    /// Receive queues worth polling: up to the last usable transmit ring of the guest.
+    /// Receive queues worth polling: up to the last live transmit ring of the guest.
     pub(crate) fn rx_queues(&self) -> u16 {
-        let last = self.rings.iter().skip(1).step_by(2).rposition(|ring| ring.usable());
+        let last = self.rings.iter().skip(1).step_by(2).rposition(|ring| ring.live());
         last.map_or(0, |i| i as u16 + 1)
     }
 
-    /// Transmit queues usable now.
+    /// Transmit queues live now.
     pub(crate) fn tx_queues(&self) -> u16 {
-        self.rings.iter().step_by(2).filter(|ring| ring.usable()).count() as u16
+        self.rings.iter().step_by(2).filter(|ring| ring.live()).count() as u16
     }
 }

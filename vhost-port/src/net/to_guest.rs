@@ -30,7 +30,7 @@ pub(crate) struct VhostTx {
     worker: u16,
     /// Generation of the port when `ring` was chosen.
     generation: u64,
-    /// Index of the receive ring this worker sends to; none is usable otherwise.
+    /// Index of the receive ring this worker sends to; none is live otherwise.
     ring: Option<usize>,
     counters: Arc<QueueCounters>,
     /// The guest has not been told yet of the last burst.
@@ -57,14 +57,14 @@ impl VhostTx {
         }
     }
 
-    /// Picks one of the usable rings by the worker's number.
+    /// Picks one of the live rings by the worker's number.
     #[cold]
     fn choose(&mut self, generation: u64) {
         self.notify();
         self.generation = generation;
-        let usable = || (0..self.shared.rings.len()).step_by(2).filter(|&i| self.shared.rings[i].usable());
-        let count = usable().count();
-        self.ring = usable().nth(usize::from(self.worker) % count.max(1));
+        let live = || (0..self.shared.rings.len()).step_by(2).filter(|&i| self.shared.rings[i].live());
+        let count = live().count();
+        self.ring = live().nth(usize::from(self.worker) % count.max(1));
     }
 }
 
@@ -96,14 +96,15 @@ impl TxQueue for VhostTx {
             drops.add(DropReason::TxRingBusy, all);
             return 0;
         };
+        if !vring.usable() {
+            drops
+                .add(if vring.awaiting() { DropReason::TxUntranslated } else { DropReason::TxLinkDown }, all);
+            return 0;
+        }
         let RingState { ring: Some(ring), net, written } = &mut *guard else {
             drops.add(DropReason::TxLinkDown, all);
             return 0;
         };
-        if !vring.usable() {
-            drops.add(DropReason::TxLinkDown, all);
-            return 0;
-        }
         let max_frame = usize::from(self.shared.mtu.load(Ordering::Relaxed)) + L2_OVERHEAD;
         let (merged, finisher) = (&mut self.merged, &mut self.finisher);
         macro_rules! send {
@@ -197,7 +198,9 @@ impl<R: Ring, M: Marks> Sender<'_, R, M> {
                 }
                 Err(Unsent::Dropped(reason)) => drops.add(reason, 1),
                 Err(Unsent::Broken(fault)) => {
-                    drops.add(DropReason::TxBadRing, left.len() as u64);
+                    let waits = fault == RingFault::Untranslated;
+                    let reason = if waits { DropReason::TxUntranslated } else { DropReason::TxBadRing };
+                    drops.add(reason, left.len() as u64);
                     vring.break_down(fault);
                     break;
                 }

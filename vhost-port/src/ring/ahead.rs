@@ -63,6 +63,11 @@ impl LookAhead {
     pub(super) fn new(base: u16) -> LookAhead {
         LookAhead { chains: [Chain { start: None, len: 0, head: 0 }; AHEAD], looked: base, fault: None }
     }
+
+    /// As [`LookAhead::new`], for one that knew something.
+    pub(super) fn forget(&mut self, base: u16) {
+        (self.looked, self.fault) = (base, None);
+    }
 }
 
 impl SplitRing {
@@ -210,7 +215,7 @@ impl RingParts {
         let desc = unsafe { self.descriptors.load_descriptor(usize::from(head & mask)) };
         let plain = desc.flags & (DESC_F_NEXT | DESC_F_INDIRECT | DESC_F_WRITE) == direction.flag();
         let start = if plain && desc.len <= MAX_CHAIN_BYTES {
-            cache.get(desc.addr, desc.len).or_else(|| look_up(memory, desc.addr, desc.len, cache))
+            cache.get(desc.addr, desc.len).or_else(|| look_up(memory, desc.addr, desc.len, direction, cache))
         } else {
             None
         };
@@ -218,12 +223,23 @@ impl RingParts {
     }
 }
 
-/// Where a buffer lies whose region is not the one used last. `None` when it lies in several, or outside.
+/// Where a buffer lies whose region is not the one used last. `None` when it lies in several, or outside, or is not translated; all
+/// of it that is not is reported.
 #[cold]
 #[inline(never)]
-pub(super) fn look_up(memory: &MemTable, gpa: u64, len: u32, cache: &mut RegionCache) -> Option<SharedPtr> {
-    let (start, here) = memory.lookup(gpa, len, cache)?;
-    (here == len).then_some(start)
+pub(super) fn look_up(
+    memory: &MemTable,
+    addr: u64,
+    len: u32,
+    direction: Direction,
+    cache: &mut RegionCache,
+) -> Option<SharedPtr> {
+    let (start, here) = memory.lookup(addr, len, direction.access(), cache)?;
+    if here < len {
+        memory.report_missing(addr, len, direction.access());
+        return None;
+    }
+    Some(start)
 }
 
 /// Asks the processor for a frame of up to a line, which is on two when it does not begin on one, `offset` bytes into the

@@ -4,7 +4,7 @@ use pmd::virtio::split::{DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, Descriptor}
 use pmd::virtio::{NetHeader, SharedPtr};
 
 use super::fault::RingFault;
-use crate::memory::{MemTable, RegionCache};
+use crate::memory::{Access, MemTable, RegionCache};
 
 /// Most bytes a chain may name. A frame is at most about 64 KiB; the rest is slack for buffers made too large.
 pub(crate) const MAX_CHAIN_BYTES: u32 = 1 << 20;
@@ -35,6 +35,15 @@ impl Direction {
         match self {
             Direction::Read => 0,
             Direction::Write => DESC_F_WRITE,
+        }
+    }
+
+    /// What the device needs to do with buffers in this direction.
+    #[inline]
+    pub(crate) fn access(self) -> Access {
+        match self {
+            Direction::Read => Access::READ,
+            Direction::Write => Access::WRITE,
         }
     }
 }
@@ -69,10 +78,21 @@ impl Table {
     }
 }
 
+/// What a ring keeps for indirect tables.
+#[derive(Default)]
+pub(super) struct Tables {
+    /// Where one was last: often not where buffers are, and it takes another access to read it.
+    pub(super) cache: RegionCache,
+    /// One that lies in several pieces, put together.
+    gathered: Vec<u8>,
+}
+
 /// A guest's memory as a walk needs it.
 pub(super) struct Walk<'a> {
     pub(super) memory: &'a MemTable,
+    /// Where buffers of this direction were last.
     pub(super) cache: &'a mut RegionCache,
+    pub(super) tables: &'a mut Tables,
     pub(super) indirect: bool,
     pub(super) direction: Direction,
 }
@@ -117,14 +137,51 @@ impl Walk<'_> {
         {
             return Err(RingFault::BadIndirect);
         }
-        let start = match self.cache.get(desc.addr, desc.len) {
+        let start = match self.tables.cache.get(desc.addr, desc.len) {
             Some(start) => start,
-            None => match self.memory.lookup(desc.addr, desc.len, self.cache) {
-                Some((start, here)) if here == desc.len => start,
-                _ => return Err(RingFault::OutsideMemory),
+            None => match self.find(desc.addr, desc.len, Access::READ, true)? {
+                (start, here) if here == desc.len => start,
+                _ => self.gather(desc)?,
             },
         };
         Ok(Table { start, len })
+    }
+
+    /// Copies a table that lies in several pieces to private memory.
+    #[cold]
+    #[inline(never)]
+    #[expect(unsafe_code, reason = "reads guest memory")]
+    fn gather(&mut self, desc: &Descriptor) -> Result<SharedPtr, RingFault> {
+        let mut gathered = std::mem::take(&mut self.tables.gathered);
+        gathered.resize(desc.len as usize, 0);
+        let mut done = 0;
+        while let Some(rest) = gathered.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            let at = desc.addr.checked_add(done as u64).ok_or(RingFault::OutsideMemory)?;
+            let (start, here) = self.find(at, rest.len() as u32, Access::READ, true)?;
+            let here = (here as usize).min(rest.len());
+            // SAFETY: `here` bytes from `start` are mapped.
+            unsafe { start.copy_out(&mut rest[..here]) };
+            done += here;
+        }
+        self.tables.gathered = gathered;
+        // It stays until the ring gathers the next, which is after this walk: tables are not nested.
+        Ok(SharedPtr::new(std::ptr::NonNull::from(self.tables.gathered.as_mut_slice()).cast()))
+    }
+
+    /// Where guest memory is that the caches do not know: as [`MemTable::lookup`].
+    #[cold]
+    #[inline(never)]
+    fn find(
+        &mut self,
+        addr: u64,
+        len: u32,
+        access: Access,
+        table: bool,
+    ) -> Result<(SharedPtr, u32), RingFault> {
+        let cache = if table { &mut self.tables.cache } else { &mut *self.cache };
+        let absent =
+            if self.memory.translates() { RingFault::Untranslated } else { RingFault::OutsideMemory };
+        self.memory.lookup(addr, len, access, cache).ok_or(absent)
     }
 
     /// Appends the pieces of one buffer to `segments`; the chain has `total` bytes before it. Returns those with it.
@@ -147,7 +204,7 @@ impl Walk<'_> {
             // A buffer may run over the border of two regions that lie side by side in the guest.
             let (start, here) = match self.cache.get(gpa, left) {
                 Some(start) => (start, left),
-                None => self.memory.lookup(gpa, left, self.cache).ok_or(RingFault::OutsideMemory)?,
+                None => self.find(gpa, left, self.direction.access(), false)?,
             };
             segments.push(Segment { start, len: here });
             left -= here;

@@ -7,14 +7,14 @@ use pmd::virtio::features::{
     VIRTIO_F_EVENT_IDX, VIRTIO_F_IN_ORDER, VIRTIO_F_INDIRECT_DESC, VIRTIO_F_RING_PACKED,
 };
 use pmd::virtio::packed::{self, Position};
-use pmd::virtio::split;
+use pmd::virtio::{SharedPtr, split};
 
 use super::device::DeviceRing;
 use super::packed::PackedRing;
 use super::split::{RingParts, RingRules, SplitRing};
-use crate::memory::MemTable;
+use crate::memory::{Access, MemTable, Unplaced};
 
-/// Addresses of a ring's parts in the front-end's address space. In a packed ring, avail is the driver's event area and
+/// Addresses of a ring's parts in the front-end's address space, or the device's if the guest has an IOMMU. In a packed ring, avail is the driver's event area and
 /// used the device's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct RingAddresses {
@@ -59,6 +59,11 @@ pub(crate) enum RingConfigError {
     Outside { part: &'static str, addr: u64, len: usize },
     #[error("the {part} at front-end address {addr:#x} is not aligned")]
     Unaligned { part: &'static str, addr: u64 },
+    /// Not an error: the ring can start when the front-end has told where it is.
+    #[error("the {part} at I/O address {addr:#x} is not translated yet")]
+    Untranslated { part: &'static str, addr: u64 },
+    #[error("the {part} at I/O address {addr:#x}, {len:#x} bytes, lies in several pieces of memory")]
+    Scattered { part: &'static str, addr: u64, len: usize },
 }
 
 /// Checks a ring size as the front-end sends it, for a packed or a split ring.
@@ -90,6 +95,24 @@ impl RingConfig {
         memory: &Arc<MemTable>,
         rules: RingRules,
     ) -> Result<Option<DeviceRing>, RingConfigError> {
+        let Some((size, parts)) = self.place(memory, rules)? else { return Ok(None) };
+        let (memory, call) = (Arc::clone(memory), self.call.clone());
+        if !rules.packed {
+            return Ok(Some(DeviceRing::Split(SplitRing::new(memory, parts, size, self.base, rules, call))));
+        }
+        let base = Position::from_bits(self.base);
+        if base.slot() >= size {
+            return Err(RingConfigError::Base { base: self.base, size });
+        }
+        Ok(Some(DeviceRing::Packed(PackedRing::new(memory, parts, size, base, rules, call))))
+    }
+
+    /// Where the ring's parts are, and its size, if all that it needs has been said.
+    pub(crate) fn place(
+        &self,
+        memory: &MemTable,
+        rules: RingRules,
+    ) -> Result<Option<(u16, RingParts)>, RingConfigError> {
         let (Some(size), Some(addresses), true) = (self.size, self.addresses, self.started) else {
             return Ok(None);
         };
@@ -98,34 +121,42 @@ impl RingConfig {
         }
         // Features may have come after the size.
         checked_size(size.into(), rules.packed)?;
-        let place = |part, addr: u64, len: usize, align: usize| {
-            let host = memory.by_uva(addr, len as u64).ok_or(RingConfigError::Outside { part, addr, len })?;
-            if host.addr().is_multiple_of(align) {
-                Ok(host)
-            } else {
-                Err(RingConfigError::Unaligned { part, addr })
-            }
-        };
-        let (memory, call) = (Arc::clone(memory), self.call.clone());
-        if rules.packed {
+        let RingAddresses { descriptors, avail, used } = addresses;
+        let part = |part, addr, len, align, access| place_part(memory, part, addr, len, align, access);
+        // All three before the first error, so that all that is not translated is asked for at once.
+        let (descriptors, avail, used) = if rules.packed {
             use packed::{ALIGN, EVENT_LEN, descriptors_len};
-            let parts = RingParts {
-                descriptors: place("descriptor ring", addresses.descriptors, descriptors_len(size), ALIGN.0)?,
-                avail: place("driver event area", addresses.avail, EVENT_LEN, ALIGN.1)?,
-                used: place("device event area", addresses.used, EVENT_LEN, ALIGN.2)?,
-            };
-            let base = Position::from_bits(self.base);
-            if base.slot() >= size {
-                return Err(RingConfigError::Base { base: self.base, size });
-            }
-            return Ok(Some(DeviceRing::Packed(PackedRing::new(memory, parts, size, base, rules, call))));
-        }
-        use split::{ALIGN, avail_len, descriptors_len, used_len};
-        let parts = RingParts {
-            descriptors: place("descriptor table", addresses.descriptors, descriptors_len(size), ALIGN.0)?,
-            avail: place("avail ring", addresses.avail, avail_len(size), ALIGN.1)?,
-            used: place("used ring", addresses.used, used_len(size), ALIGN.2)?,
+            (
+                part("descriptor ring", descriptors, descriptors_len(size), ALIGN.0, Access::BOTH),
+                part("driver event area", avail, EVENT_LEN, ALIGN.1, Access::READ),
+                part("device event area", used, EVENT_LEN, ALIGN.2, Access::WRITE),
+            )
+        } else {
+            use split::{ALIGN, avail_len, descriptors_len, used_len};
+            (
+                part("descriptor table", descriptors, descriptors_len(size), ALIGN.0, Access::READ),
+                part("avail ring", avail, avail_len(size), ALIGN.1, Access::READ),
+                // Read too, for where it has come to when the ring starts.
+                part("used ring", used, used_len(size), ALIGN.2, Access::BOTH),
+            )
         };
-        Ok(Some(DeviceRing::Split(SplitRing::new(memory, parts, size, self.base, rules, call))))
+        Ok(Some((size, RingParts { descriptors: descriptors?, avail: avail?, used: used? })))
     }
+}
+
+/// Finds one part of a ring.
+fn place_part(
+    memory: &MemTable,
+    part: &'static str,
+    addr: u64,
+    len: usize,
+    align: usize,
+    access: Access,
+) -> Result<SharedPtr, RingConfigError> {
+    let host = memory.ring_part(addr, len as u64, access).map_err(|why| match why {
+        Unplaced::Outside => RingConfigError::Outside { part, addr, len },
+        Unplaced::Untranslated => RingConfigError::Untranslated { part, addr },
+        Unplaced::Scattered => RingConfigError::Scattered { part, addr, len },
+    })?;
+    if host.addr().is_multiple_of(align) { Ok(host) } else { Err(RingConfigError::Unaligned { part, addr }) }
 }

@@ -6,14 +6,15 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use pmd::packet::BURST;
 use pmd::virtio::packed::Position;
 
 use super::ahead::Chain;
 use super::chain::{Direction, Segment};
 use super::fault::RingFault;
 use super::packed::PackedRing;
-use super::split::SplitRing;
-use crate::memory::DirtyLog;
+use super::split::{RingParts, SplitRing};
+use crate::memory::{DirtyLog, MemTable};
 
 /// Which descriptors a chain is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -182,6 +183,21 @@ impl DeviceRing {
     /// Goes on from [`DeviceRing::next_used`].
     pub(crate) fn rewind_to_used(&mut self) {
         either!(self, ring => ring.rewind_to_used());
+    }
+
+    /// Goes on with other addresses, if the ring itself lies at the same place. False, and nothing is done, if it does not.
+    pub(crate) fn readdress(&mut self, parts: RingParts, memory: &Arc<MemTable>) -> bool {
+        let same = either!(self, ring => ring.parts == parts);
+        if same {
+            either!(self, ring => ring.set_memory(Arc::clone(memory))); // tidy: once per translation, by the control thread
+        }
+        same
+    }
+
+    /// Looks at what waits, without taking anything, so that addresses without a translation are reported.
+    pub(crate) fn survey(&mut self, direction: Direction) {
+        // A fault is for whoever takes the chain.
+        let _ = either!(self, ring => Ring::ready(ring, direction, 0, BURST as u16));
     }
 
     /// Replaces the interrupt descriptor.

@@ -24,10 +24,13 @@ pub(crate) enum RingFault {
     MemoryGone,
     #[error("a descriptor chain goes on at a descriptor that was not made available")]
     ChainCut,
+    /// No fault: the ring goes on when the front-end has told where the address is. Never latched.
+    #[error("an address that the guest's IOMMU has not translated yet")]
+    Untranslated,
 }
 
 impl RingFault {
-    const ALL: [RingFault; 10] = [
+    const ALL: [RingFault; 11] = [
         RingFault::AvailIndex,
         RingFault::DescriptorIndex,
         RingFault::ChainTooLong,
@@ -38,6 +41,7 @@ impl RingFault {
         RingFault::NoHeader,
         RingFault::MemoryGone,
         RingFault::ChainCut,
+        RingFault::Untranslated,
     ];
 
     /// The fault with this number; zero means none.

@@ -28,7 +28,7 @@ mod vring;
 
 pub(crate) use ahead::Chain;
 pub(crate) use chain::{Direction, Segment};
-pub(crate) use config::{RingAddresses, RingConfig, checked_size};
+pub(crate) use config::{RingAddresses, RingConfig, RingConfigError, checked_size};
 pub(crate) use device::{Cursor, DeviceRing, Extent, Ring};
 pub(crate) use fault::RingFault;
 pub(crate) use split::RingRules;

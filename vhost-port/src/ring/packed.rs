@@ -32,7 +32,7 @@ use pmd::virtio::packed::{
 use pmd::virtio::split::{DESC_F_INDIRECT, DESC_F_WRITE, Descriptor};
 
 use super::ahead::Chain;
-use super::chain::{Direction, MAX_SEGMENTS, Segment, Walk};
+use super::chain::{Direction, MAX_SEGMENTS, Segment, Tables, Walk};
 use super::device::{Cursor, Extent, Ring};
 use super::fault::RingFault;
 use super::packed_ahead::PackedAhead;
@@ -54,6 +54,7 @@ pub(crate) struct PackedRing {
     /// Descriptors published since the last decision to notify, at most a ring's.
     moved: u16,
     pub(super) cache: RegionCache,
+    tables: Tables,
     pub(super) ahead: PackedAhead,
     segments: Vec<Segment>,
     pub(super) memory: Arc<MemTable>,
@@ -81,6 +82,7 @@ impl PackedRing {
             published: base,
             moved: 0,
             cache: RegionCache::EMPTY,
+            tables: Tables::default(),
             ahead: PackedAhead::new(base),
             segments: Vec::with_capacity(MAX_SEGMENTS),
             memory,
@@ -109,6 +111,14 @@ impl PackedRing {
 
     /// Nothing to do: see [`PackedRing::next_used`].
     pub(crate) fn rewind_to_used(&mut self) {}
+
+    /// Goes on with other addresses, between bursts: the ring itself has stayed where it is.
+    pub(crate) fn set_memory(&mut self, memory: Arc<MemTable>) {
+        self.memory = memory;
+        self.cache = RegionCache::EMPTY;
+        self.tables.cache = RegionCache::EMPTY;
+        self.ahead.forget(self.next);
+    }
 
     /// Replaces the interrupt descriptor.
     pub(crate) fn set_call(&mut self, call: Option<Arc<OwnedFd>>) {
@@ -225,7 +235,8 @@ impl PackedRing {
         let Element { len, flags, .. } = packed.element;
         let desc = Descriptor { addr: packed.addr, len, flags, next: 0 };
         let indirect = self.rules.indirect;
-        let mut walk = Walk { memory: &self.memory, cache: &mut self.cache, indirect, direction };
+        let (cache, tables) = (&mut self.cache, &mut self.tables);
+        let mut walk = Walk { memory: &self.memory, cache, tables, indirect, direction };
         if flags & DESC_F_INDIRECT == 0 {
             return walk.buffer(&desc, total, &mut self.segments);
         }

@@ -61,6 +61,11 @@ impl PackedAhead {
         }
     }
 
+    /// Forgets all that waits, from `next` on.
+    pub(super) fn forget(&mut self, next: Position) {
+        (self.looked, self.at, self.fault) = (self.taken, next, None);
+    }
+
     /// The chain `ahead` of the next one.
     #[inline(always)]
     pub(super) fn chain(&self, ahead: u16) -> Chain {
@@ -156,7 +161,9 @@ impl PackedRing {
             let desc = unsafe { parts.descriptors.load_packed(slot) };
             let (len, head) = (desc.element.len, desc.element.id);
             let start = if len <= MAX_CHAIN_BYTES {
-                cache.get(desc.addr, len).or_else(|| look_up(&self.memory, desc.addr, len, &mut cache))
+                cache
+                    .get(desc.addr, len)
+                    .or_else(|| look_up(&self.memory, desc.addr, len, direction, &mut cache))
             } else {
                 None
             };

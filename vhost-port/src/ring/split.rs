@@ -20,13 +20,13 @@ use pmd::virtio::SharedPtr;
 use pmd::virtio::split::{AVAIL_F_NO_INTERRUPT, IDX, RING, USED_F_NO_NOTIFY, UsedElement, need_event};
 
 use super::ahead::LookAhead;
-use super::chain::{Direction, MAX_SEGMENTS, Segment, Table, Walk};
+use super::chain::{Direction, MAX_SEGMENTS, Segment, Table, Tables, Walk};
 use super::fault::RingFault;
 use super::ring_log::RingLog;
 use crate::memory::{DirtyLog, MemTable, RegionCache};
 
 /// Where the parts of a ring lie; each wholly inside one region, aligned.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RingParts {
     pub(crate) descriptors: SharedPtr,
     pub(crate) avail: SharedPtr,
@@ -68,6 +68,7 @@ pub(crate) struct SplitRing {
     /// Used index at the last decision to notify.
     decided: u16,
     pub(super) cache: RegionCache,
+    tables: Tables,
     pub(super) ahead: LookAhead,
     /// Pieces of the chain walked last.
     pub(crate) segments: Vec<Segment>,
@@ -98,6 +99,7 @@ impl SplitRing {
             published: used,
             decided: used,
             cache: RegionCache::EMPTY,
+            tables: Tables::default(),
             ahead: LookAhead::new(base),
             segments: Vec::with_capacity(MAX_SEGMENTS),
             memory,
@@ -131,6 +133,14 @@ impl SplitRing {
         self.ahead = LookAhead::new(self.next_used);
     }
 
+    /// Goes on with other addresses, between bursts: the ring itself has stayed where it is.
+    pub(crate) fn set_memory(&mut self, memory: Arc<MemTable>) {
+        self.memory = memory;
+        self.cache = RegionCache::EMPTY;
+        self.tables.cache = RegionCache::EMPTY;
+        self.ahead.forget(self.next_avail);
+    }
+
     /// Replaces the interrupt descriptor.
     pub(crate) fn set_call(&mut self, call: Option<Arc<OwnedFd>>) {
         self.call = call;
@@ -160,8 +170,8 @@ impl SplitRing {
     /// Appends the pieces of the chain at `head` to [`SplitRing::segments`] and returns its bytes.
     pub(crate) fn walk(&mut self, head: u16, direction: Direction) -> Result<u32, RingFault> {
         let table = Table { start: self.parts.descriptors, len: u32::from(self.mask) + 1 };
-        let walk =
-            Walk { memory: &self.memory, cache: &mut self.cache, indirect: self.rules.indirect, direction };
+        let (cache, tables) = (&mut self.cache, &mut self.tables);
+        let walk = Walk { memory: &self.memory, cache, tables, indirect: self.rules.indirect, direction };
         walk.chain(table, head, &mut self.segments)
     }
 

@@ -40,6 +40,8 @@ pub(crate) struct Vring {
     lock: AtomicBool,
     /// Started, enabled and not broken: worth a worker's look.
     usable: AtomicBool,
+    /// Would be usable, but waits for the translation of an address.
+    awaiting: AtomicBool,
     /// Code of the [`RingFault`] that stopped the ring, or zero.
     fault: AtomicU32,
     state: UnsafeCell<RingState>,
@@ -61,6 +63,7 @@ impl Vring {
         Vring {
             lock: AtomicBool::new(false),
             usable: AtomicBool::new(false),
+            awaiting: AtomicBool::new(false),
             fault: AtomicU32::new(0),
             state: UnsafeCell::new(RingState::default()),
             kick: ArcSwapOption::empty(),
@@ -81,6 +84,23 @@ impl Vring {
         self.usable.store(usable, Ordering::Release);
     }
 
+    /// Whether the guest could use it: a burst can be tried, now or when a translation has come.
+    pub(crate) fn live(&self) -> bool {
+        self.usable() || self.awaiting()
+    }
+
+    /// Whether it waits for a translation.
+    #[inline]
+    pub(crate) fn awaiting(&self) -> bool {
+        self.awaiting.load(Ordering::Acquire)
+    }
+
+    /// With the lock held: it has to wait for a translation, or need not any more. The miss has been reported by the memory table.
+    #[cold]
+    pub(crate) fn set_awaiting(&self, awaiting: bool) {
+        self.awaiting.store(awaiting, Ordering::Release);
+    }
+
     /// What broke the ring.
     pub(crate) fn fault(&self) -> Option<RingFault> {
         RingFault::from_code(self.fault.load(Ordering::Acquire))
@@ -91,9 +111,14 @@ impl Vring {
         self.fault.store(0, Ordering::Release);
     }
 
-    /// Stops the ring for what the guest did. Called with the lock held. The control thread reports it.
+    /// Stops the ring for what the guest did. Called with the lock held. The control thread reports it. A ring that only lacks
+    /// a translation waits for it.
     #[cold]
     pub(crate) fn break_down(&self, fault: RingFault) {
+        if fault == RingFault::Untranslated {
+            self.set_awaiting(true);
+            return self.set_usable(false);
+        }
         self.fault.store(fault as u32, Ordering::Release);
         self.set_usable(false);
         self.alarm.ring();

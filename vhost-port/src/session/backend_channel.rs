@@ -6,7 +6,6 @@
 //! Nothing here waits: a front-end that does not read its end would hold up the control thread, and so its own next message. What
 //! does not fit now is refused with [`SendError::Full`], and the sender tries again later or lets it be. No reply is ever asked
 //! for: a front-end that is busy with us (QEMU waits for acknowledgements with its lock held) would answer too late to be of use.
-#![cfg_attr(not(test), expect(dead_code, reason = "who sends comes with the next commit"))]
 
 use std::io;
 use std::os::fd::OwnedFd;

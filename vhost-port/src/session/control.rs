@@ -125,8 +125,11 @@ pub(crate) fn serve(shared: &Arc<Shared>, stream: UnixStream) {
         if stopping(shared) {
             break Ok(());
         }
-        let kicks = locked().discarded_kicks();
-        let result = match next_event(&mut socket, &shared.alarm, &kicks) {
+        let (kicks, patience) = {
+            let session = locked();
+            (session.discarded_kicks(), session.patience())
+        };
+        let result = match next_event(&mut socket, &shared.alarm, &kicks, patience) {
             Event::Attention => {
                 shared.alarm.clear();
                 locked().attend();

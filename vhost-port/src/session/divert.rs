@@ -2,7 +2,7 @@
 //!
 //! Before the crate reads a message, its 12-byte header is peeked at. Ours is what the crate would refuse:
 //! NET_SET_MTU, SEND_RARP, GET/SET_STATUS (not dispatched at all) and SET_VRING_ENABLE, which QEMU sends
-//! before the SET_FEATURES that the crate insists on; and SET_BACKEND_REQ_FD, whose socket the crate would keep to itself.
+//! before the SET_FEATURES that the crate insists on; IOTLB_MSG, which the crate does not know; and SET_BACKEND_REQ_FD, whose socket the crate would keep to itself.
 //! Peeking leaves passed descriptors queued.
 //!
 //! The crate reads a body with a single call and takes a short one for an error, so a message is handed on only
@@ -19,6 +19,8 @@ use pmd::sys::sigbus::Alarm;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recv, recvmsg};
+
+use super::iommu::IotlbMessage;
 
 /// Bytes of a message's header.
 const HEADER: usize = 12;
@@ -43,6 +45,8 @@ pub(super) enum Diverted {
     GetStatus,
     /// The socket for messages from us to the front-end.
     BackendChannel(OwnedFd),
+    /// A translation of the guest's IOMMU.
+    Iotlb(IotlbMessage),
 }
 
 /// What came.
@@ -52,7 +56,7 @@ pub(super) enum Event {
     ForCrate,
     /// A message for us; `need_reply` asks for an acknowledgement.
     Ours { code: u32, request: Diverted, need_reply: bool },
-    /// The alarm rang, or a ring was kicked that nobody else looks after.
+    /// The alarm rang, a ring was kicked that nobody else looks after, or patience is over.
     Attention,
     /// The connection has ended.
     Closed,
@@ -60,11 +64,16 @@ pub(super) enum Event {
     Bad(String),
 }
 
-/// Waits for a whole message, for the alarm, or for a kick. A message comes before a kick.
-pub(super) fn next_event(socket: &mut UnixStream, alarm: &Alarm, kicks: &[Arc<OwnedFd>]) -> Event {
+/// Waits for a whole message, for the alarm, for a kick, or until patience is over. A message comes before a kick.
+pub(super) fn next_event(
+    socket: &mut UnixStream,
+    alarm: &Alarm,
+    kicks: &[Arc<OwnedFd>],
+    patience: Option<Duration>,
+) -> Event {
     let mut pause = None;
     loop {
-        match wait(socket, alarm, kicks, pause) {
+        match wait(socket, alarm, kicks, pause, patience) {
             Ok(true) => return Event::Attention,
             Ok(false) => {}
             Err(e) => return Event::Bad(format!("poll: {e}")),
@@ -85,7 +94,7 @@ pub(super) fn next_event(socket: &mut UnixStream, alarm: &Alarm, kicks: &[Arc<Ow
         let arrived = rustix::io::ioctl_fionread(&*socket).unwrap_or(0);
         if got == HEADER && arrived >= (HEADER + size) as u64 {
             return match code {
-                18..=21 | 39 | 40 => ours(socket, code, flags, size),
+                18..=22 | 39 | 40 => ours(socket, code, flags, size),
                 _ => Event::ForCrate,
             };
         }
@@ -98,21 +107,26 @@ pub(super) fn next_event(socket: &mut UnixStream, alarm: &Alarm, kicks: &[Arc<Ow
     }
 }
 
-/// True when the alarm rang or, without anything from the socket, a kick came. With a pause, waits that long for the alarm alone.
+/// True when the alarm rang or, without anything from the socket, a kick came or patience was over. With a pause, waits that long for
+/// the alarm alone.
 fn wait(
     socket: &UnixStream,
     alarm: &Alarm,
     kicks: &[Arc<OwnedFd>],
     pause: Option<Duration>,
+    patience: Option<Duration>,
 ) -> Result<bool, Errno> {
     let mut fds = vec![
         PollFd::from_borrowed_fd(alarm.as_fd(), PollFlags::IN),
         PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN),
     ];
     fds.extend(kicks.iter().map(|kick| PollFd::new(kick, PollFlags::IN)));
-    let timeout = pause.map(|p| Timespec { tv_sec: 0, tv_nsec: i64::from(p.subsec_nanos()) });
+    let timeout = pause.or(patience);
+    let timeout =
+        timeout.map(|t| Timespec { tv_sec: t.as_secs() as i64, tv_nsec: i64::from(t.subsec_nanos()) });
     let watched = if pause.is_some() { &mut fds[..1] } else { &mut fds[..] };
     match poll(watched, timeout.as_ref()) {
+        Ok(0) if pause.is_none() => return Ok(true),
         Ok(_) | Err(Errno::INTR) => {}
         Err(e) => return Err(e),
     }
@@ -167,6 +181,10 @@ fn ours(socket: &mut UnixStream, code: u32, flags: u32, size: usize) -> Event {
         (18, Ok(state)) => match state >> 32 {
             enable @ (0 | 1) => Diverted::VringEnable { index: state as u32, enable: enable == 1 },
             other => return Event::Bad(format!("SET_VRING_ENABLE with state {other}")),
+        },
+        (22, _) => match IotlbMessage::parse(body) {
+            Ok(message) => Diverted::Iotlb(message),
+            Err(what) => return Event::Bad(what),
         },
         (20, Ok(mtu)) => Diverted::SetMtu(mtu),
         (39, Ok(status)) => Diverted::SetStatus(status),

@@ -7,8 +7,7 @@ use crate::config::VhostConfig;
 
 /// Virtio features offered to a guest.
 ///
-/// Not offered: IOMMU (not written yet). The rest that is missing, and why:
-/// `docs/decisions/0009-features-that-are-the-front-ends.md`. MAC, link status and speed are QEMU's own there; they are for
+/// What is missing, and why: `docs/decisions/0009-features-that-are-the-front-ends.md`. MAC, link status and speed are QEMU's own there; they are for
 /// front-ends that ask the port for its configuration space.
 pub(super) fn offered(config: &VhostConfig) -> u64 {
     let offload = config.offload;
@@ -20,6 +19,7 @@ pub(super) fn offered(config: &VhostConfig) -> u64 {
         | VIRTIO_F_EVENT_IDX
         | VIRTIO_F_RING_PACKED
         | VIRTIO_F_IN_ORDER
+        | VIRTIO_F_ACCESS_PLATFORM
         | VHOST_F_LOG_ALL
         | VHOST_USER_F_PROTOCOL_FEATURES
         | VIRTIO_NET_F_MRG_RXBUF

@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use pmd::port::LinkState;
-use pmd::virtio::features::{VHOST_F_LOG_ALL, VHOST_USER_F_PROTOCOL_FEATURES};
+use pmd::virtio::features::{VHOST_F_LOG_ALL, VHOST_USER_F_PROTOCOL_FEATURES, VIRTIO_F_ACCESS_PLATFORM};
 use vhost::vhost_user::message::{
     VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight,
     VhostUserLog, VhostUserMemoryRegion, VhostUserProtocolFeatures, VhostUserShMemConfig, VhostUserSharedMsg,
@@ -24,6 +24,7 @@ use super::config_space::ConfigSpace;
 use super::device_state::Transfer;
 use super::divert::{Diverted, reply};
 use super::features;
+use super::iommu::Iommu;
 use crate::memory::{DirtyLog, MAX_REGIONS, MemTable, MemoryError, Region, RegionSpec};
 use crate::net::{Peer, Shared};
 use crate::ring::{RingAddresses, RingConfig};
@@ -32,6 +33,10 @@ use crate::ring::{RingAddresses, RingConfig};
 pub(super) struct Session {
     pub(super) shared: Arc<Shared>,
     pub(super) memory: Arc<MemTable>,
+    /// What rings and descriptors say where things are: the memory, through the IOMMU if the guest has one.
+    pub(super) addresses: Arc<MemTable>,
+    /// The guest's IOMMU, from ACCESS_PLATFORM on.
+    pub(super) iommu: Option<Iommu>,
     /// Where written pages are noted while [`VHOST_F_LOG_ALL`] is acknowledged.
     pub(super) log: Option<Arc<DirtyLog>>,
     /// Acknowledged virtio features.
@@ -73,6 +78,8 @@ impl Session {
         shared.changed();
         Session {
             memory: Arc::default(),
+            addresses: Arc::default(),
+            iommu: None,
             log: None,
             features: 0,
             protocol_features: 0,
@@ -109,6 +116,8 @@ impl Session {
             self.rings[index] = RingConfig::default();
         }
         self.memory = Arc::default();
+        self.addresses = Arc::default();
+        self.iommu = None;
         self.features = 0;
         self.use_log(None);
         self.changed = true;
@@ -157,6 +166,8 @@ impl Session {
             self.rings[index] = RingConfig { call, err, ..RingConfig::default() };
         }
         self.features = 0;
+        self.iommu = None;
+        self.use_addresses();
         self.device_status = 0;
         self.tell_of_log();
         self.shared.peer().forget_guest();
@@ -200,6 +211,7 @@ impl Session {
             Diverted::BackendChannel(socket) if has(self, VhostUserProtocolFeatures::BACKEND_REQ) => {
                 BackendChannel::new(socket).map(|channel| self.channel = Some(channel))
             }
+            Diverted::Iotlb(message) => self.translate(message),
             Diverted::GetStatus if status => {
                 return reply(socket, code, self.device_status).map_err(|e| format!("send: {e}"));
             }
@@ -222,7 +234,16 @@ impl Session {
     /// Moves all rings to another table.
     fn use_memory(&mut self, memory: MemTable) -> VhostResult<()> {
         self.memory = Arc::new(memory);
+        self.use_addresses();
         self.refresh_rings()
+    }
+
+    /// After another memory table, or features, came.
+    fn use_addresses(&mut self) {
+        self.addresses = match &mut self.iommu {
+            Some(iommu) => Arc::new(iommu.rebase(&self.memory)),
+            None => Arc::clone(&self.memory),
+        };
     }
 
     fn map(&self, region: &VhostUserMemoryRegion, file: &File) -> Result<Region, MemoryError> {
@@ -264,6 +285,12 @@ impl VhostUserBackendReqHandlerMut for Session {
         if acked != self.features {
             self.features = acked;
             self.shared.peer().features = acked;
+            if acked & VIRTIO_F_ACCESS_PLATFORM == 0 {
+                self.iommu = None;
+            } else if self.iommu.is_none() {
+                self.iommu = Some(Iommu::new(self));
+            }
+            self.use_addresses();
             self.refresh_rings()?;
             self.tell_of_log();
             self.changed = true;

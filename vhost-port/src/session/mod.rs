@@ -5,7 +5,8 @@
 //!   control    the thread: connection after connection   machine   one session's state, a method per message
 //!   features   what we offer                    rings     messages about rings
 //!   config_space   what the guest's driver reads of the device
-//!   backend_channel   our messages to the front-end     device_state   what another back-end goes on from
+//!   iommu      translations, and asking for them     backend_channel   our messages to the front-end
+//!   device_state   what another back-end goes on from
 //! ```
 //!
 //! One thread per port, so a front-end that sends half a message and stops holds up nobody else. The thread waits on
@@ -18,6 +19,7 @@ mod device_state;
 mod divert;
 mod endpoint;
 mod features;
+mod iommu;
 mod machine;
 mod rings;
 

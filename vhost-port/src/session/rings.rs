@@ -14,10 +14,11 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::{FdFlags, fcntl_setfd};
 use vhost::vhost_user::Result as VhostResult;
 
+use super::iommu::direction;
 use super::machine::{Session, refuse, starts_enabled};
 use crate::memory::PageLog;
 use crate::net::NetRules;
-use crate::ring::{DeviceRing, RingAddresses, RingFault, RingRules, checked_size};
+use crate::ring::{DeviceRing, RingAddresses, RingConfigError, RingFault, RingRules, checked_size};
 
 /// Checks that a descriptor is an eventfd, so that writing it can do nothing but notify, and sets it up so that writing
 /// never blocks a worker.
@@ -142,6 +143,7 @@ impl Session {
         let config = &mut self.rings[at];
         let mut guard = vring.lock();
         vring.set_usable(false);
+        vring.set_awaiting(false);
         vring.clear_fault();
         if let Some(ring) = guard.ring.take() {
             config.base = retire(ring);
@@ -166,19 +168,31 @@ impl Session {
             .try_for_each(|at| self.refresh_ring(at))
     }
 
-    /// Makes the shared ring what the settings say.
+    /// Makes the shared ring what the settings say, and tells of it.
     pub(super) fn refresh_ring(&mut self, at: usize) -> VhostResult<()> {
+        if self.rings[at].started {
+            self.rebuild_ring(at)?;
+            self.changed = true;
+            self.discard(at);
+            self.ask();
+        }
+        Ok(())
+    }
+
+    /// Builds a started ring anew from its settings. It goes on where it was.
+    pub(super) fn rebuild_ring(&mut self, at: usize) -> VhostResult<()> {
         let rules = RingRules::new(self.features);
         let log = self.log.as_ref().filter(|_| self.features & VHOST_F_LOG_ALL != 0);
         let vring = &self.shared.rings[at];
         let config = &mut self.rings[at];
-        if !config.started {
-            return Ok(());
-        }
         let mut guard = vring.lock();
         vring.set_usable(false);
         let resumed = guard.ring.take().map(|old| config.base = retire(old)).is_some();
-        let mut ring = config.activate(&self.memory, rules).map_err(|e| refuse(format!("ring {at}: {e}")))?;
+        let (mut ring, awaiting) = match config.activate(&self.addresses, rules) {
+            Ok(ring) => (ring, false),
+            Err(RingConfigError::Untranslated { .. }) => (None, true),
+            Err(e) => return Err(refuse(format!("ring {at}: {e}"))),
+        };
         if let Some(ring) = &mut ring
             && !resumed
             && ring.next_used() != config.base
@@ -193,20 +207,27 @@ impl Session {
             ring.rewind_to_used();
         }
         if let (Some(ring), Some(log)) = (&mut ring, log) {
-            ring.log_to(log, config.used_log);
+            // With an IOMMU it would be an I/O address.
+            ring.log_to(log, config.used_log.filter(|_| !self.addresses.translates()));
         }
         let enabled = config.enabled || starts_enabled(self.features);
-        let usable = ring.is_some() && enabled && vring.fault().is_none() && !self.shared.alarm.tripped();
+        let works = enabled && vring.fault().is_none() && !self.shared.alarm.tripped();
+        let usable = works && ring.is_some();
+        if usable
+            && self.addresses.translates()
+            && let Some(ring) = &mut ring
+        {
+            ring.survey(direction(at));
+        }
         guard.ring = ring;
         guard.net = NetRules::new(self.features);
         guard.written = log.map(|log| PageLog::new(log, &self.memory));
         // A worker must not take kicks that are meant for `discard`.
         vring.set_kick(if enabled { config.kick.clone() } else { None });
+        vring.set_awaiting(works && awaiting);
         vring.set_usable(usable);
         drop(guard);
         vring.wake();
-        self.changed = true;
-        self.discard(at);
         Ok(())
     }
 
@@ -259,9 +280,11 @@ impl Session {
         }
     }
 
-    /// Looks after what rang the alarm, broken rings and memory that went away, after disabled rings that were kicked,
-    /// and tells what the operator changed.
+    /// Looks after what rang the alarm, broken rings, memory that went away and translations that are missing, after disabled
+    /// rings that were kicked, and tells what the operator changed.
     pub(super) fn attend(&mut self) {
+        self.ask();
+        self.ask_again();
         self.report_unlogged();
         (0..self.rings.len()).for_each(|at| self.discard(at));
         self.tell_config();

@@ -61,6 +61,7 @@ pub(crate) fn all() -> Vec<Message> {
         message("SET_OWNER", 3, vec![], Nothing, WithYes),
         message("RESET_OWNER", 4, vec![], Nothing, WithYes),
         message("SET_MEM_TABLE", 5, words(&[1, 0, REGION, UVA, 0]), Memory, WithYes),
+        message("SET_LOG_BASE", 6, words(&[0x1000, 0]), Memory, WithContents),
         message("SET_VRING_NUM", 8, ring(1, RING_SIZE.into()), Nothing, WithYes),
         message("SET_VRING_ADDR", 9, ring_addresses(1), Nothing, WithYes),
         message("SET_VRING_BASE", 10, ring(3, 5), Nothing, WithYes),

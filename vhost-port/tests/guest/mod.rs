@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 #![expect(unsafe_code, reason = "the guest maps and writes its memory")]
 
+pub(crate) mod iommu;
 pub(crate) mod log;
 pub(crate) mod messages;
 pub(crate) mod raw;
@@ -21,7 +22,7 @@ use pmd::virtio::features::*;
 use pmd::virtio::packed_driver_ring::PackedDriverRing;
 use pmd::virtio::{NetHeader, SharedPtr};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
-use rustix::mm::{MapFlags, ProtFlags, mmap};
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use vhost::vhost_user::message::{VhostUserHeaderFlag, VhostUserProtocolFeatures};
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
@@ -62,6 +63,8 @@ pub(crate) struct Guest {
     features: u64,
     base: NonNull<u8>,
     next: u64,
+    /// What stands between the card and the memory, if the features say so.
+    iommu: Option<iommu::Iommu>,
 }
 
 impl Guest {
@@ -80,7 +83,11 @@ impl Guest {
         let base = NonNull::new(map.unwrap().cast()).unwrap();
         negotiate(&mut frontend, features);
         frontend.set_mem_table(&Guest::regions(&file)).unwrap();
-        let mut guest = Guest { file, frontend, rings: Vec::new(), features, base, next: BUFFERS };
+        let iommu = (features & VIRTIO_F_ACCESS_PLATFORM != 0).then(|| iommu::Iommu::new(&mut frontend));
+        if let Some(iommu) = &iommu {
+            iommu.map_all(&file, base);
+        }
+        let mut guest = Guest { file, frontend, rings: Vec::new(), features, base, next: BUFFERS, iommu };
         for index in 0..rings {
             let ring = guest.make_ring(index);
             guest.rings.push(ring);
@@ -116,6 +123,15 @@ impl Guest {
             mmap_offset: i * SPLIT,
             mmap_handle: file.as_raw_fd(),
         })
+    }
+
+    pub(crate) fn iommu(&mut self) -> &mut iommu::Iommu {
+        self.iommu.as_mut().unwrap()
+    }
+
+    /// Swaps the memory behind two pages of a guest with an IOMMU.
+    pub(crate) fn swap_pages(&mut self, one: u64, other: u64) {
+        self.iommu.as_mut().unwrap().swap(&self.file, self.base, one, other);
     }
 
     pub(crate) fn at(&self, gpa: u64) -> SharedPtr {
@@ -162,8 +178,10 @@ impl Guest {
         Guest::ring_config_for(0, index)
     }
 
+    /// With an IOMMU, rings are where the card sees them.
     fn ring_config_for(features: u64, index: usize) -> VringConfigData {
-        let uva = UVA[0] + index as u64 * RING_AREA;
+        let space = if features & VIRTIO_F_ACCESS_PLATFORM != 0 { 0 } else { UVA[0] };
+        let uva = space + index as u64 * RING_AREA;
         let (avail, used) = layout(features);
         VringConfigData {
             queue_max_size: RING_SIZE,
@@ -225,24 +243,48 @@ impl Guest {
 
     /// Sends a frame, header and all cut at `cuts`, by transmit ring `index`. True when the device wants a kick.
     pub(crate) fn send(&mut self, index: usize, header: NetHeader, frame: &[u8], cuts: &[usize]) -> bool {
+        let buffers = self.write(header, frame, cuts);
+        let driver = &mut self.rings[index].driver;
+        driver.add(&buffers).unwrap();
+        driver.publish()
+    }
+
+    /// The same through an indirect table, which lies across the border of two pages.
+    pub(crate) fn send_indirect(&mut self, index: usize, header: NetHeader, frame: &[u8], cuts: &[usize]) {
+        let buffers = self.write(header, frame, cuts);
+        let len = buffers.len() as u64 * 16;
+        let room = self.allocate(2 * iommu::PAGE + len);
+        let table = (room + 24).next_multiple_of(iommu::PAGE) - len.min(24);
+        for (i, buffer) in buffers.iter().enumerate() {
+            let next = if i + 1 < buffers.len() { 1 } else { 0 };
+            let id_or_next = if self.packed() { [0, next] } else { [next, next * (i as u16 + 1)] };
+            let mut bytes = [buffer.addr.to_le_bytes(), [0; 8]].concat();
+            bytes[8..12].copy_from_slice(&buffer.len.to_le_bytes());
+            bytes[12..14].copy_from_slice(&id_or_next[0].to_le_bytes());
+            bytes[14..].copy_from_slice(&id_or_next[1].to_le_bytes());
+            // SAFETY: just allocated, inside the mapping.
+            unsafe { self.at(table + i as u64 * 16).copy_in(&bytes) };
+        }
+        let driver = &mut self.rings[index].driver;
+        driver.add_indirect(table, buffers.len() as u16).unwrap();
+        driver.publish();
+    }
+
+    /// Puts a frame, header and all cut at `cuts`, into buffers to be sent.
+    fn write(&mut self, header: NetHeader, frame: &[u8], cuts: &[usize]) -> Vec<Buffer> {
         let mut bytes = header.to_bytes()[..self.header_len()].to_vec();
         bytes.extend_from_slice(frame);
         let mut borders: Vec<_> = cuts.iter().map(|&c| c % bytes.len()).filter(|&c| c > 0).collect();
         borders.extend([0, bytes.len()]);
         borders.sort_unstable();
         borders.dedup();
-        let buffers: Vec<_> = borders
-            .windows(2)
-            .map(|w| {
-                let addr = self.allocate((w[1] - w[0]) as u64);
-                // SAFETY: just allocated, inside the mapping.
-                unsafe { self.at(addr).copy_in(&bytes[w[0]..w[1]]) };
-                Buffer { addr, len: (w[1] - w[0]) as u32, write: false }
-            })
-            .collect();
-        let driver = &mut self.rings[index].driver;
-        driver.add(&buffers).unwrap();
-        driver.publish()
+        let buffer = |guest: &mut Guest, part: &[u8]| {
+            let addr = guest.allocate(part.len() as u64);
+            // SAFETY: just allocated, inside the mapping.
+            unsafe { guest.at(addr).copy_in(part) };
+            Buffer { addr, len: part.len() as u32, write: false }
+        };
+        borders.windows(2).map(|w| buffer(self, &bytes[w[0]..w[1]])).collect()
     }
 
     /// Offers a chain of buffers of these sizes to be filled.
@@ -255,6 +297,17 @@ impl Guest {
         let head = ring.driver.add(&buffers).unwrap();
         ring.posted[usize::from(head)] = buffers;
         ring.driver.publish();
+    }
+
+    /// Offers a buffer on a page of its own, and says which.
+    pub(crate) fn post_page(&mut self, index: usize) -> u64 {
+        let addr = self.allocate(2 * iommu::PAGE).next_multiple_of(iommu::PAGE);
+        let buffers = vec![Buffer { addr, len: 2000, write: true }];
+        let ring = &mut self.rings[index];
+        let head = ring.driver.add(&buffers).unwrap();
+        ring.posted[usize::from(head)] = buffers;
+        ring.driver.publish();
+        addr
     }
 
     fn used_bytes(&mut self, index: usize) -> Option<Vec<u8>> {
@@ -295,6 +348,16 @@ impl Guest {
     /// Whether the device has interrupted since last asked.
     pub(crate) fn interrupted(&self, index: usize) -> bool {
         self.rings[index].call.read().is_ok()
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        if self.iommu.is_some() {
+            // A mapping per page: the kernel's limit is sixteen such guests.
+            // SAFETY: nothing but this guest's rings reaches it.
+            unsafe { munmap(self.base.as_ptr().cast(), MEMORY as usize) }.unwrap();
+        }
     }
 }
 

@@ -178,7 +178,7 @@ fn statistics(report: &PortReport) -> Datum {
         drops.iter().filter(|(reason, _)| wanted(reason)).map(|(_, n)| *n).sum()
     };
     // A frame that could not be what it claims is an error; one with no place to go is dropped.
-    let lost = |reason: &str| matches!(reason, "rx_no_buffer" | "rx_disabled");
+    let lost = |reason: &str| matches!(reason, "rx_no_buffer" | "rx_ring_full" | "rx_disabled");
     let bad = |reason: &str| reason.starts_with("rx_") && !lost(reason) || reason == "tx_bad_ring";
     let good = |reason: &str| !bad(reason);
     let mut counters: BTreeMap<String, u64> = [

@@ -250,7 +250,8 @@ fn a_bad_interface_fails_alone_and_says_what_to_do() {
     let mut bench = Bench::new();
     bench.fake.state.lock().unwrap().refused.push("taken".into());
     let bad = [
-        ("eth0", json!({"type": ""}), "type=tap"),
+        ("eth0", json!({"type": "", "options": ["map", [["n_rxq", "65"]]]}), "1 to 64"),
+        ("eth1", json!({"type": "afxdp", "options": ["map", [["xdp-mode", "fast"]]]}), "best-effort"),
         ("odd", json!({"type": "quux"}), "vhost-user"),
         ("patchy", json!({"type": "patch"}), "patch"),
         ("client", json!({"type": "vhost-user-client"}), "options:vhost-server-path"),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use pmd::drivers::af_xdp::{Filter, Mode};
 use vswitch_ovsdb::RowView;
 
 use super::model::PortSpec;
@@ -17,11 +18,14 @@ type Options<'a> = BTreeMap<&'a str, &'a str>;
 /// Types of interfaces there are, as published in `Open_vSwitch.iface_types`. Both names of each vhost-user
 /// type, because orchestrators look for the DPDK ones.
 pub(super) const TYPES: &[&str] = &[
+    "afpacket",
+    "afxdp",
     "dpdkvhostuser",
     "dpdkvhostuserclient",
     "internal",
     "null",
     "pcap",
+    "system",
     "tap",
     "vhost-user",
     "vhost-user-client",
@@ -236,6 +240,8 @@ fn kind(
     }
     match kind {
         "internal" | "tap" => tap(options),
+        "" | "system" | "afpacket" => system(options),
+        "afxdp" => afxdp(options),
         "vhost-user" | "dpdkvhostuser" => {
             Ok(PortKind::VhostUser { path: path(["path", "vhost-server-path"]), guest: guest(mac, options)? })
         }
@@ -257,18 +263,38 @@ fn kind(
             }
             Ok(PortKind::Pcap { replay, record })
         }
-        "" | "system" => Err(format!(
-            "{name} would be a network device of the host (type system), which is not built yet: \
-             use type=tap, or type=internal for a new device"
-        )),
         "patch" => Err("type patch is not built yet: put the ports on one bridge".into()),
         other => Err(format!("type {other} is unknown: use one of {}", TYPES.join(", "))),
     }
 }
 
+fn queues(options: &Options<'_>, most: u64) -> Result<Option<u16>, String> {
+    let queues = number(options, "n_rxq", 1, most)?;
+    Ok(queues.and_then(|queues| u16::try_from(queues).ok()))
+}
+
 fn tap(options: &Options<'_>) -> Result<PortKind, String> {
-    let queues = number(options, "n_rxq", 1, 256)?.unwrap_or(1);
-    Ok(PortKind::Tap { queues: u16::try_from(queues).unwrap_or(1) })
+    Ok(PortKind::Tap { queues: queues(options, 256)?.unwrap_or(1) })
+}
+
+fn system(options: &Options<'_>) -> Result<PortKind, String> {
+    let bypass_qdisc = flag(options, "qdisc-bypass", false)?;
+    Ok(PortKind::System { queues: queues(options, 64)?.unwrap_or(1), bypass_qdisc })
+}
+
+fn afxdp(options: &Options<'_>) -> Result<PortKind, String> {
+    let mode = match options.get("xdp-mode") {
+        None => Mode::default(),
+        Some(name) => {
+            let found = Mode::NAMES.iter().find(|(known, _)| known == name).map(|(_, mode)| *mode);
+            found.ok_or_else(|| {
+                let known = Mode::NAMES.map(|(name, _)| name).join(", ");
+                format!("xdp-mode={name}: use one of {known}")
+            })?
+        }
+    };
+    let filter = options.get("xdp-filter").map(|text| text.parse::<Filter>()).transpose()?;
+    Ok(PortKind::AfXdp { queues: queues(options, 64)?, mode, filter: filter.unwrap_or_default() })
 }
 
 fn guest(mac: Option<&str>, options: &Options<'_>) -> Result<GuestOptions, String> {
@@ -344,6 +370,30 @@ mod tests {
     fn affinities() {
         assert_eq!(affinity("0:3,1:5"), Ok(BTreeMap::from([(0, 3), (1, 5)])));
         assert!(affinity("0-3").is_err());
+    }
+
+    #[test]
+    fn kinds_on_devices_of_the_kernel() {
+        let none = Options::new();
+        let plain = PortKind::System { queues: 1, bypass_qdisc: false };
+        for name in ["", "system", "afpacket"] {
+            assert_eq!(kind("eth1", name, false, None, &none), Ok(plain.clone()));
+        }
+        let set = Options::from([("n_rxq", "4"), ("qdisc-bypass", "true")]);
+        assert_eq!(
+            kind("eth1", "", false, None, &set),
+            Ok(PortKind::System { queues: 4, bypass_qdisc: true })
+        );
+        let all = PortKind::AfXdp { queues: None, mode: Mode::BestEffort, filter: Filter::All };
+        assert_eq!(kind("eth1", "afxdp", false, None, &none), Ok(all));
+        let set = Options::from([("n_rxq", "2"), ("xdp-mode", "generic"), ("xdp-filter", "vlan=7")]);
+        let filter = "vlan=7".parse().unwrap();
+        let some = PortKind::AfXdp { queues: Some(2), mode: Mode::Generic, filter };
+        assert_eq!(kind("eth1", "afxdp", false, None, &set), Ok(some));
+        for (key, value) in [("xdp-mode", "fast"), ("xdp-filter", "tcp=1"), ("n_rxq", "65")] {
+            let error = kind("eth1", "afxdp", false, None, &Options::from([(key, value)])).unwrap_err();
+            assert!(error.contains(&format!("{key}={value}: use")), "{error}");
+        }
     }
 
     #[test]

@@ -9,6 +9,10 @@
 //! | `vs.flow.del` | `[bridge, match, strict]` | number deleted |
 //! | `vs.flow.dump` | `[bridge, match]` | rules with counters |
 //! | `vs.dp.flows` | `[]` | megaflows per worker |
+//! | `vs.nic.list` | `[]` | PCI network devices |
+//! | `vs.nic.show` | `[address]` | one of them |
+//! | `vs.nic.bind` | `[address, force?]` | nothing; `vfio-pci` has the device |
+//! | `vs.nic.unbind` | `[address]` | nothing; the kernel has the device |
 //! | `vs.stats` | `[port?]` | ports, queues, drops |
 //! | `vs.pmd` | `[]` | workers, load per queue |
 //!
@@ -17,6 +21,7 @@
 
 mod fdb;
 mod flows;
+mod nic;
 mod params;
 mod stats;
 
@@ -50,6 +55,10 @@ impl Methods for SwitchMethods {
             "vs.flow.del" => flows::delete(switch, params),
             "vs.flow.dump" => flows::dump(switch, params),
             "vs.dp.flows" => flows::megaflows(switch),
+            "vs.nic.list" => nic::list(),
+            "vs.nic.show" => nic::show(params),
+            "vs.nic.bind" => nic::bind(params),
+            "vs.nic.unbind" => nic::unbind(params),
             "vs.stats" => stats::ports(switch, params),
             "vs.pmd" => stats::workers(switch),
             _ => return None,

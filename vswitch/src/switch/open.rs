@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use pmd::drivers::{null, pcap, tap};
+use pmd::drivers::{af_packet, af_xdp, null, pcap, tap};
 use pmd::packet::Pool;
 use pmd::port::{PmdError, Port};
 use vhost_port::{Mode, OffloadOffer, VhostConfig, VhostPort};
@@ -17,6 +17,22 @@ pub enum PortKind {
     Tap {
         /// Queue pairs.
         queues: u16,
+    },
+    /// A network device that the kernel keeps, of the port's name, by packet sockets.
+    System {
+        /// Receive queues.
+        queues: u16,
+        /// Send past queueing disciplines and taps.
+        bypass_qdisc: bool,
+    },
+    /// Queues of a network device that the kernel keeps, of the port's name, before the kernel's stack.
+    AfXdp {
+        /// Receive queues; all of the device's if absent.
+        queues: Option<u16>,
+        /// How to get at them.
+        mode: af_xdp::Mode,
+        /// Which frames to take.
+        filter: af_xdp::Filter,
     },
     /// A guest; we listen.
     VhostUser {
@@ -73,6 +89,14 @@ pub(super) fn open(
     let name = request.name.clone();
     match &request.kind {
         PortKind::Tap { queues } => tap::open(&tap::TapConfig { name, queues: *queues }),
+        PortKind::System { queues, bypass_qdisc } => {
+            let (queues, bypass_qdisc) = (*queues, *bypass_qdisc);
+            af_packet::open(&af_packet::AfPacketConfig { name, queues, bypass_qdisc })
+        }
+        PortKind::AfXdp { queues, mode, filter } => {
+            let (queues, mode, filter) = (*queues, *mode, filter.clone());
+            af_xdp::open(&af_xdp::AfXdpConfig { name, queues, mode, filter })
+        }
         PortKind::VhostUser { path, guest } => {
             let path = path.clone().unwrap_or_else(|| rundir.join(&name));
             VhostPort::open(vhost_config(name, Mode::Listen(path), *guest))

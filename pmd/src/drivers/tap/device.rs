@@ -1,4 +1,4 @@
-//! The control side of the device: what it is now, and a thread that hears when that changes.
+//! The control side of the device: what it is now.
 //!
 //! The operator, or anybody with the right, can rename, move, take down or delete the device under us. The queue's
 //! descriptor stays ours through all of that, so it and not the name says which device is meant.
@@ -7,13 +7,12 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
-use std::thread::{self, JoinHandle};
 
 use super::TapConfig;
+use crate::drivers::link_watch::Watched;
 use crate::drivers::queue_slots::Subscriber;
-use crate::port::{LinkState, PortInfo, Waker};
+use crate::port::{LinkState, PortInfo};
 use crate::sys::netif::Control;
-use crate::sys::netlink::LinkEvents;
 use crate::sys::tun;
 
 pub(super) struct Device {
@@ -25,7 +24,7 @@ pub(super) struct Device {
     /// Last known MTU, for transmit queues too: in another network namespace it cannot be asked for.
     pub(super) mtu: Arc<AtomicU16>,
     link_resets: AtomicU64,
-    pub(super) subscriber: Subscriber,
+    subscriber: Subscriber,
 }
 
 impl Device {
@@ -41,7 +40,21 @@ impl Device {
         }
     }
 
-    pub(super) fn info(&self) -> PortInfo {
+    pub(super) fn set_mtu(&self, mtu: u16) -> io::Result<()> {
+        let name = tun::interface(&self.queue)?;
+        self.control.set_mtu(&name, i32::from(mtu))?;
+        self.mtu.store(mtu, Ordering::Relaxed);
+        self.subscriber.notify();
+        Ok(())
+    }
+}
+
+impl Watched for Device {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn info(&self) -> PortInfo {
         let mut info = PortInfo {
             link_resets: self.link_resets.load(Ordering::Relaxed),
             mtu: self.mtu.load(Ordering::Relaxed),
@@ -71,60 +84,11 @@ impl Device {
         info
     }
 
-    pub(super) fn set_mtu(&self, mtu: u16) -> io::Result<()> {
-        let name = tun::interface(&self.queue)?;
-        self.control.set_mtu(&name, i32::from(mtu))?;
-        self.mtu.store(mtu, Ordering::Relaxed);
-        self.subscriber.notify();
-        Ok(())
+    fn count_link_change(&self) {
+        self.link_resets.fetch_add(1, Ordering::Relaxed);
     }
-}
 
-/// The thread that hears of changes; it ends with this value.
-pub(super) struct Watch {
-    stop: Waker,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Watch {
-    pub(super) fn start(device: Arc<Device>) -> io::Result<Watch> {
-        let events = LinkEvents::open()?;
-        let stop = Waker::new()?;
-        let stopped = stop.clone();
-        let thread = thread::Builder::new().name("tap-link".into()).spawn(move || {
-            if let Err(error) = watch(&device, &events, &stopped) {
-                log::warn!("{}: its link is no longer watched: {error}", device.name);
-            }
-        })?;
-        Ok(Watch { stop, thread: Some(thread) })
+    fn subscriber(&self) -> &Subscriber {
+        &self.subscriber
     }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        self.stop.wake();
-        // The thread holds a queue's descriptor, which would keep the device.
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-fn watch(device: &Device, events: &LinkEvents, stop: &Waker) -> io::Result<()> {
-    let look = || {
-        let info = device.info();
-        (info.link, info.mtu, info.mac, info.error.is_some())
-    };
-    let mut known = look();
-    while events.wait(stop)? {
-        let now = look();
-        if now != known {
-            if now.0 != known.0 {
-                device.link_resets.fetch_add(1, Ordering::Relaxed);
-            }
-            known = now;
-            device.subscriber.notify();
-        }
-    }
-    Ok(())
 }

@@ -11,35 +11,12 @@ use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
 use super::*;
+use crate::drivers::test_net::{await_up, in_namespace, ip};
 use crate::packet::{BatchStorage, Gso, Offload};
 use crate::port::LinkState;
 use crate::sys::netns;
 
 const OURS: [u8; 6] = [2, 0, 0, 0, 0, 9];
-
-/// Runs a test in a fresh network namespace.
-fn in_namespace(test: impl FnOnce() + Send + 'static) {
-    thread::spawn(move || {
-        netns::enter_new().expect("run the TAP tests as root: they make a network namespace");
-        test();
-    })
-    .join()
-    .unwrap();
-}
-
-fn ip(arguments: &str) {
-    let status = Command::new("ip").args(arguments.split(' ')).status().expect("`ip` of iproute2 is needed");
-    assert!(status.success(), "ip {arguments}");
-}
-
-/// The kernel tells of a carrier with a delay: its link watch works at most once a second.
-fn await_up(port: &dyn Port) {
-    let deadline = std::time::Instant::now() + Duration::from_secs(30);
-    while port.info().link != LinkState::Up {
-        assert!(std::time::Instant::now() < deadline, "no carrier: {:?}", port.info());
-        thread::yield_now();
-    }
-}
 
 fn open_with_address() -> Arc<dyn Port> {
     let port = open(&TapConfig { name: "tap0".into(), queues: 1 }).unwrap();

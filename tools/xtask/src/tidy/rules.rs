@@ -91,7 +91,8 @@ pub(super) const IMPORT_RULES: &[ImportRule] = &[
 pub(super) const DRIVER_FOLDERS: &[(&str, &str)] = &[("pmd/src/drivers/", "crate::drivers")];
 
 /// Files in a driver folder that all drivers share.
-pub(super) const SHARED_BY_DRIVERS: &[&str] = &["mod", "queue_slots"];
+pub(super) const SHARED_BY_DRIVERS: &[&str] =
+    &["mod", "link_watch", "netdev", "parked", "queue_slots", "test_net"];
 
 /// Folders whose code runs per packet or per burst.
 pub(super) const HOT_FOLDERS: &[&str] =

@@ -6,6 +6,7 @@ mod completion;
 mod dp;
 mod fdb;
 mod flows;
+mod nic;
 mod pmd;
 mod stats;
 mod top;
@@ -42,6 +43,8 @@ pub(crate) enum Own {
     DumpFlows(flows::Dump),
     /// Look into the data path: the megaflows of each worker
     Dp(dp::Args),
+    /// List network devices of the machine; give them to the switch and back
+    Nic(nic::Args),
     /// Print the counters of all ports, or of one with its queues and drop reasons
     Stats(stats::Args),
     /// Print the load of each worker (PMD thread) and of its rx queues
@@ -53,8 +56,19 @@ pub(crate) enum Own {
 }
 
 /// Their words, to tell them from database commands before clap sees the line.
-pub(crate) const NAMES: &[&str] =
-    &["fdb", "add-flow", "add-flows", "del-flows", "dump-flows", "dp", "stats", "pmd", "top", "completion"];
+pub(crate) const NAMES: &[&str] = &[
+    "fdb",
+    "add-flow",
+    "add-flows",
+    "del-flows",
+    "dump-flows",
+    "dp",
+    "nic",
+    "stats",
+    "pmd",
+    "top",
+    "completion",
+];
 
 /// Whether `name` is one of them.
 pub(crate) fn is_own(name: &str) -> bool {
@@ -78,6 +92,7 @@ pub(crate) fn run(
         Own::DelFlows(args) => flows::delete(args, &mut *connect()?)?,
         Own::DumpFlows(args) => flows::dump(args, &mut *connect()?, style)?,
         Own::Dp(args) => dp::run(args, &mut *connect()?, style)?,
+        Own::Nic(args) => nic::run(args, &mut *connect()?, style)?,
         Own::Stats(args) => stats::run(args, &mut *connect()?, style)?,
         Own::Pmd(_) => pmd::run(&mut *connect()?, style)?,
         Own::Top(args) => return top::run(args, &mut *connect()?, style, out),

@@ -1,0 +1,43 @@
+//! What tests of drivers on kernel devices begin with: a network namespace of the test's own. Needs root, as the devices do.
+
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::port::{LinkState, Port};
+use crate::sys::netns;
+
+/// Runs a test in a fresh network namespace.
+pub(super) fn in_namespace(test: impl FnOnce() + Send + 'static) {
+    thread::spawn(move || {
+        netns::enter_new().expect("run the driver tests as root: they make a network namespace");
+        test();
+    })
+    .join()
+    .unwrap();
+}
+
+/// Runs `ip ARGUMENTS`.
+pub(super) fn ip(arguments: &str) {
+    let status = Command::new("ip").args(arguments.split(' ')).status().expect("`ip` of iproute2 is needed");
+    assert!(status.success(), "ip {arguments}");
+}
+
+/// Makes a pair of veth devices, up, with an MTU, without addresses of their own making.
+pub(super) fn veth(one: &str, other: &str, mtu: u32) {
+    ip(&format!("link add name {one} mtu {mtu} type veth peer name {other} mtu {mtu}"));
+    for name in [one, other] {
+        // Or neighbour discovery would be among the frames.
+        std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1").unwrap();
+        ip(&format!("link set dev {name} up"));
+    }
+}
+
+/// The kernel tells of a carrier with a delay: its link watch works at most once a second.
+pub(super) fn await_up(port: &dyn Port) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while port.info().link != LinkState::Up {
+        assert!(Instant::now() < deadline, "no carrier: {:?}", port.info());
+        thread::yield_now();
+    }
+}

@@ -1,0 +1,33 @@
+//! PCI functions: what there are, who drives them, how they are reached.
+//!
+//! ```text
+//!   address     DDDD:BB:DD.F, checked, so that it can become part of a path
+//!   sysfs       what the kernel says of each function: identity, driver, group, node, link, netdevs
+//!   bind        giving a function to vfio-pci and back, and when that is refused
+//!   link        what a PCIe link can carry, in bytes and in packets
+//!   function    PciFn: what a driver needs of a function (configuration space, registers, DMA memory, interrupts)
+//!   bar         registers behind a base address register: mapped, or played by a model
+//!   capability  walking the capability list of the configuration space
+//!   fake        a PciFn without hardware, whose registers a test's model plays
+//! ```
+//!
+//! [`crate::vfio`] implements [`PciFn`] for real functions. Everything here is control path but [`Bar`], whose stores
+//! are doorbells.
+
+mod address;
+mod bar;
+mod bind;
+mod capability;
+mod fake;
+mod function;
+mod link;
+mod sysfs;
+
+pub use address::PciAddress;
+pub use bar::{Bar, RegisterModel};
+pub use bind::{bind, unbind};
+pub use capability::{Capabilities, Capability};
+pub use fake::{FakeDma, FakeFn, FakeModel};
+pub use function::PciFn;
+pub use link::PcieLink;
+pub use sysfs::{PciInfo, Sysfs};

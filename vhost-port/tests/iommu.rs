@@ -1,0 +1,337 @@
+//! A guest with an IOMMU: translations that come when asked for, and go while traffic runs.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "tests; the lint only exempts functions marked as such"
+)]
+
+mod guest;
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use guest::iommu::PAGE;
+use guest::{Guest, MEMORY, MODERN, burst, wait_for};
+use pmd::packet::{BatchStorage, Offload, Span};
+use pmd::port::{Armed, DropReason, LinkState, Port, RxQueue, TxQueue, Waker};
+use pmd::virtio::NetHeader;
+use pmd::virtio::features::*;
+use proptest::prelude::*;
+use vhost::VhostBackend;
+use vhost_port::{Mode, VhostConfig, VhostPort};
+
+const IOMMU: u64 = MODERN | VIRTIO_F_ACCESS_PLATFORM;
+const KINDS: [u64; 4] =
+    [0, VIRTIO_F_RING_PACKED, VIRTIO_F_IN_ORDER, VIRTIO_F_RING_PACKED | VIRTIO_F_IN_ORDER];
+
+fn setup(kind: u64) -> (tempfile::TempDir, Arc<dyn Port>, Guest) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("p");
+    let port = VhostPort::open(VhostConfig::new("p", Mode::Listen(path.clone()))).unwrap();
+    let guest = Guest::connect(&path, IOMMU | kind, 2);
+    wait_for(&port, |info| info.link == LinkState::Up && info.rx_queues == 1);
+    (dir, port, guest)
+}
+
+fn status(port: &Arc<dyn Port>, key: &str) -> u64 {
+    let info = port.info();
+    let value = info.status.iter().find(|(name, _)| name == key);
+    value.expect("a guest with an IOMMU is there").1.parse().unwrap()
+}
+
+/// Answers misses until a burst brings something.
+fn receive(rxq: &mut dyn RxQueue, guest: &mut Guest) -> Vec<Vec<u8>> {
+    loop {
+        let frames = burst(rxq);
+        if !frames.is_empty() {
+            return frames;
+        }
+        guest.iommu().answer();
+    }
+}
+
+fn send(txq: &mut dyn TxQueue, frame: &[u8]) -> usize {
+    let mut storage = BatchStorage::new();
+    let mut batch = storage.begin();
+    assert!(batch.receive(Span::from_slice(frame)));
+    batch.packet_mut(0).offload = Offload::default();
+    let sent = txq.tx_burst(&batch, &[0]);
+    assert!(txq.notify());
+    sent
+}
+
+fn pattern(len: usize, seed: u8) -> Vec<u8> {
+    (0..len).map(|i| (i as u8).wrapping_mul(31).wrapping_add(seed)).collect()
+}
+
+#[test]
+fn frames_from_the_guest_arrive_whole_wherever_their_pages_are() {
+    for kind in KINDS {
+        let (_dir, port, mut guest) = setup(kind);
+        let mut rxq = port.rx_queue(0).unwrap();
+        // Small; over one border of pages; over many; in several buffers; by tables that cross a border themselves.
+        for (len, cuts) in [(60, &[][..]), (5000, &[]), (60_000, &[]), (9000, &[12, 40, 5000]), (60, &[6])] {
+            guest.send(1, NetHeader::default(), &pattern(len, 1), cuts);
+            assert_eq!(receive(&mut *rxq, &mut guest), [pattern(len, 1)]);
+            guest.send_indirect(1, NetHeader::default(), &pattern(len, 2), cuts);
+            assert_eq!(receive(&mut *rxq, &mut guest), [pattern(len, 2)]);
+        }
+        assert_eq!(guest.reclaim(1), 10);
+        assert_eq!(port.info().error, None);
+        assert_eq!(rxq.counters().drops.nonzero().count(), 0);
+        assert!(status(&port, "iotlb_misses") >= 16);
+    }
+}
+
+#[test]
+fn what_comes_next_is_asked_for_before_it_is_needed() {
+    let (_dir, port, mut guest) = setup(0);
+    let mut rxq = port.rx_queue(0).unwrap();
+    guest.send(1, NetHeader::default(), &[0; 60], &[]);
+    receive(&mut *rxq, &mut guest);
+    let frames: Vec<_> = (0..20).map(|i| pattern(4000, i)).collect();
+    let first = guest.allocate(0);
+    for frame in &frames {
+        guest.send(1, NetHeader::default(), frame, &[]);
+    }
+    let last = guest.allocate(0) - 1;
+    assert!(burst(&mut *rxq).is_empty());
+    // The page that the first frame begins on is known from before.
+    let mut wanted: BTreeSet<u64> = (first / PAGE + 1..=last / PAGE).map(|page| page * PAGE).collect();
+    let mut missed = Vec::new();
+    while !wanted.is_empty() {
+        missed.extend(guest.iommu().missed());
+        wanted.retain(|&page| missed.iter().all(|&(known, _)| known != page));
+    }
+    missed.iter().for_each(|&(page, _)| guest.iommu().update(page));
+    assert_eq!(burst(&mut *rxq), frames);
+}
+
+#[test]
+fn frames_to_the_guest_are_dropped_with_a_reason_while_its_buffers_are_not_translated() {
+    for kind in KINDS {
+        let (_dir, port, mut guest) = setup(kind);
+        let mut txq = port.tx_queue(0).unwrap();
+        // Three buffers a frame, some over a border.
+        (0..12).for_each(|_| guest.post(0, &[600]));
+        let mut lost = 0;
+        while send(&mut *txq, &pattern(1500, 3)) == 0 {
+            lost += 1;
+            guest.iommu().answer();
+        }
+        assert!(lost > 0);
+        assert_eq!(txq.counters().drops.get(DropReason::TxUntranslated), lost);
+        assert_eq!(guest.receive(0).unwrap().1, pattern(1500, 3));
+        assert_eq!(send(&mut *txq, &pattern(1000, 4)), 1, "the next buffers were asked for with the first");
+        assert_eq!(guest.receive(0).unwrap().1, pattern(1000, 4));
+    }
+}
+
+#[test]
+fn memory_that_was_taken_back_is_not_touched_after_the_acknowledgement() {
+    for kind in KINDS {
+        let (_dir, port, mut guest) = setup(kind);
+        let mut txq = port.tx_queue(0).unwrap();
+        let mut rxq = port.rx_queue(0).unwrap();
+        // A buffer on a page of its own each, looked at ahead.
+        let buffers: Vec<_> = (0..8).map(|_| guest.post_page(0)).collect();
+        while send(&mut *txq, &[1; 1000]) == 0 {
+            guest.iommu().answer();
+        }
+        guest.send(1, NetHeader::default(), &[5; 60], &[]);
+        receive(&mut *rxq, &mut guest);
+        let spare = MEMORY - PAGE;
+        for (i, &buffer) in buffers.iter().enumerate().skip(1) {
+            let before = guest.iommu().offset(buffer);
+            guest.iommu().invalidate(buffer, PAGE);
+            guest.swap_pages(buffer, spare);
+            let seen = vec![0xee; PAGE as usize];
+            guest.file.write_all_at(&seen, before).unwrap();
+            while send(&mut *txq, &[i as u8; 1000]) == 0 {
+                guest.iommu().answer();
+            }
+            let mut now = vec![0; PAGE as usize];
+            guest.file.read_exact_at(&mut now, before).unwrap();
+            assert_eq!(now, seen, "buffer {i}");
+            while guest.receive(0).unwrap().1 != [i as u8; 1000] {}
+        }
+    }
+}
+
+#[test]
+fn a_ring_that_was_taken_back_goes_on_where_it_was() {
+    for kind in KINDS {
+        let (_dir, port, mut guest) = setup(kind);
+        let mut rxq = port.rx_queue(0).unwrap();
+        for round in 0..5 {
+            for seed in 0..3 {
+                guest.send(1, NetHeader::default(), &pattern(100, seed), &[]);
+            }
+            let frames = receive(&mut *rxq, &mut guest);
+            assert_eq!(frames, [pattern(100, 0), pattern(100, 1), pattern(100, 2)], "round {round}");
+            // The flush of everything, as QEMU says it; or the pages of the ring.
+            if round % 2 == 0 {
+                guest.iommu().invalidate(0, u64::MAX);
+            } else {
+                guest.iommu().invalidate(0x1_0000, 4 * PAGE);
+            }
+            assert_eq!(status(&port, "rings_awaiting_translation"), 2 - round % 2);
+            assert_eq!(port.info().link, LinkState::Up);
+            assert_eq!(burst(&mut *rxq).len(), 0);
+        }
+        assert_eq!(guest.reclaim(1), 15);
+    }
+}
+
+#[test]
+fn a_worker_sleeps_while_it_waits_and_is_woken() {
+    let (_dir, port, mut guest) = setup(VIRTIO_F_EVENT_IDX);
+    let mut rxq = port.rx_queue(0).unwrap();
+    let waker = Waker::new().unwrap();
+    rxq.set_waker(waker.clone());
+    let woken = || rustix::io::read(&waker, &mut [0; 8]).is_ok();
+    guest.send(1, NetHeader::default(), &[1; 60], &[]);
+    receive(&mut *rxq, &mut guest);
+    waker.clear();
+    guest.send(1, NetHeader::default(), &[2; 6000], &[]);
+    assert!(burst(&mut *rxq).is_empty());
+    assert_eq!(rxq.arm(), Armed::Idle);
+    let missed = guest.iommu().missed();
+    assert!(!woken());
+    for (page, _) in missed {
+        guest.iommu().update(page);
+    }
+    assert!(woken());
+    assert_eq!(receive(&mut *rxq, &mut guest), [[2; 6000]]);
+}
+
+#[test]
+fn permissions_are_kept() {
+    let (_dir, port, mut guest) = setup(0);
+    let mut txq = port.tx_queue(0).unwrap();
+    let buffer = guest.post_page(0);
+    let (read, write) = (1, 2);
+    let uva = guest.iommu().uva(buffer);
+    assert!(guest.iommu().tell(buffer, PAGE, uva, read, 2));
+    let asked = loop {
+        assert_eq!(send(&mut *txq, &[7; 100]), 0, "the buffer may only be read");
+        let missed = guest.iommu().missed();
+        if let Some(&asked) = missed.iter().find(|&&(page, _)| page == buffer) {
+            break asked;
+        }
+        missed.iter().for_each(|&(page, _)| guest.iommu().update(page));
+    };
+    assert_eq!(asked, (buffer, write));
+    assert!(guest.iommu().tell(buffer, PAGE, uva, write, 2));
+    assert_eq!(send(&mut *txq, &[7; 100]), 1);
+    assert_eq!(guest.receive(0).unwrap().1, [7; 100]);
+}
+
+#[test]
+fn an_unanswered_miss_is_asked_again() {
+    let (_dir, port, mut guest) = setup(0);
+    let mut rxq = port.rx_queue(0).unwrap();
+    guest.send(1, NetHeader::default(), &[1; 60], &[]);
+    let first = guest.iommu().missed();
+    let again = guest.iommu().missed();
+    assert!(again.iter().all(|miss| first.contains(miss)), "{first:x?} {again:x?}");
+    assert!(burst(&mut *rxq).is_empty());
+    first.iter().for_each(|&(page, _)| guest.iommu().update(page));
+    assert_eq!(receive(&mut *rxq, &mut guest), [[1; 60]]);
+}
+
+#[test]
+fn impossible_translations_end_the_connection_with_a_reason() {
+    let uva = 0x7000_0000_0000;
+    for (message, reason) in [
+        ((0, 0, uva, 3, 2), "is empty"),
+        ((u64::MAX - 4095, 8192, uva, 3, 2), "wraps around"),
+        ((0, 4096, uva - 1, 3, 2), "not inside one memory region"),
+        ((0, MEMORY, uva, 3, 2), "not inside one memory region"),
+    ] {
+        let (_dir, port, mut guest) = setup(0);
+        let (iova, size, uva, perm, kind) = message;
+        assert!(!guest.iommu().tell(iova, size, uva, perm, kind));
+        wait_for(&port, |info| info.error.as_deref().is_some_and(|e| e.contains(reason)));
+    }
+    // Without an IOMMU there is nothing to take back, and nothing to tell.
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("p");
+    let port = VhostPort::open(VhostConfig::new("p", Mode::Listen(path.clone()))).unwrap();
+    let mut guest = Guest::connect(&path, MODERN, 2);
+    let mut iommu = guest::iommu::Iommu::new(&mut guest.frontend);
+    assert!(iommu.tell(0, 4096, 0, 0, 3));
+    assert!(!iommu.tell(0, 4096, uva, 3, 2));
+    wait_for(&port, |info| info.error.as_deref().is_some_and(|e| e.contains("ACCESS_PLATFORM")));
+}
+
+#[test]
+fn translations_follow_the_memory_table() {
+    let (_dir, port, mut guest) = setup(0);
+    let mut rxq = port.rx_queue(0).unwrap();
+    guest.send(1, NetHeader::default(), &[1; 60], &[]);
+    receive(&mut *rxq, &mut guest);
+    // Mapped again, elsewhere here.
+    guest.frontend.set_mem_table(&Guest::regions(&guest.file)).unwrap();
+    guest.send(1, NetHeader::default(), &[2; 60], &[]);
+    assert_eq!(receive(&mut *rxq, &mut guest), [[2; 60]]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// A worker that bursts all the time while pages, those of the ring among them, are taken back and told again: every frame arrives
+    /// once, whole, and in order.
+    #[test]
+    fn traffic_survives_any_invalidations(
+        kind in prop::sample::select(KINDS.to_vec()),
+        steps in prop::collection::vec((0..6u8, 0..MEMORY / PAGE, 14..9000usize), 20..120),
+    ) {
+        let (_dir, port, mut guest) = setup(kind);
+        let mut rxq = port.rx_queue(0).unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let worker = std::thread::spawn(move || {
+            let mut frames = Vec::new();
+            while !stopped.load(Ordering::Acquire) {
+                frames.extend(burst(&mut *rxq));
+                std::thread::yield_now();
+            }
+            frames
+        });
+        let mut sent = Vec::new();
+        for (what, page, len) in steps {
+            match what {
+                0..=2 if guest.rings[1].driver.free() > 2 => {
+                    let frame = pattern(len, sent.len() as u8);
+                    if what == 0 {
+                        guest.send_indirect(1, NetHeader::default(), &frame, &[page as usize]);
+                    } else {
+                        guest.send(1, NetHeader::default(), &frame, &[]);
+                    }
+                    sent.push(frame);
+                }
+                3 => guest.iommu().invalidate(page * PAGE, len as u64),
+                4 => guest.iommu().invalidate(0x1_0000, PAGE),
+                _ => {
+                    let missed = guest.iommu().missed_now();
+                    missed.iter().for_each(|&(page, _)| guest.iommu().update(page));
+                    guest.reclaim(1);
+                }
+            }
+        }
+        while guest.rings[1].driver.free() < usize::from(guest::RING_SIZE) {
+            let missed = guest.iommu().missed_now();
+            missed.iter().for_each(|&(page, _)| guest.iommu().update(page));
+            guest.reclaim(1);
+            std::thread::yield_now();
+        }
+        stop.store(true, Ordering::Release);
+        let frames = worker.join().unwrap();
+        prop_assert_eq!(frames.len(), sent.len());
+        prop_assert!(frames == sent);
+        prop_assert_eq!(port.info().error, None);
+    }
+}
