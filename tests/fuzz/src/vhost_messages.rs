@@ -306,6 +306,7 @@ fn body(code: u32, input: &mut Input<'_>) -> (Vec<u8>, Vec<u8>) {
             let regions: Vec<u64> = (0..count).flat_map(|_| region(input)).collect();
             ([words(&[u64::from(count)]), words(&regions)].concat(), vec![4; usize::from(count)])
         }
+        6 => (words(&[or_wild(input, 0x1000), or_wild(input, 0)]), vec![4]),
         37 | 38 => {
             let region = region(input);
             (words(&[&[0], &region[..]].concat()), if code == 37 { vec![4] } else { Vec::new() })
