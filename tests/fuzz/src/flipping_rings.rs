@@ -107,7 +107,7 @@ fn guest(file: &File, packed: bool, flips: &[Flip], stop: &AtomicBool) {
         turn = turn.wrapping_add(SIZE);
         for ring in [0, AREA] {
             if packed {
-                let wrap = turn / SIZE % 2 == 0;
+                let wrap = (turn / SIZE).is_multiple_of(2);
                 let bits = Position::from_bits(u16::from(wrap) << 15).avail_flags();
                 (0..u64::from(SIZE)).for_each(|slot| {
                     write(ring + slot * 16 + 14, &(kind(ring / AREA) | bits).to_le_bytes());
