@@ -23,6 +23,7 @@ mod many_ports;
 mod migration;
 mod multi_queue;
 mod nic_binding;
+mod nic_ports;
 mod ports_under_load;
 mod qemu_killed;
 mod stock_clients;

@@ -196,6 +196,10 @@ fn statistics(report: &PortReport) -> Datum {
     for (reason, n) in report.rx_drops.iter().chain(&report.tx_drops) {
         *counters.entry(format!("drop_{reason}")).or_default() += n;
     }
+    // What the device counts itself never takes the place of what the switch counts.
+    for &(name, n) in &report.info.counters {
+        counters.entry(name.to_owned()).or_insert(n);
+    }
     Datum::map(counters.into_iter().map(|(name, n)| (name, count(n))))
 }
 

@@ -33,7 +33,7 @@ use crate::bridge::{BridgeConfig, BridgeError, Bridges};
 use crate::datapath::{IdlePolicy, UpcallSender, upcall_queue};
 use crate::slowpath::{SinkList, SlowPath, SlowPathHandle};
 
-pub use open::{GuestOptions, PortKind};
+pub use open::{GuestOptions, PortKind, RingOptions};
 pub use port::{PortChange, PortRequest};
 pub use queries::{DpFlow, PortReport, QueueReport, RxqReport, WorkerReport};
 

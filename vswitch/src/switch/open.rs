@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use pmd::drivers::{af_packet, af_xdp, null, pcap, tap};
+use pmd::drivers::{self, af_packet, af_xdp, null, pcap, tap};
+use pmd::nic::NicConfig;
 use pmd::packet::Pool;
+use pmd::pci::PciAddress;
 use pmd::port::{PmdError, Port};
 use vhost_port::{Mode, OffloadOffer, VhostConfig, VhostPort};
 
@@ -48,6 +50,13 @@ pub enum PortKind {
         /// Options of the guest side.
         guest: GuestOptions,
     },
+    /// A card, driven from this process through VFIO.
+    Card {
+        /// Where it is.
+        address: PciAddress,
+        /// Its rings.
+        rings: RingOptions,
+    },
     /// Drops what it is sent.
     Null,
     /// Replays and records capture files.
@@ -57,6 +66,17 @@ pub enum PortKind {
         /// File to record to.
         record: Option<PathBuf>,
     },
+}
+
+/// Rings of a card.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RingOptions {
+    /// Queues in each direction.
+    pub queues: u16,
+    /// Descriptors of a receive ring.
+    pub rx_descriptors: u16,
+    /// Descriptors of a transmit ring.
+    pub tx_descriptors: u16,
 }
 
 /// What a vhost-user port offers to its guest.
@@ -103,6 +123,16 @@ pub(super) fn open(
         }
         PortKind::VhostUserClient { path, guest } => {
             VhostPort::open(vhost_config(name, Mode::Connect(path.clone()), *guest))
+        }
+        PortKind::Card { address, rings } => {
+            let config = NicConfig {
+                name,
+                queues: rings.queues,
+                rx_descriptors: rings.rx_descriptors,
+                tx_descriptors: rings.tx_descriptors,
+                ..NicConfig::default()
+            };
+            drivers::open_card(config, pmd::vfio::open(*address)?)
         }
         PortKind::Null => null::open(null::NullConfig { name, ..null::NullConfig::default() }),
         PortKind::Pcap { replay, record } => pcap::open(pcap::PcapConfig {
