@@ -24,6 +24,7 @@ mod migration;
 mod multi_queue;
 mod nic_binding;
 mod nic_ports;
+mod offloads;
 mod ports_under_load;
 mod qemu_killed;
 mod stock_clients;

@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pmd::drivers::af_xdp::{Filter, Mode};
+use pmd::port::Offloads;
 use vswitch_ovsdb::RowView;
 
 use super::model::PortSpec;
 use crate::bridge::{BridgeConfig, FailMode, VlanConfig, VlanMode};
 use crate::datapath::IdlePolicy;
 use crate::slowpath::Limits;
-use crate::switch::{GuestOptions, PortKind, RingOptions};
+use crate::switch::{GuestOptions, PortKind, PortOffloads, RingOptions};
 
 type Options<'a> = BTreeMap<&'a str, &'a str>;
 
@@ -210,6 +211,7 @@ pub(super) fn interface(
         vlan: vlan(port)?,
         mtu,
         affinity,
+        offloads: offloads(&row.map("options"), &mut notes),
     };
     Ok((spec, notes))
 }
@@ -331,8 +333,6 @@ fn guest(mac: Option<&str>, options: &Options<'_>) -> Result<GuestOptions, Strin
             .unwrap_or(defaults.max_queue_pairs),
         mac: mac.map(guest_mac).transpose()?,
         link_speed: speed.and_then(|speed| u32::try_from(speed).ok()),
-        csum: flag(options, "csum", defaults.csum)?,
-        tso: flag(options, "tso", defaults.tso)?,
     })
 }
 
@@ -350,6 +350,29 @@ fn guest_mac(text: &str) -> Result<[u8; 6], String> {
         return Ok(mac);
     }
     Err(format!("mac={text} is no Ethernet address of one card: write it as in 52:54:00:00:00:0a"))
+}
+
+/// `csum`, `tso`, `uso`, `ufo`, `gro`: what may be left to the far side, and merging. One that cannot be read is noted, and holds
+/// as if it were not there: a slip of the pen must not take a running port away.
+fn offloads(options: &Options<'_>, notes: &mut Vec<String>) -> PortOffloads {
+    let mut on = |key| {
+        let read = flag(options, key, true);
+        read.unwrap_or_else(|fault| {
+            notes.push(format!("options:{fault}; until then it is on"));
+            true
+        })
+    };
+    let tx = Offloads { csum: on("csum"), tso: on("tso"), uso: on("uso"), ufo: on("ufo") };
+    let gro = on("gro");
+    let asked: Vec<_> =
+        ["tso", "uso", "ufo"].into_iter().filter(|key| options.get(key) == Some(&"true")).collect();
+    if !tx.csum && !asked.is_empty() {
+        notes.push(format!(
+            "options:{}=true does nothing while options:csum=false: every segment needs a checksum",
+            asked.join(", ")
+        ));
+    }
+    PortOffloads { tx, gro }
 }
 
 /// `pmd-rxq-affinity`: `queue:cpu,queue:cpu`.

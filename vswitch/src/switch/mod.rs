@@ -34,7 +34,7 @@ use crate::datapath::{IdlePolicy, UpcallSender, upcall_queue};
 use crate::slowpath::{SinkList, SlowPath, SlowPathHandle};
 
 pub use open::{GuestOptions, PortKind, RingOptions};
-pub use port::{PortChange, PortRequest};
+pub use port::{PortChange, PortOffloads, PortRequest};
 pub use queries::{DpFlow, PortReport, QueueReport, RxqReport, WorkerReport};
 
 use events::Maintenance;

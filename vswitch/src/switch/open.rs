@@ -8,7 +8,7 @@ use pmd::nic::NicConfig;
 use pmd::packet::Pool;
 use pmd::pci::PciAddress;
 use pmd::port::{PmdError, Port};
-use vhost_port::{Mode, OffloadOffer, VhostConfig, VhostPort};
+use vhost_port::{Mode, VhostConfig, VhostPort};
 
 use super::port::PortRequest;
 
@@ -79,7 +79,7 @@ pub struct RingOptions {
     pub tx_descriptors: u16,
 }
 
-/// What a vhost-user port offers to its guest.
+/// What a vhost-user port offers to its guest, beside all offloads: those are switched at the port, see [`super::PortOffloads`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct GuestOptions {
     /// Most queue pairs the guest can use.
@@ -88,15 +88,11 @@ pub struct GuestOptions {
     pub mac: Option<[u8; 6]>,
     /// Speed of the link in Mbit/s, to tell such front-ends.
     pub link_speed: Option<u32>,
-    /// Offer checksum offload.
-    pub csum: bool,
-    /// Offer TCP segmentation offload (needs checksum offload).
-    pub tso: bool,
 }
 
 impl Default for GuestOptions {
     fn default() -> Self {
-        GuestOptions { max_queue_pairs: 16, mac: None, link_speed: None, csum: true, tso: true }
+        GuestOptions { max_queue_pairs: 16, mac: None, link_speed: None }
     }
 }
 
@@ -144,18 +140,10 @@ pub(super) fn open(
 }
 
 fn vhost_config(name: String, mode: Mode, guest: GuestOptions) -> VhostConfig {
-    let offload = OffloadOffer {
-        csum: guest.csum,
-        tso4: guest.tso,
-        tso6: guest.tso,
-        ecn: guest.tso,
-        ..OffloadOffer::default()
-    };
     VhostConfig {
         max_queue_pairs: guest.max_queue_pairs,
         mac: guest.mac,
         link_speed: guest.link_speed,
-        offload,
         ..VhostConfig::new(name, mode)
     }
 }
