@@ -21,6 +21,8 @@ mod like_ovs;
 mod migration;
 mod multi_queue;
 mod nic_binding;
+mod nic_ports;
+mod offloads;
 mod ports_under_load;
 mod qemu_killed;
 mod stock_clients;

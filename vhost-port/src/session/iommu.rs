@@ -230,7 +230,7 @@ impl Session {
                 return;
             }
             vring.set_awaiting(false);
-            iommu.late.send(vring, &mut guard, self.shared.max_frame(), &self.shared.late_tx);
+            iommu.late.send(vring, &mut guard, self.shared.limits(), &self.shared.late_tx);
             if vring.awaiting() {
                 return;
             }

@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pmd::drivers::af_xdp::{Filter, Mode};
+use pmd::port::Offloads;
 use vswitch_ovsdb::RowView;
 
 use super::model::PortSpec;
 use crate::bridge::{BridgeConfig, FailMode, VlanConfig, VlanMode};
 use crate::datapath::IdlePolicy;
 use crate::slowpath::Limits;
-use crate::switch::{GuestOptions, PortKind};
+use crate::switch::{GuestOptions, PortKind, PortOffloads, RingOptions};
 
 type Options<'a> = BTreeMap<&'a str, &'a str>;
 
@@ -20,11 +21,13 @@ type Options<'a> = BTreeMap<&'a str, &'a str>;
 pub(super) const TYPES: &[&str] = &[
     "afpacket",
     "afxdp",
+    "dpdk",
     "dpdkvhostuser",
     "dpdkvhostuserclient",
     "internal",
     "null",
     "pcap",
+    "pmd",
     "system",
     "tap",
     "vhost-user",
@@ -208,6 +211,7 @@ pub(super) fn interface(
         vlan: vlan(port)?,
         mtu,
         affinity,
+        offloads: offloads(&row.map("options"), &mut notes),
     };
     Ok((spec, notes))
 }
@@ -251,6 +255,8 @@ fn kind(
             })?;
             Ok(PortKind::VhostUserClient { path, guest: guest(mac, options)? })
         }
+        "pmd" => card(name, "pci", options),
+        "dpdk" => card(name, "dpdk-devargs", options),
         "null" => Ok(PortKind::Null),
         "pcap" => {
             let file = |key: &str| options.get(key).map(PathBuf::from);
@@ -266,6 +272,26 @@ fn kind(
         "patch" => Err("type patch is not built yet: put the ports on one bridge".into()),
         other => Err(format!("type {other} is unknown: use one of {}", TYPES.join(", "))),
     }
+}
+
+/// A card. `key` is the option with its address: ours, or that of Open vSwitch.
+fn card(name: &str, key: &str, options: &Options<'_>) -> Result<PortKind, String> {
+    let Some(text) = options.get(key) else {
+        return Err(format!(
+            "this type needs the PCI address of a card: set Interface {name} options:{key}=0000:05:00.0 (`vsctl nic list` shows cards)"
+        ));
+    };
+    let address = text.parse().map_err(|why| format!("options:{key}: {why}"))?;
+    let size = |key, default: u16| -> Result<u16, String> {
+        Ok(number(options, key, 64, 4096)?.and_then(|n| u16::try_from(n).ok()).unwrap_or(default))
+    };
+    let queues = queues(options, 256)?.unwrap_or(1);
+    let rings = RingOptions {
+        queues,
+        rx_descriptors: size("n_rxq_desc", 512)?,
+        tx_descriptors: size("n_txq_desc", 512)?,
+    };
+    Ok(PortKind::Card { address, rings })
 }
 
 fn queues(options: &Options<'_>, most: u64) -> Result<Option<u16>, String> {
@@ -307,8 +333,6 @@ fn guest(mac: Option<&str>, options: &Options<'_>) -> Result<GuestOptions, Strin
             .unwrap_or(defaults.max_queue_pairs),
         mac: mac.map(guest_mac).transpose()?,
         link_speed: speed.and_then(|speed| u32::try_from(speed).ok()),
-        csum: flag(options, "csum", defaults.csum)?,
-        tso: flag(options, "tso", defaults.tso)?,
     })
 }
 
@@ -326,6 +350,29 @@ fn guest_mac(text: &str) -> Result<[u8; 6], String> {
         return Ok(mac);
     }
     Err(format!("mac={text} is no Ethernet address of one card: write it as in 52:54:00:00:00:0a"))
+}
+
+/// `csum`, `tso`, `uso`, `ufo`, `gro`: what may be left to the far side, and merging. One that cannot be read is noted, and holds
+/// as if it were not there: a slip of the pen must not take a running port away.
+fn offloads(options: &Options<'_>, notes: &mut Vec<String>) -> PortOffloads {
+    let mut on = |key| {
+        let read = flag(options, key, true);
+        read.unwrap_or_else(|fault| {
+            notes.push(format!("options:{fault}; until then it is on"));
+            true
+        })
+    };
+    let tx = Offloads { csum: on("csum"), tso: on("tso"), uso: on("uso"), ufo: on("ufo") };
+    let gro = on("gro");
+    let asked: Vec<_> =
+        ["tso", "uso", "ufo"].into_iter().filter(|key| options.get(key) == Some(&"true")).collect();
+    if !tx.csum && !asked.is_empty() {
+        notes.push(format!(
+            "options:{}=true does nothing while options:csum=false: every segment needs a checksum",
+            asked.join(", ")
+        ));
+    }
+    PortOffloads { tx, gro }
 }
 
 /// `pmd-rxq-affinity`: `queue:cpu,queue:cpu`.
@@ -349,6 +396,24 @@ mod tests {
         assert_eq!(cpu_mask("1"), Ok(vec![0]));
         assert_eq!(cpu_mask("100000000000000001"), Ok(vec![0, 68]));
         assert!(cpu_mask("1,2").unwrap_err().contains("pmd-cpu-mask=1,2"));
+    }
+
+    #[test]
+    fn cards() {
+        let set = Options::from([("pci", "05:00.0"), ("n_rxq", "4"), ("n_rxq_desc", "1024")]);
+        let rings = RingOptions { queues: 4, rx_descriptors: 1024, tx_descriptors: 512 };
+        let address = "0000:05:00.0".parse().unwrap();
+        assert_eq!(kind("up0", "pmd", false, None, &set), Ok(PortKind::Card { address, rings }));
+        let set = Options::from([("dpdk-devargs", "0000:05:00.0")]);
+        assert!(matches!(kind("up0", "dpdk", false, None, &set), Ok(PortKind::Card { .. })));
+        for (key, value, word) in [
+            ("n_rxq", "4", "nic list"),
+            ("pci", "net_tap0", "no PCI address"),
+            ("n_rxq_desc", "5", "nic list"),
+        ] {
+            let fault = kind("up0", "pmd", false, None, &Options::from([(key, value)])).unwrap_err();
+            assert!(fault.contains(word), "{fault}");
+        }
     }
 
     #[test]

@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use pmd::drivers::{af_packet, af_xdp, null, pcap, tap};
+use pmd::drivers::{self, af_packet, af_xdp, null, pcap, tap};
+use pmd::nic::NicConfig;
 use pmd::packet::Pool;
+use pmd::pci::PciAddress;
 use pmd::port::{PmdError, Port};
-use vhost_port::{Mode, OffloadOffer, VhostConfig, VhostPort};
+use vhost_port::{Mode, VhostConfig, VhostPort};
 
 use super::port::PortRequest;
 
@@ -48,6 +50,13 @@ pub enum PortKind {
         /// Options of the guest side.
         guest: GuestOptions,
     },
+    /// A card, driven from this process through VFIO.
+    Card {
+        /// Where it is.
+        address: PciAddress,
+        /// Its rings.
+        rings: RingOptions,
+    },
     /// Drops what it is sent.
     Null,
     /// Replays and records capture files.
@@ -59,7 +68,18 @@ pub enum PortKind {
     },
 }
 
-/// What a vhost-user port offers to its guest.
+/// Rings of a card.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RingOptions {
+    /// Queues in each direction.
+    pub queues: u16,
+    /// Descriptors of a receive ring.
+    pub rx_descriptors: u16,
+    /// Descriptors of a transmit ring.
+    pub tx_descriptors: u16,
+}
+
+/// What a vhost-user port offers to its guest, beside all offloads: those are switched at the port, see [`super::PortOffloads`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct GuestOptions {
     /// Most queue pairs the guest can use.
@@ -68,15 +88,11 @@ pub struct GuestOptions {
     pub mac: Option<[u8; 6]>,
     /// Speed of the link in Mbit/s, to tell such front-ends.
     pub link_speed: Option<u32>,
-    /// Offer checksum offload.
-    pub csum: bool,
-    /// Offer TCP segmentation offload (needs checksum offload).
-    pub tso: bool,
 }
 
 impl Default for GuestOptions {
     fn default() -> Self {
-        GuestOptions { max_queue_pairs: 16, mac: None, link_speed: None, csum: true, tso: true }
+        GuestOptions { max_queue_pairs: 16, mac: None, link_speed: None }
     }
 }
 
@@ -104,6 +120,16 @@ pub(super) fn open(
         PortKind::VhostUserClient { path, guest } => {
             VhostPort::open(vhost_config(name, Mode::Connect(path.clone()), *guest))
         }
+        PortKind::Card { address, rings } => {
+            let config = NicConfig {
+                name,
+                queues: rings.queues,
+                rx_descriptors: rings.rx_descriptors,
+                tx_descriptors: rings.tx_descriptors,
+                ..NicConfig::default()
+            };
+            drivers::open_card(config, pmd::vfio::open(*address)?)
+        }
         PortKind::Null => null::open(null::NullConfig { name, ..null::NullConfig::default() }),
         PortKind::Pcap { replay, record } => pcap::open(pcap::PcapConfig {
             replay: replay.clone(),
@@ -114,18 +140,10 @@ pub(super) fn open(
 }
 
 fn vhost_config(name: String, mode: Mode, guest: GuestOptions) -> VhostConfig {
-    let offload = OffloadOffer {
-        csum: guest.csum,
-        tso4: guest.tso,
-        tso6: guest.tso,
-        ecn: guest.tso,
-        ..OffloadOffer::default()
-    };
     VhostConfig {
         max_queue_pairs: guest.max_queue_pairs,
         mac: guest.mac,
         link_speed: guest.link_speed,
-        offload,
         ..VhostConfig::new(name, mode)
     }
 }
