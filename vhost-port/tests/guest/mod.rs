@@ -32,7 +32,8 @@ pub(crate) const MEMORY: u64 = 16 << 20;
 /// The guest's memory is two regions, side by side in guest addresses, apart in the front-end's.
 pub(crate) const SPLIT: u64 = 8 << 20;
 const UVA: [u64; 2] = [0x7000_0000_0000, 0x7100_0000_0000];
-const RING_AREA: u64 = 0x1_0000;
+/// Every ring has this much; 256 of them end where buffers begin.
+pub(crate) const RING_AREA: u64 = 0x4000;
 pub(crate) const RING_SIZE: u16 = 64;
 const BUFFERS: u64 = 0x40_0000;
 
