@@ -220,6 +220,7 @@ impl Session {
         {
             ring.survey(direction(at));
         }
+        config.windows = ring.as_ref().map(|ring| ring.windows().to_vec()).unwrap_or_default();
         guard.ring = ring;
         guard.net = NetRules::new(self.features);
         guard.written = log.map(|log| PageLog::new(log, &self.memory));
