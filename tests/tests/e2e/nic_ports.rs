@@ -3,6 +3,7 @@
 use serde_json::json;
 use tests::guest::{Card, HostGuest, Wire};
 use tests::lab::Lab;
+use tests::netns::Netns;
 
 use crate::stage::PATIENCE;
 
@@ -139,4 +140,46 @@ fn cards_are_ports() {
     })
     .unwrap();
     carry((&host.wires[0], 0), (&host.wires[1], 1), [60, 1518]);
+}
+
+/// What the host's namespace sends in segments far larger than the MTU crosses the card whole, both ways, over two queue pairs.
+#[test]
+fn a_virtio_card_segments_and_sums() {
+    let lab = Lab::open().unwrap();
+    let tap = lab.device("nic");
+    let card = Card {
+        tap: Some(tap.clone()),
+        ..Card::new("virtio-net-pci", 1, &format!("{VIRTIO},mq=on,vectors=6"))
+    };
+    let mut host = HostGuest::boot(&lab, &[card]).unwrap();
+    let outside = Netns::new(&lab).unwrap();
+    outside.adopt(&tap, "10.3.0.100/24").unwrap();
+    host.vsctl("add-br br0").unwrap();
+    add_port(&mut host, "br0", 0, "options:n_rxq=2");
+    host.guest.address("br0", "10.3.0.1/24").unwrap();
+    host.guest.reaches("10.3.0.100", PATIENCE).unwrap();
+
+    let sum = |text: &str| text.split_whitespace().next().unwrap_or_default().to_owned();
+    let data = lab.path("data").display().to_string();
+    let sent = host.guest.serve_data(8).unwrap();
+    outside.run("busybox", &["wget", "-q", "-O", &data, "http://10.3.0.1:9000/data"]).unwrap();
+    assert_eq!(sum(&lab.run("busybox", &["md5sum", &data]).unwrap()), sum(&sent), "out of the card");
+
+    let folder = lab.path("").display().to_string();
+    let server = outside
+        .start("busybox", &["httpd", "-f", "-p", "9000", "-h", &folder], &lab.path("httpd.log"))
+        .unwrap();
+    assert_eq!(sum(&host.guest.fetch_data("10.3.0.100").unwrap()), sum(&sent), "into the card");
+    drop(server);
+
+    for direction in ["rx", "tx"] {
+        let (bytes, packets) = (format!("{direction}_bytes"), format!("{direction}_packets"));
+        let enough = |text: &str| text.trim().parse().is_ok_and(|n: u64| n > 8 << 20);
+        host.vsctl_until(&format!("get Interface up0 statistics:{bytes}"), PATIENCE, enough).unwrap();
+        let mean = statistic(&mut host, 0, &bytes) / statistic(&mut host, 0, &packets).max(1);
+        println!("{direction}: {mean} bytes a frame");
+        // Half of the frames are bare acknowledgements of the other direction.
+        assert!(mean > 1600, "{direction}: segments were cut on the way, {mean} bytes on average");
+    }
+    assert_eq!(host.vsctl("get Interface up0 status:n_rxq").unwrap().trim(), "\"2\"");
 }
