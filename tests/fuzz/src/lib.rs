@@ -38,7 +38,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     Target { name: "descriptor_chains", run: descriptor_chains::run, seeds: descriptor_chains::seeds },
     Target { name: "flipping_rings", run: flipping_rings::run, seeds: flipping_rings::seeds },
     Target { name: "flow_text", run: flow_text::run, seeds: flow_text::seeds },

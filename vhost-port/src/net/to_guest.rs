@@ -216,7 +216,14 @@ impl<R: Ring, M: Marks> Sender<'_, R, M> {
             sent += run;
             left = left.get(run..).unwrap_or_default();
             let Some((&slot, rest)) = left.split_first() else { break };
-            match self.send(&batch.frame(slot), finisher, counters) {
+            let frame = batch.frame(slot);
+            // Most frames that are longer than a head ask for nothing.
+            let outcome = if frame.offload.is_none() {
+                self.put_or_hold(&frame, counters)
+            } else {
+                self.send(&frame, finisher, counters)
+            };
+            match outcome {
                 Ok(()) => sent += 1,
                 Err(Unsent::Dropped(DropReason::TxRingFull)) => {
                     // Nothing after it fits either, or would overtake it.
@@ -249,9 +256,6 @@ impl<R: Ring, M: Marks> Sender<'_, R, M> {
         finisher: &mut Finisher,
         counters: &QueueCounters,
     ) -> Result<(), Unsent> {
-        if frame.offload.is_none() {
-            return self.put_or_hold(frame, counters);
-        }
         let caps = self.limits.offloads.limit(self.net.to_guest);
         if caps.takes(&frame.offload) {
             return self.put_or_hold(frame, counters);
