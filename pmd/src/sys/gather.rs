@@ -19,10 +19,12 @@ const MANY: usize = 1024;
 pub fn write_frame(fd: BorrowedFd<'_>, prefix: &[u8], frame: &Frame<'_>) -> io::Result<usize> {
     let mut runs = 0;
     frame.for_each_payload(|_| runs += 1);
-    match runs + 2 {
-        ..=FEW => write_pieces::<FEW>(fd, prefix, frame),
-        ..=MERGED => write_pieces::<MERGED>(fd, prefix, frame),
-        _ => write_scattered(fd, prefix, frame),
+    if runs + 2 <= FEW {
+        write_pieces::<FEW>(fd, prefix, frame)
+    } else if runs + 2 <= MERGED {
+        write_pieces::<MERGED>(fd, prefix, frame)
+    } else {
+        write_scattered(fd, prefix, frame)
     }
 }
 
