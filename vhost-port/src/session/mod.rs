@@ -22,3 +22,5 @@ mod machine;
 mod rings;
 
 pub(crate) use control::{interrupt, serve, start};
+pub(crate) use endpoint::{Connector, Listener};
+pub(crate) use features::offload_features;

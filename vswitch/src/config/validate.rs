@@ -29,6 +29,7 @@ pub(super) const TYPES: &[&str] = &[
     "tap",
     "vhost-user",
     "vhost-user-client",
+    "virtio-user",
 ];
 
 /// `Open_vSwitch.other_config:pmd-cpu-mask`: hexadecimal, bit n is CPU n.
@@ -250,6 +251,19 @@ fn kind(
                 format!("type {kind} needs the socket QEMU listens on: set Interface {name} options:vhost-server-path=PATH")
             })?;
             Ok(PortKind::VhostUserClient { path, guest: guest(mac, options)? })
+        }
+        "virtio-user" => {
+            let path = path(["path", "path"]).ok_or_else(|| {
+                format!("type virtio-user needs the socket of the other switch's vhost-user port: set Interface {name} options:path=PATH")
+            })?;
+            Ok(PortKind::VirtioUser {
+                path,
+                server: flag(options, "server", false)?,
+                pairs: queues(options, 64)?.unwrap_or(1),
+                packed: flag(options, "packed", false)?,
+                csum: flag(options, "csum", true)?,
+                tso: flag(options, "tso", true)?,
+            })
         }
         "null" => Ok(PortKind::Null),
         "pcap" => {

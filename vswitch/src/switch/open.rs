@@ -6,6 +6,7 @@ use std::sync::Arc;
 use pmd::drivers::{af_packet, af_xdp, null, pcap, tap};
 use pmd::packet::Pool;
 use pmd::port::{PmdError, Port};
+use vhost_port::front_end::{VirtioUserConfig, VirtioUserPort};
 use vhost_port::{Mode, OffloadOffer, VhostConfig, VhostPort};
 
 use super::port::PortRequest;
@@ -47,6 +48,21 @@ pub enum PortKind {
         path: PathBuf,
         /// Options of the guest side.
         guest: GuestOptions,
+    },
+    /// Another switch's vhost-user port, to which we are the guest.
+    VirtioUser {
+        /// Socket.
+        path: PathBuf,
+        /// We listen, and the other switch connects.
+        server: bool,
+        /// Most queue pairs.
+        pairs: u16,
+        /// Packed rings, if there are any.
+        packed: bool,
+        /// Take checksum offload.
+        csum: bool,
+        /// Take segmentation offload (needs checksum offload).
+        tso: bool,
     },
     /// Drops what it is sent.
     Null,
@@ -104,6 +120,13 @@ pub(super) fn open(
         PortKind::VhostUserClient { path, guest } => {
             VhostPort::open(vhost_config(name, Mode::Connect(path.clone()), *guest))
         }
+        PortKind::VirtioUser { path, server, pairs, packed, csum, tso } => {
+            let mode = if *server { Mode::Listen } else { Mode::Connect }(path.clone());
+            // A frame to be fragmented means something else to DPDK's back-end, so nobody is asked for that.
+            let offload = OffloadOffer { ufo: false, ..offload(*csum, *tso) };
+            let (pairs, packed) = (*pairs, *packed);
+            VirtioUserPort::open(VirtioUserConfig { name, mode, pairs, packed, offload })
+        }
         PortKind::Null => null::open(null::NullConfig { name, ..null::NullConfig::default() }),
         PortKind::Pcap { replay, record } => pcap::open(pcap::PcapConfig {
             replay: replay.clone(),
@@ -113,14 +136,12 @@ pub(super) fn open(
     }
 }
 
+fn offload(csum: bool, tso: bool) -> OffloadOffer {
+    OffloadOffer { csum, tso4: tso, tso6: tso, ecn: tso, ..OffloadOffer::default() }
+}
+
 fn vhost_config(name: String, mode: Mode, guest: GuestOptions) -> VhostConfig {
-    let offload = OffloadOffer {
-        csum: guest.csum,
-        tso4: guest.tso,
-        tso6: guest.tso,
-        ecn: guest.tso,
-        ..OffloadOffer::default()
-    };
+    let offload = offload(guest.csum, guest.tso);
     VhostConfig {
         max_queue_pairs: guest.max_queue_pairs,
         mac: guest.mac,
