@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
-use pmd::port::{PmdError, Port, PortEvents, PortInfo, RxQueue, TxQueue};
+use pmd::port::{PmdError, Port, PortEvents, PortInfo, QueueCounters, RxQueue, TxQueue};
 use pmd::sys::sigbus::Alarm;
 use pmd::virtio::features::VIRTIO_F_ACCESS_PLATFORM;
 
@@ -133,6 +133,10 @@ impl Port for VhostPort {
 
     fn tx_queue(&self, worker: u16) -> Result<Box<dyn TxQueue>, PmdError> {
         Ok(Box::new(VhostTx::new(Arc::clone(&self.shared), worker)))
+    }
+
+    fn late_tx(&self) -> Option<Arc<QueueCounters>> {
+        Some(Arc::clone(&self.shared.late_tx))
     }
 
     fn set_mtu(&self, mtu: u16) -> Result<(), PmdError> {

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use guest::iommu::PAGE;
 use guest::{Guest, MEMORY, MODERN, burst, wait_for};
-use pmd::packet::{BatchStorage, Offload, Span};
+use pmd::packet::{BatchStorage, Gso, Offload, Span};
 use pmd::port::{Armed, DropReason, LinkState, Port, RxQueue, TxQueue, Waker};
 use pmd::virtio::NetHeader;
 use pmd::virtio::features::*;
@@ -27,10 +27,14 @@ const KINDS: [u64; 4] =
     [0, VIRTIO_F_RING_PACKED, VIRTIO_F_IN_ORDER, VIRTIO_F_RING_PACKED | VIRTIO_F_IN_ORDER];
 
 fn setup(kind: u64) -> (tempfile::TempDir, Arc<dyn Port>, Guest) {
+    setup_with(IOMMU | kind)
+}
+
+fn setup_with(features: u64) -> (tempfile::TempDir, Arc<dyn Port>, Guest) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("p");
     let port = VhostPort::open(VhostConfig::new("p", Mode::Listen(path.clone()))).unwrap();
-    let guest = Guest::connect(&path, IOMMU | kind, 2);
+    let guest = Guest::connect(&path, features, 2);
     wait_for(&port, |info| info.link == LinkState::Up && info.rx_queues == 1);
     (dir, port, guest)
 }
@@ -60,6 +64,39 @@ fn send(txq: &mut dyn TxQueue, frame: &[u8]) -> usize {
     let sent = txq.tx_burst(&batch, &[0]);
     assert!(txq.notify());
     sent
+}
+
+/// Sends a frame to the guest and answers misses until it has one.
+fn deliver(txq: &mut dyn TxQueue, guest: &mut Guest, frame: &[u8]) -> Vec<u8> {
+    send(txq, frame);
+    loop {
+        if let Some((_, frame)) = guest.receive(0) {
+            return frame;
+        }
+        guest.iommu().answer();
+    }
+}
+
+/// A TCP/IPv4 frame with this much payload, to be cut into pieces of 1000 bytes.
+fn tso_frame(payload: usize) -> (Vec<u8>, Offload) {
+    let mut frame = vec![0; 54];
+    frame[12..14].copy_from_slice(&[8, 0]);
+    frame[14..24].copy_from_slice(&[0x45, 0, 0, 0, 0, 0, 0, 0, 64, 6]);
+    frame[46] = 0x50;
+    frame.extend(pattern(payload, 9));
+    let total = (frame.len() - 14) as u16;
+    frame[16..18].copy_from_slice(&total.to_be_bytes());
+    let gso = Gso::TcpV4;
+    let offload = Offload {
+        needs_csum: true,
+        csum_start: 34,
+        csum_offset: 16,
+        gso,
+        gso_size: 1000,
+        hdr_len: 54,
+        ..Offload::default()
+    };
+    (frame, offload)
 }
 
 fn pattern(len: usize, seed: u8) -> Vec<u8> {
@@ -110,23 +147,69 @@ fn what_comes_next_is_asked_for_before_it_is_needed() {
 }
 
 #[test]
-fn frames_to_the_guest_are_dropped_with_a_reason_while_its_buffers_are_not_translated() {
+fn frames_to_the_guest_wait_for_its_buffers_in_order() {
     for kind in KINDS {
         let (_dir, port, mut guest) = setup(kind);
         let mut txq = port.tx_queue(0).unwrap();
         // Three buffers a frame, some over a border.
-        (0..12).for_each(|_| guest.post(0, &[600]));
-        let mut lost = 0;
-        while send(&mut *txq, &pattern(1500, 3)) == 0 {
-            lost += 1;
+        (0..30).for_each(|_| guest.post(0, &[600]));
+        let frames: Vec<_> = (0..10).map(|i| pattern(1500, i)).collect();
+        assert!(frames.iter().all(|frame| send(&mut *txq, frame) == 0));
+        let mut seen = Vec::new();
+        while seen.len() < frames.len() {
             guest.iommu().answer();
+            seen.extend(std::iter::from_fn(|| guest.receive(0)).map(|(_, frame)| frame));
         }
-        assert!(lost > 0);
-        assert_eq!(txq.counters().drops.get(DropReason::TxUntranslated), lost);
-        assert_eq!(guest.receive(0).unwrap().1, pattern(1500, 3));
-        assert_eq!(send(&mut *txq, &pattern(1000, 4)), 1, "the next buffers were asked for with the first");
-        assert_eq!(guest.receive(0).unwrap().1, pattern(1000, 4));
+        assert_eq!(seen, frames);
+        let late = port.late_tx().unwrap();
+        assert_eq!((late.snapshot().packets, late.snapshot().bytes), (10, 15_000));
+        assert!(guest.interrupted(0));
+        assert_eq!(late.drops.nonzero().count() + txq.counters().drops.nonzero().count(), 0);
+        // The ring is in use again; and taken back again.
+        (0..6).for_each(|_| guest.post(0, &[800]));
+        assert_eq!(deliver(&mut *txq, &mut guest, &pattern(1400, 1)), pattern(1400, 1));
+        guest.iommu().invalidate(0, u64::MAX);
+        assert_eq!(deliver(&mut *txq, &mut guest, &pattern(1400, 2)), pattern(1400, 2));
     }
+}
+
+#[test]
+fn a_large_frame_that_is_cut_here_arrives_once_whatever_it_waits_for() {
+    let (_dir, port, mut guest) = setup_with(IOMMU & !VIRTIO_NET_F_GUEST_TSO4);
+    let mut txq = port.tx_queue(0).unwrap();
+    for _ in 0..20 {
+        guest.post_page(0);
+    }
+    let (frame, offload) = tso_frame(8 * 1000);
+    let mut storage = BatchStorage::new();
+    let mut batch = storage.begin();
+    assert!(batch.receive(Span::from_slice(&frame)));
+    batch.packet_mut(0).offload = offload;
+    txq.tx_burst(&batch, &[0]);
+    let mut seen: Vec<Vec<u8>> = Vec::new();
+    while seen.len() < 8 {
+        // One page at a time.
+        for (page, _) in guest.iommu().missed() {
+            guest.iommu().update(page);
+            seen.extend(std::iter::from_fn(|| guest.receive(0)).map(|(_, piece)| piece));
+        }
+    }
+    let payload: Vec<u8> = seen.iter().flat_map(|piece| piece[54..].to_vec()).collect();
+    assert!(payload == frame[54..]);
+}
+
+#[test]
+fn too_many_frames_that_wait_are_dropped_with_a_reason() {
+    let (_dir, port, mut guest) = setup(0);
+    let mut txq = port.tx_queue(0).unwrap();
+    guest.post(0, &[2000]);
+    for _ in 0..1100 {
+        send(&mut *txq, &[1; 100]);
+    }
+    assert_eq!(txq.counters().drops.get(DropReason::TxUntranslated), 76);
+    // What waits when the ring stops is lost.
+    guest.frontend.get_vring_base(0).unwrap();
+    assert_eq!(port.late_tx().unwrap().drops.get(DropReason::TxLinkDown), 1024);
 }
 
 #[test]
@@ -137,9 +220,7 @@ fn memory_that_was_taken_back_is_not_touched_after_the_acknowledgement() {
         let mut rxq = port.rx_queue(0).unwrap();
         // A buffer on a page of its own each, looked at ahead.
         let buffers: Vec<_> = (0..8).map(|_| guest.post_page(0)).collect();
-        while send(&mut *txq, &[1; 1000]) == 0 {
-            guest.iommu().answer();
-        }
+        assert_eq!(deliver(&mut *txq, &mut guest, &[1; 1000]), [1; 1000]);
         guest.send(1, NetHeader::default(), &[5; 60], &[]);
         receive(&mut *rxq, &mut guest);
         let spare = MEMORY - PAGE;
@@ -149,13 +230,10 @@ fn memory_that_was_taken_back_is_not_touched_after_the_acknowledgement() {
             guest.swap_pages(buffer, spare);
             let seen = vec![0xee; PAGE as usize];
             guest.file.write_all_at(&seen, before).unwrap();
-            while send(&mut *txq, &[i as u8; 1000]) == 0 {
-                guest.iommu().answer();
-            }
+            assert_eq!(deliver(&mut *txq, &mut guest, &[i as u8; 1000]), [i as u8; 1000]);
             let mut now = vec![0; PAGE as usize];
             guest.file.read_exact_at(&mut now, before).unwrap();
             assert_eq!(now, seen, "buffer {i}");
-            while guest.receive(0).unwrap().1 != [i as u8; 1000] {}
         }
     }
 }
@@ -215,17 +293,17 @@ fn permissions_are_kept() {
     let (read, write) = (1, 2);
     let uva = guest.iommu().uva(buffer);
     assert!(guest.iommu().tell(buffer, PAGE, uva, read, 2));
+    assert_eq!(send(&mut *txq, &[7; 100]), 0);
     let asked = loop {
-        assert_eq!(send(&mut *txq, &[7; 100]), 0, "the buffer may only be read");
         let missed = guest.iommu().missed();
         if let Some(&asked) = missed.iter().find(|&&(page, _)| page == buffer) {
             break asked;
         }
         missed.iter().for_each(|&(page, _)| guest.iommu().update(page));
     };
-    assert_eq!(asked, (buffer, write));
+    assert_eq!(asked, (buffer, write), "the buffer may only be read");
+    assert!(guest.receive(0).is_none());
     assert!(guest.iommu().tell(buffer, PAGE, uva, write, 2));
-    assert_eq!(send(&mut *txq, &[7; 100]), 1);
     assert_eq!(guest.receive(0).unwrap().1, [7; 100]);
 }
 

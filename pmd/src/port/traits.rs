@@ -43,6 +43,11 @@ pub trait Port: Send + Sync {
     /// fewer hardware queues shares them inside.
     fn tx_queue(&self, worker: u16) -> Result<Box<dyn TxQueue>, PmdError>;
 
+    /// Counters of packets that the port sent itself, later than a queue took them, if it ever does that.
+    fn late_tx(&self) -> Option<Arc<QueueCounters>> {
+        None
+    }
+
     /// Changes the largest payload of a frame.
     fn set_mtu(&self, mtu: u16) -> Result<(), PmdError>;
 
@@ -99,8 +104,9 @@ pub trait RxQueue: Send {
 
 /// Sending end, owned by one worker.
 pub trait TxQueue: Send {
-    /// Sends the packets in `slots`, in order. Never blocks and never keeps a packet: what cannot be sent is dropped and
-    /// counted under its reason in [`TxQueue::counters`]. Returns how many were sent.
+    /// Sends the packets in `slots`, in order. Never blocks and never keeps a packet's memory: what cannot be sent is dropped and
+    /// counted under its reason in [`TxQueue::counters`]. Returns how many were sent. A port may copy packets to send them a little
+    /// later; then it counts them itself, see [`Port::late_tx`].
     ///
     /// Packets that need an offload the far side lacks are finished in software here.
     ///

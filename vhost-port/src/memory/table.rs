@@ -8,7 +8,7 @@ use std::sync::Arc;
 use pmd::virtio::SharedPtr;
 
 use super::MemoryError;
-use super::iotlb::{Access, Entry, find};
+use super::iotlb::{Access, Entry, Translation, find};
 use super::misses::{MissQueue, PAGE};
 use super::page_log::HostRange;
 use super::region::{Region, RegionSpec};
@@ -48,11 +48,23 @@ pub(crate) struct RegionCache {
     gpa: u64,
     len: u64,
     host: Option<SharedPtr>,
+    access: Access,
 }
 
 impl RegionCache {
     /// Matches nothing.
-    pub(crate) const EMPTY: RegionCache = RegionCache { gpa: 0, len: 0, host: None };
+    pub(crate) const EMPTY: RegionCache = RegionCache { gpa: 0, len: 0, host: None, access: Access::READ };
+
+    /// The same, for who wants this access: a ring does the same with all its buffers.
+    #[inline]
+    pub(crate) fn wanting(self, access: Access) -> RegionCache {
+        RegionCache { access, ..self }
+    }
+
+    /// The access wanted.
+    pub(crate) fn access(&self) -> Access {
+        self.access
+    }
 
     /// Host address of `len` bytes at `gpa`, if all lie in the cached region.
     #[inline]
@@ -161,8 +173,8 @@ impl MemTable {
         let offset = addr - region.spec.gpa;
         let here = region.spec.len.checked_sub(offset).filter(|&n| n > 0)?.min(u64::from(len));
         let host = region.host(offset, here)?;
-        *cache =
-            RegionCache { gpa: region.spec.gpa, len: region.spec.len, host: region.host(0, region.spec.len) };
+        let RegionSpec { gpa, len, .. } = region.spec;
+        *cache = RegionCache { gpa, len, host: region.host(0, len), access };
         Some((host, here as u32))
     }
 }
@@ -204,7 +216,8 @@ impl Iommu {
             return None;
         };
         let here = (mapping.end() - iova).min(u64::from(len)) as u32;
-        *cache = RegionCache { gpa: mapping.told.iova, len: mapping.told.len, host: Some(mapping.host) };
+        let Translation { iova: gpa, len: whole, .. } = mapping.told;
+        *cache = RegionCache { gpa, len: whole, host: Some(mapping.host), access };
         cache.get(iova, here).map(|host| (host, here))
     }
 

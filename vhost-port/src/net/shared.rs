@@ -43,6 +43,9 @@ impl Peer {
     }
 }
 
+/// Ethernet header and two tags: what a frame may have beyond its payload.
+const L2_OVERHEAD: usize = 22;
+
 /// See the module.
 pub(crate) struct Shared {
     pub(crate) config: VhostConfig,
@@ -60,6 +63,8 @@ pub(crate) struct Shared {
     events: Mutex<Option<Arc<dyn PortEvents>>>,
     /// Counters of receive queues, which outlive the boxes.
     pub(crate) rx_counters: Box<[Arc<QueueCounters>]>,
+    /// What the control thread has sent, or dropped, for workers.
+    pub(crate) late_tx: Arc<QueueCounters>,
 }
 
 impl Shared {
@@ -68,6 +73,7 @@ impl Shared {
         Shared {
             rings: (0..rings).map(|_| Arc::new(Vring::new(Arc::clone(&alarm)))).collect(),
             rx_counters: (0..config.max_queue_pairs).map(|_| Arc::default()).collect(),
+            late_tx: Arc::default(),
             generation: AtomicU64::new(0),
             mtu: AtomicU16::new(config.mtu),
             alarm,
@@ -78,6 +84,12 @@ impl Shared {
             events: Mutex::new(None),
             config,
         }
+    }
+
+    /// Longest frame to the guest that is not to be segmented.
+    #[inline]
+    pub(crate) fn max_frame(&self) -> usize {
+        usize::from(self.mtu.load(Ordering::Relaxed)) + L2_OVERHEAD
     }
 
     /// The socket's path.

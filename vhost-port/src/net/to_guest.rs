@@ -14,13 +14,13 @@ use pmd::port::{DropReason, QueueCounters, TxQueue};
 use pmd::prefetch::prefetch_bulk_to_write;
 use pmd::virtio::{NetHeader, SharedPtr};
 
+use super::held::Held;
 use super::rules::NetRules;
 use super::shared::Shared;
+use super::writer::Writer;
 use crate::memory::{Marks, NoMarks};
 use crate::ring::{Chain, Cursor, DeviceRing, Direction, Extent, Ring, RingFault, RingState, Segment, Vring};
 
-/// Ethernet header and two tags: what a frame may have beyond its payload.
-const L2_OVERHEAD: usize = 22;
 /// Most buffers one frame may fill: 64 KiB in buffers of a page and a half each would be 43.
 const MAX_MERGED: usize = 512;
 
@@ -35,26 +35,14 @@ pub(crate) struct VhostTx {
     counters: Arc<QueueCounters>,
     /// The guest has not been told yet of the last burst.
     owing: bool,
-    /// Chains a frame fills, and their bytes.
-    merged: Vec<(Extent, u32)>,
-    /// Does what the guest cannot.
-    finisher: Finisher,
+    tools: Tools,
 }
 
 impl VhostTx {
     pub(crate) fn new(shared: Arc<Shared>, worker: u16) -> VhostTx {
         let generation = u64::MAX;
-        let merged = Vec::with_capacity(MAX_MERGED);
-        VhostTx {
-            shared,
-            worker,
-            generation,
-            ring: None,
-            counters: Arc::default(),
-            owing: false,
-            merged,
-            finisher: Finisher::new(),
-        }
+        let (counters, tools) = (Arc::default(), Tools::new());
+        VhostTx { shared, worker, generation, ring: None, counters, owing: false, tools }
     }
 
     /// Picks one of the live rings by the worker's number.
@@ -97,44 +85,27 @@ impl TxQueue for VhostTx {
             return 0;
         };
         if !vring.usable() {
-            drops
-                .add(if vring.awaiting() { DropReason::TxUntranslated } else { DropReason::TxLinkDown }, all);
+            if vring.awaiting() {
+                guard.held.push_all(batch, slots, &self.counters);
+            } else {
+                drops.add(DropReason::TxLinkDown, all);
+            }
             return 0;
         }
-        let RingState { ring: Some(ring), net, written } = &mut *guard else {
+        let max_frame = self.shared.max_frame();
+        let sent = send_burst(&mut guard, vring, batch, slots, max_frame, &mut self.tools, &self.counters);
+        let (Some((sent, bytes)), Some(ring)) = (sent, &mut guard.ring) else {
             drops.add(DropReason::TxLinkDown, all);
             return 0;
         };
-        let max_frame = usize::from(self.shared.mtu.load(Ordering::Relaxed)) + L2_OVERHEAD;
-        let (merged, finisher) = (&mut self.merged, &mut self.finisher);
-        macro_rules! send {
-            ($ring:expr, $marks:expr) => {
-                Sender { ring: $ring, marks: $marks, net, max_frame, merged, bytes: 0 }.burst(
-                    batch,
-                    slots,
-                    finisher,
-                    vring,
-                    &self.counters,
-                )
-            };
-        }
-        let (sent, bytes) = match (&mut *ring, &mut *written) {
-            (DeviceRing::Split(ring), None) => send!(ring, &mut NoMarks),
-            (DeviceRing::Packed(ring), None) => send!(ring, &mut NoMarks),
-            (DeviceRing::Split(ring), Some(marks)) => send!(ring, marks),
-            (DeviceRing::Packed(ring), Some(marks)) => send!(ring, marks),
-        };
-        if let Some(marks) = written {
-            marks.flush();
-        }
         if vring.memory_gone() {
             vring.break_down(RingFault::MemoryGone);
         }
         if ring.publish() {
-            self.counters.add_burst(sent as u64, bytes);
+            self.counters.add_burst(sent, bytes);
             self.owing = true;
         }
-        sent
+        sent as usize
     }
 
     fn notify(&mut self) -> bool {
@@ -160,6 +131,52 @@ impl Drop for VhostTx {
     }
 }
 
+/// What a burst works with, apart from ring and packets.
+pub(super) struct Tools {
+    /// Chains a frame fills, and their bytes.
+    merged: Vec<(Extent, u32)>,
+    /// Does what the guest cannot.
+    finisher: Finisher,
+}
+
+impl Tools {
+    pub(super) fn new() -> Tools {
+        Tools { merged: Vec::with_capacity(MAX_MERGED), finisher: Finisher::new() }
+    }
+}
+
+/// Sends a burst on a locked ring. Returns how many packets were sent, and their bytes; `None` when there is no ring. It is not
+/// published yet.
+#[inline(always)]
+pub(super) fn send_burst(
+    state: &mut RingState,
+    vring: &Vring,
+    batch: &Batch<'_>,
+    slots: &[SlotId],
+    max_frame: usize,
+    tools: &mut Tools,
+    counters: &QueueCounters,
+) -> Option<(u64, u64)> {
+    let RingState { ring: Some(ring), net, written, held } = state else { return None };
+    let Tools { merged, finisher } = tools;
+    macro_rules! send {
+        ($ring:expr, $marks:expr) => {
+            Sender { ring: $ring, marks: $marks, net, max_frame, merged, held, bytes: 0 }
+                .burst(batch, slots, finisher, vring, counters)
+        };
+    }
+    let sent = match (ring, &mut *written) {
+        (DeviceRing::Split(ring), None) => send!(ring, &mut NoMarks),
+        (DeviceRing::Packed(ring), None) => send!(ring, &mut NoMarks),
+        (DeviceRing::Split(ring), Some(marks)) => send!(ring, marks),
+        (DeviceRing::Packed(ring), Some(marks)) => send!(ring, marks),
+    };
+    if let Some(marks) = written {
+        marks.flush();
+    }
+    Some(sent)
+}
+
 /// One burst on a locked ring.
 struct Sender<'a, R, M> {
     ring: &'a mut R,
@@ -169,6 +186,8 @@ struct Sender<'a, R, M> {
     /// Longest frame the MTU allows, unless it is to be segmented by the guest.
     max_frame: usize,
     merged: &'a mut Vec<(Extent, u32)>,
+    /// Takes what has to wait for translations.
+    held: &'a mut Held,
     bytes: u64,
 }
 
@@ -181,7 +200,7 @@ impl<R: Ring, M: Marks> Sender<'_, R, M> {
         finisher: &mut Finisher,
         vring: &Vring,
         counters: &QueueCounters,
-    ) -> (usize, u64) {
+    ) -> (u64, u64) {
         let drops = &counters.drops;
         let (mut sent, mut left) = (0, slots);
         loop {
@@ -198,9 +217,12 @@ impl<R: Ring, M: Marks> Sender<'_, R, M> {
                 }
                 Err(Unsent::Dropped(reason)) => drops.add(reason, 1),
                 Err(Unsent::Broken(fault)) => {
-                    let waits = fault == RingFault::Untranslated;
-                    let reason = if waits { DropReason::TxUntranslated } else { DropReason::TxBadRing };
-                    drops.add(reason, left.len() as u64);
+                    if fault == RingFault::Untranslated {
+                        // The first is held already, as it is or in the pieces that were left of it.
+                        self.held.push_all(batch, rest, counters);
+                    } else {
+                        drops.add(DropReason::TxBadRing, left.len() as u64);
+                    }
                     vring.break_down(fault);
                     break;
                 }
@@ -208,7 +230,7 @@ impl<R: Ring, M: Marks> Sender<'_, R, M> {
             left = rest;
         }
         self.ring.look_ahead(Direction::Write, self.net.header_len);
-        (sent, self.bytes)
+        (sent as u64, self.bytes)
     }
 
     /// Sends a frame that may need more than copying.
@@ -220,17 +242,34 @@ impl<R: Ring, M: Marks> Sender<'_, R, M> {
         counters: &QueueCounters,
     ) -> Result<(), Unsent> {
         if self.net.to_guest.takes(&frame.offload) {
-            return self.put(frame);
+            return self.put_or_hold(frame, counters);
         }
         let mut outcome = Ok(());
-        let finished = finisher.finish(*frame, self.net.to_guest, self.max_frame, |piece| {
-            if outcome.is_ok() {
-                outcome = self.put(&piece);
-            }
+        let finished = finisher.finish(*frame, self.net.to_guest, self.max_frame, |piece| match outcome {
+            Ok(()) => outcome = self.put_or_hold(&piece, counters),
+            Err(Unsent::Broken(RingFault::Untranslated)) => self.hold(&piece, counters),
+            Err(_) => {}
         });
         outcome?;
         counters.add_finished(finished.map_err(Unsent::Dropped)?);
         Ok(())
+    }
+
+    /// Puts a frame, or holds it until its buffers are translated.
+    #[inline]
+    fn put_or_hold(&mut self, frame: &Frame<'_>, counters: &QueueCounters) -> Result<(), Unsent> {
+        let outcome = self.put(frame);
+        if let Err(Unsent::Broken(RingFault::Untranslated)) = outcome {
+            self.hold(frame, counters);
+        }
+        outcome
+    }
+
+    #[cold]
+    fn hold(&mut self, frame: &Frame<'_>, counters: &QueueCounters) {
+        if !self.held.push(frame) {
+            counters.drops.add(DropReason::TxUntranslated, 1);
+        }
     }
 
     /// The next chain.
@@ -317,7 +356,7 @@ impl<R: Ring, M: Marks> Sender<'_, R, M> {
             capacity += bytes as usize;
         }
         let header = self.header(&frame.offload, self.merged.len() as u16);
-        let mut writer = Writer { segments: self.ring.segments(), offset: 0 };
+        let mut writer = Writer::new(self.ring.segments());
         writer.write(header.as_ptr(), self.net.header_len);
         writer.write(frame.head.as_ptr(), frame.head.len());
         frame.for_each_payload(|piece| writer.write(piece.as_ptr(), piece.len()));
@@ -431,35 +470,5 @@ fn note_written<M: Marks>(marks: &mut M, segments: &[Segment], mut len: usize) {
         }
         marks.wrote(segment.start, here);
         len -= here;
-    }
-}
-
-/// Writes the pieces of chains one after the other.
-struct Writer<'a> {
-    segments: &'a [Segment],
-    /// Bytes of the first piece already written.
-    offset: u32,
-}
-
-impl Writer<'_> {
-    /// Copies `len` bytes from `from`, as far as the pieces reach.
-    fn write(&mut self, mut from: *const u8, mut len: usize) {
-        while let (Some(segment), true) = (self.segments.first(), len > 0) {
-            let n = ((segment.len - self.offset) as usize).min(len);
-            prefetch_bulk_to_write(segment.start.addr() + self.offset as usize, n);
-            // SAFETY: `from` has `len` readable bytes (a slice or a span); offset + n <= segment.len, which is mapped.
-            // Source and target may overlap when a guest lies about its memory, which `copy` allows.
-            unsafe {
-                let to = segment.start.add(self.offset as usize).as_non_null().as_ptr();
-                std::ptr::copy(from, to, n);
-                from = from.add(n);
-            }
-            len -= n;
-            self.offset += n as u32;
-            if self.offset == segment.len {
-                self.segments = &self.segments[1..];
-                self.offset = 0;
-            }
-        }
     }
 }

@@ -147,7 +147,7 @@ impl SplitRing {
     fn look(&mut self, direction: Direction, offset: usize, wanted: u16) {
         // In registers, since for all the compiler knows a store to the list of chains could change them.
         let (parts, mask) = (self.parts, self.mask);
-        let (mut looked, mut cache) = (self.ahead.looked, self.cache);
+        let (mut looked, mut cache) = (self.ahead.looked, self.cache.wanting(direction.access()));
         for _ in self.known()..wanted {
             let chain = match parts.head(looked, mask) {
                 Ok(head) => parts.chain(head, mask, direction, &mut cache, &self.memory),
@@ -168,6 +168,7 @@ impl SplitRing {
     /// The chain at `head`.
     #[cfg(test)]
     pub(super) fn look_at(&mut self, head: u16, direction: Direction) -> Chain {
+        self.cache = self.cache.wanting(direction.access());
         self.parts.chain(head, self.mask, direction, &mut self.cache, &self.memory)
     }
 
@@ -215,7 +216,7 @@ impl RingParts {
         let desc = unsafe { self.descriptors.load_descriptor(usize::from(head & mask)) };
         let plain = desc.flags & (DESC_F_NEXT | DESC_F_INDIRECT | DESC_F_WRITE) == direction.flag();
         let start = if plain && desc.len <= MAX_CHAIN_BYTES {
-            cache.get(desc.addr, desc.len).or_else(|| look_up(memory, desc.addr, desc.len, direction, cache))
+            cache.get(desc.addr, desc.len).or_else(|| look_up(memory, desc.addr, desc.len, cache))
         } else {
             None
         };
@@ -224,19 +225,15 @@ impl RingParts {
 }
 
 /// Where a buffer lies whose region is not the one used last. `None` when it lies in several, or outside, or is not translated; all
-/// of it that is not is reported.
+/// of it that is not is reported. What is wanted there the cache says: as an argument it would take a register of the loop
+/// around the call, where there is none left.
 #[cold]
 #[inline(never)]
-pub(super) fn look_up(
-    memory: &MemTable,
-    addr: u64,
-    len: u32,
-    direction: Direction,
-    cache: &mut RegionCache,
-) -> Option<SharedPtr> {
-    let (start, here) = memory.lookup(addr, len, direction.access(), cache)?;
+pub(super) fn look_up(memory: &MemTable, addr: u64, len: u32, cache: &mut RegionCache) -> Option<SharedPtr> {
+    let access = cache.access();
+    let (start, here) = memory.lookup(addr, len, access, cache)?;
     if here < len {
-        memory.report_missing(addr, len, direction.access());
+        memory.report_missing(addr, len, access);
         return None;
     }
     Some(start)

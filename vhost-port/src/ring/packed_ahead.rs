@@ -132,7 +132,7 @@ impl PackedRing {
         const SHAPE: u16 = DESC_F_AVAIL | DESC_F_USED | DESC_F_NEXT | DESC_F_INDIRECT | DESC_F_WRITE;
         // In registers, since for all the compiler knows a store to the list of chains could change them.
         let (mut looked, mut at) = (self.ahead.looked, self.ahead.at);
-        let (parts, size, mut cache) = (self.parts, self.size, self.cache);
+        let (parts, size, mut cache) = (self.parts, self.size, self.cache.wanting(direction.access()));
         // Flags of a single descriptor of this direction that is available: nearly all are so.
         let mut plain = at.avail_flags() | direction.flag();
         self.ahead.fault = None;
@@ -161,9 +161,7 @@ impl PackedRing {
             let desc = unsafe { parts.descriptors.load_packed(slot) };
             let (len, head) = (desc.element.len, desc.element.id);
             let start = if len <= MAX_CHAIN_BYTES {
-                cache
-                    .get(desc.addr, len)
-                    .or_else(|| look_up(&self.memory, desc.addr, len, direction, &mut cache))
+                cache.get(desc.addr, len).or_else(|| look_up(&self.memory, desc.addr, len, &mut cache))
             } else {
                 None
             };

@@ -18,7 +18,7 @@ use pmd::sys::sigbus::Alarm;
 use super::device::DeviceRing;
 use super::fault::RingFault;
 use crate::memory::PageLog;
-use crate::net::NetRules;
+use crate::net::{Held, NetRules};
 
 /// Times a worker looks at a held lock before it gives up for this burst: some tens of microseconds, the time another
 /// worker takes to send a full burst of large frames through the same ring. Only a holder that lost its CPU takes longer.
@@ -33,6 +33,8 @@ pub(crate) struct RingState {
     pub(crate) net: NetRules,
     /// Where frames are put is noted here, while the guest is being migrated.
     pub(crate) written: Option<PageLog>,
+    /// What is to be sent when the guest's buffers have been translated. A ring that is usable has none.
+    pub(crate) held: Held,
 }
 
 /// One ring of a port. Exists as long as the port, whether or not a guest is there.

@@ -21,9 +21,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use pmd::port::DropReason;
+
 use super::backend_channel::{BackendRequest, SendError};
 use super::machine::Session;
 use crate::memory::{Access, Iotlb, MemTable, Miss, MissQueue, PAGE, Translation};
+use crate::net::LateSender;
 use crate::ring::{Direction, RingConfigError, RingRules};
 
 /// Bytes of the protocol's `struct vhost_iotlb_msg`, and those of them that say something.
@@ -90,6 +93,7 @@ pub(super) struct Iommu {
     /// How long an answer may take, and since when there was none that was wanted.
     pause: Duration,
     since: Instant,
+    late: LateSender,
 }
 
 impl Iommu {
@@ -100,6 +104,7 @@ impl Iommu {
             asked: Vec::new(),
             pause: PATIENCE.0,
             since: Instant::now(),
+            late: LateSender::new(),
         }
     }
 
@@ -189,12 +194,15 @@ impl Session {
             if (survey || awaited) && vring.live() {
                 ring.survey(direction(at));
             }
-            if awaited {
+            let held = !guard.held.is_empty();
+            if awaited && !held {
                 vring.set_usable(true);
                 vring.set_awaiting(false);
             }
             drop(guard);
-            if awaited {
+            if held {
+                self.send_late(at);
+            } else if awaited {
                 vring.wake();
             }
             return Ok(());
@@ -204,6 +212,32 @@ impl Session {
         self.rebuild_ring(at)?;
         self.changed |= live != self.shared.rings[at].live();
         Ok(())
+    }
+
+    /// Sends what workers have left with a ring that was set aside. The ring is usable when nothing is left, and waits on otherwise.
+    pub(super) fn send_late(&mut self, at: usize) {
+        let Some(iommu) = &mut self.iommu else { return };
+        let vring = &self.shared.rings[at];
+        // A burst at a time, so that a worker that adds to it never finds the lock taken for long.
+        loop {
+            let mut guard = vring.lock();
+            if guard.ring.is_none() || !vring.awaiting() {
+                return;
+            }
+            vring.set_awaiting(false);
+            iommu.late.send(vring, &mut guard, self.shared.max_frame(), &self.shared.late_tx);
+            if vring.awaiting() {
+                return;
+            }
+            if vring.fault().is_some() {
+                self.shared.late_tx.drops.add(DropReason::TxBadRing, guard.held.clear());
+                return;
+            }
+            if guard.held.is_empty() {
+                return vring.set_usable(true);
+            }
+            vring.set_awaiting(true);
+        }
     }
 
     /// Asks the front-end for what rings have missed.

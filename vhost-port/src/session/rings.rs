@@ -144,6 +144,7 @@ impl Session {
         let mut guard = vring.lock();
         vring.set_usable(false);
         vring.set_awaiting(false);
+        self.shared.late_tx.drops.add(DropReason::TxLinkDown, guard.held.clear());
         vring.clear_fault();
         if let Some(ring) = guard.ring.take() {
             config.base = retire(ring);
@@ -224,10 +225,17 @@ impl Session {
         guard.written = log.map(|log| PageLog::new(log, &self.memory));
         // A worker must not take kicks that are meant for `discard`.
         vring.set_kick(if enabled { config.kick.clone() } else { None });
-        vring.set_awaiting(works && awaiting);
-        vring.set_usable(usable);
+        if !works {
+            self.shared.late_tx.drops.add(DropReason::TxLinkDown, guard.held.clear());
+        }
+        let held = !guard.held.is_empty();
+        vring.set_awaiting(works && (awaiting || held));
+        vring.set_usable(usable && !held);
         drop(guard);
         vring.wake();
+        if held {
+            self.send_late(at);
+        }
         Ok(())
     }
 

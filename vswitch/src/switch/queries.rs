@@ -165,6 +165,9 @@ fn report(entry: &PortEntry, core: impl Fn(u16) -> Option<u32>) -> PortReport {
         add(&mut report.tx, &mut report.tx_drops, &txq.counters);
         add_drops(&mut report.rx_drops, txq.drops.nonzero());
     }
+    if let Some(late) = entry.port.late_tx() {
+        add(&mut report.tx, &mut report.tx_drops, &late);
+    }
     report
 }
 
