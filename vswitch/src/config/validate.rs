@@ -11,7 +11,7 @@ use super::model::PortSpec;
 use crate::bridge::{BridgeConfig, FailMode, VlanConfig, VlanMode};
 use crate::datapath::IdlePolicy;
 use crate::slowpath::Limits;
-use crate::switch::{GuestOptions, PortKind};
+use crate::switch::{Assign, AutoBalance, Balance, GuestOptions, PortKind};
 
 type Options<'a> = BTreeMap<&'a str, &'a str>;
 
@@ -60,6 +60,37 @@ pub(super) fn idle(config: &Options<'_>, notes: &mut Vec<String>) -> IdlePolicy 
         idle.always_poll = always;
     }
     idle
+}
+
+/// How receive queues are spread: `pmd-rxq-assign`, `pmd-rxq-isolate`, `pmd-auto-lb` and its thresholds. A value that cannot be is
+/// noted and its default holds.
+pub(super) fn balance(config: &Options<'_>, notes: &mut Vec<String>) -> Balance {
+    let mut balance = Balance::default();
+    if let Some(name) = config.get("pmd-rxq-assign") {
+        match Assign::NAMES.iter().find(|(known, _)| known == name) {
+            Some((_, assign)) => balance.assign = *assign,
+            None => {
+                notes.push(format!("other_config:pmd-rxq-assign={name}: use cycles, roundrobin or group"))
+            }
+        }
+    }
+    if let Some(isolate) = noted(notes, flag(config, "pmd-rxq-isolate", true)) {
+        balance.isolate = isolate;
+    }
+    let mut setting =
+        |key, default, min, max| noted(notes, number(config, key, min, max)).flatten().unwrap_or(default);
+    let minutes = setting("pmd-auto-lb-rebal-interval", 1, 0, 20_000);
+    let load = setting("pmd-auto-lb-load-threshold", 95, 0, 100);
+    let gain = setting("pmd-auto-lb-improvement-threshold", 25, 0, 100);
+    if noted(notes, flag(config, "pmd-auto-lb", false)) == Some(true) {
+        balance.auto = Some(AutoBalance {
+            // As Open vSwitch takes it: none is one.
+            interval: Duration::from_secs(minutes.max(1) * 60),
+            load_pct: load as u8,
+            improvement_pct: gain as u8,
+        });
+    }
+    balance
 }
 
 /// The largest `flow-limit`: sixteen million megaflows are about 16 GiB.
@@ -378,6 +409,30 @@ mod tests {
         assert_eq!(limits(&odd, &mut notes), Limits::default());
         assert_eq!(notes.len(), 3);
         assert_eq!(notes[1], "other_config:max-idle=10: use a number from 500 to 86400000");
+    }
+
+    #[test]
+    fn ways_to_spread_queues() {
+        let mut notes = Vec::new();
+        assert_eq!(balance(&Options::new(), &mut notes), Balance::default());
+        let set = Options::from([
+            ("pmd-rxq-assign", "group"),
+            ("pmd-rxq-isolate", "false"),
+            ("pmd-auto-lb", "true"),
+            ("pmd-auto-lb-rebal-interval", "3"),
+            ("pmd-auto-lb-load-threshold", "70"),
+        ]);
+        let auto = AutoBalance { interval: Duration::from_secs(180), load_pct: 70, improvement_pct: 25 };
+        let wanted = Balance { assign: Assign::Group, isolate: false, auto: Some(auto) };
+        assert_eq!(balance(&set, &mut notes), wanted);
+        assert!(notes.is_empty());
+        let odd = Options::from([
+            ("pmd-rxq-assign", "fair"),
+            ("pmd-auto-lb", "maybe"),
+            ("pmd-auto-lb-load-threshold", "101"),
+        ]);
+        assert_eq!(balance(&odd, &mut notes), Balance::default());
+        assert_eq!(notes.len(), 3);
     }
 
     #[test]
