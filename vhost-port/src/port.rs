@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
-use pmd::port::{PmdError, Port, PortEvents, PortInfo, QueueCounters, RxQueue, TxQueue};
+use pmd::port::{
+    Offloads, PmdError, Port, PortEvents, PortInfo, QueueCounters, RxQueue, TxQueue, offload_status,
+};
 use pmd::sys::sigbus::Alarm;
 use pmd::virtio::features::VIRTIO_F_ACCESS_PLATFORM;
 
@@ -102,21 +104,17 @@ impl Port for VhostPort {
                     shared.rings.iter().filter(|r| r.awaiting()).count().to_string(),
                 );
             }
-            let caps = NetRules::new(peer.features).to_guest;
-            say("tx_tcp_csum_offload", caps.csum.to_string());
-            say("tx_udp_csum_offload", caps.csum.to_string());
-            say("tx_tcp_seg_offload", (caps.tso4 || caps.tso6).to_string());
+            status.extend(offload_status(shared.offloads.get().limit(NetRules::new(peer.features).to_guest)));
         }
         PortInfo {
             link: peer.link,
             link_resets: peer.link_resets,
             mtu,
             mac: peer.mac.or(shared.config.mac),
-            ifindex: None,
             rx_queues: shared.rx_queues(),
             status,
-            gone: false,
             error: peer.error.clone(),
+            ..PortInfo::default()
         }
     }
 
@@ -142,6 +140,14 @@ impl Port for VhostPort {
     fn set_mtu(&self, mtu: u16) -> Result<(), PmdError> {
         check_mtu(&self.shared.config.name, mtu)?;
         self.shared.mtu.store(mtu, Ordering::Relaxed);
+        // The control thread tells the front-end.
+        self.shared.alarm.ring();
+        self.shared.changed();
+        Ok(())
+    }
+
+    fn set_offloads(&self, offloads: Offloads) -> Result<(), PmdError> {
+        self.shared.offloads.set(offloads);
         self.shared.changed();
         Ok(())
     }

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use guest::{Guest, MODERN, RING_SIZE, burst, wait_for};
-use pmd::packet::{BatchStorage, Gso, Offload, Span};
-use pmd::port::{Armed, DropReason, LinkState, Port, RxQueue, TxQueue, Waker};
+use pmd::packet::{BatchStorage, Gso, Offload, OffloadCaps, Span};
+use pmd::port::{Armed, DropReason, LinkState, Offloads, Port, RxQueue, TxQueue, Waker};
 use pmd::virtio::NetHeader;
 use pmd::virtio::features::*;
 use proptest::prelude::*;
@@ -154,6 +154,38 @@ fn segmentation_passes_or_is_done_here() {
         assert!(guest.receive(0).is_none());
         let done = txq.counters().snapshot();
         assert_eq!((done.packets, done.segmented, done.segments), (1, 1, pieces.len() as u64));
+    }
+}
+
+#[test]
+fn what_is_switched_off_is_done_here_while_the_port_runs() {
+    let features = KINDS_OF_SEGMENTATION.iter().fold(MODERN, |all, (_, takes, _)| all | takes);
+    let (_dir, port, mut guest) = setup(features, 2);
+    let mut txq = port.tx_queue(0).unwrap();
+    assert_eq!(txq.takes().caps, OffloadCaps::default(), "nothing is known before the first burst");
+    let all = Offloads::default();
+    let off = [
+        (Gso::TcpV4, Offloads { tso: false, ..all }, "tx_tcp_seg_offload"),
+        (Gso::TcpV6, Offloads { csum: false, ..all }, "tx_tcp_csum_offload"),
+        (Gso::UdpL4, Offloads { uso: false, ..all }, "tx_udp_seg_offload"),
+        (Gso::Udp, Offloads { ufo: false, ..all }, "tx_udp_frag_offload"),
+    ];
+    for (gso, offloads, key) in off {
+        let (frame, offload, pieces) = large(gso);
+        let status = || port.info().status.into_iter().find(|(k, _)| k == key).map(|(_, value)| value);
+        for (setting, whole) in [(all, true), (offloads, false), (all, true)] {
+            port.set_offloads(setting).unwrap();
+            assert_eq!(status(), Some(whole.to_string()), "{key}");
+            let wanted = if whole { vec![frame.len()] } else { pieces.clone() };
+            wanted.iter().for_each(|_| guest.post(0, &[5000]));
+            assert_eq!(send(&mut *txq, &frame, offload), 1);
+            let lens: Vec<_> =
+                std::iter::from_fn(|| guest.receive(0)).map(|(_, bytes)| bytes.len()).collect();
+            assert_eq!(lens, wanted, "{gso:?} {setting:?}");
+        }
+        port.set_offloads(offloads).unwrap();
+        assert!(!txq.takes().caps.takes(&offload) && txq.takes().caps.takes(&Offload::default()));
+        port.set_offloads(all).unwrap();
     }
 }
 

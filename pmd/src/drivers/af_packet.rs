@@ -23,10 +23,11 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use super::link_watch::{LinkWatch, Watched};
 use super::netdev::{LINK_OVERHEAD, NetDevice};
 use super::parked::{Parked, Taken};
-use crate::offload::Finisher;
+use crate::offload::{Finisher, Takes};
 use crate::packet::{Batch, Frame, OffloadCaps, SlotId};
 use crate::port::{
-    Armed, DropReason, PmdError, Port, PortEvents, PortInfo, QueueCounters, RxQueue, TxQueue, Waker,
+    Armed, DropReason, OffloadSwitches, Offloads, PmdError, Port, PortEvents, PortInfo, QueueCounters,
+    RxQueue, TxQueue, Waker, offload_status,
 };
 use crate::sys::gather;
 use crate::sys::packet_socket::PacketSocket;
@@ -57,6 +58,8 @@ struct AfPacketPort {
     device: Arc<NetDevice>,
     receivers: Parked<Receiver>,
     bypass_qdisc: bool,
+    /// What of the kernel's offloads the operator wants.
+    offloads: Arc<OffloadSwitches>,
     _watch: LinkWatch,
 }
 
@@ -84,7 +87,13 @@ pub fn open(config: &AfPacketConfig) -> Result<Arc<dyn Port>, PmdError> {
     }
     let watch = LinkWatch::start(device.clone()).map_err(|e| fault(&device, "watching its link", e))?;
     let bypass_qdisc = config.bypass_qdisc;
-    Ok(Arc::new(AfPacketPort { device, receivers: Parked::new(receivers), bypass_qdisc, _watch: watch }))
+    Ok(Arc::new(AfPacketPort {
+        device,
+        receivers: Parked::new(receivers),
+        bypass_qdisc,
+        offloads: Arc::default(),
+        _watch: watch,
+    }))
 }
 
 /// Text of a kernel error while opening.
@@ -103,7 +112,9 @@ impl Port for AfPacketPort {
     }
 
     fn info(&self) -> PortInfo {
-        self.device.info()
+        let mut info = self.device.info();
+        info.status.extend(offload_status(self.offloads.get().limit(CAPS)));
+        info
     }
 
     fn rx_queue(&self, index: u16) -> Result<Box<dyn RxQueue>, PmdError> {
@@ -125,6 +136,7 @@ impl Port for AfPacketPort {
         Ok(Box::new(AfPacketTx {
             socket,
             mtu: self.device.mtu().clone(),
+            offloads: self.offloads.clone(),
             sender: SendMany::default(),
             finisher: Finisher::new(),
             counters: Arc::default(),
@@ -133,6 +145,13 @@ impl Port for AfPacketPort {
 
     fn set_mtu(&self, mtu: u16) -> Result<(), PmdError> {
         self.device.set_mtu(mtu)
+    }
+
+    /// What comes in is as the device and the kernel make it: `ethtool -K` says of that.
+    fn set_offloads(&self, offloads: Offloads) -> Result<(), PmdError> {
+        self.offloads.set(offloads);
+        self.device.subscriber().notify();
+        Ok(())
     }
 
     fn subscribe(&self, events: Arc<dyn PortEvents>) {
@@ -181,6 +200,7 @@ impl RxQueue for AfPacketRx {
 struct AfPacketTx {
     socket: PacketSocket,
     mtu: Arc<AtomicU16>,
+    offloads: Arc<OffloadSwitches>,
     sender: SendMany<{ NetHeader::LEGACY_LEN }>,
     finisher: Finisher,
     counters: Arc<QueueCounters>,
@@ -207,19 +227,19 @@ fn reason(error: &io::Error) -> DropReason {
 
 impl TxQueue for AfPacketTx {
     fn tx_burst(&mut self, batch: &Batch<'_>, slots: &[SlotId]) -> usize {
-        let max_frame = usize::from(self.mtu.load(Ordering::Relaxed)) + LINK_OVERHEAD;
+        let Takes { caps, max_frame } = self.takes();
         // Frames as they are go together; one to be finished, or in many pieces, goes alone, in its turn.
         let plain = |slot: &&SlotId| {
             let frame = batch.frame(**slot);
             let fits = frame.offload.gso != crate::packet::Gso::None || frame.len() <= max_frame;
-            fits && CAPS.takes(&frame.offload) && SendMany::<{ NetHeader::LEGACY_LEN }>::takes(&frame)
+            fits && caps.takes(&frame.offload) && SendMany::<{ NetHeader::LEGACY_LEN }>::takes(&frame)
         };
         let (mut rest, mut sent, mut bytes) = (slots, 0, 0);
         while let Some((&first, others)) = rest.split_first() {
             let run = rest.iter().take_while(plain).count();
             let (run, _) = rest.split_at(run);
             if run.is_empty() {
-                match self.send_alone(batch.frame(first), max_frame) {
+                match self.send_alone(batch.frame(first), caps, max_frame) {
                     Ok(()) => {
                         sent += 1;
                         bytes += batch.frame(first).len();
@@ -253,21 +273,33 @@ impl TxQueue for AfPacketTx {
         sent
     }
 
+    fn takes(&self) -> Takes {
+        let max_frame = usize::from(self.mtu.load(Ordering::Relaxed)) + LINK_OVERHEAD;
+        Takes { caps: self.offloads.get().limit(CAPS), max_frame }
+    }
+
     fn counters(&self) -> Arc<QueueCounters> {
         self.counters.clone()
     }
 }
 
 impl AfPacketTx {
-    fn send_alone(&mut self, frame: Frame<'_>, max_frame: usize) -> Result<(), DropReason> {
+    fn send_alone(
+        &mut self,
+        frame: Frame<'_>,
+        caps: OffloadCaps,
+        max_frame: usize,
+    ) -> Result<(), DropReason> {
         let mut refused = None;
-        self.finisher.finish(frame, CAPS, max_frame, |piece| {
+        let done = self.finisher.finish(frame, caps, max_frame, |piece| {
             // Segments after a refused one are still sent: the far side sorts them out as after any loss.
             let result = gather::write_frame(self.socket.as_fd(), &header(&piece), &piece);
             let result = result.err().map(|error| reason(&error));
             refused = refused.or(result);
         })?;
-        refused.map_or(Ok(()), Err)
+        refused.map_or(Ok(()), Err)?;
+        self.counters.add_finished(done);
+        Ok(())
     }
 }
 

@@ -7,21 +7,69 @@
 //! | [`af_xdp`] | queues of a network device that the kernel keeps, before its stack: all frames or those of a filter | its descriptor |
 //! | [`pair`] | two ports in this process, each other's far side | waker |
 //! | [`null`] | a sink, and optionally a source at full rate | never sleeps as a source |
+//! | [`e1000e`] | Intel 82574 | MSI-X |
+//! | [`virtio_net`] | a virtio network device on PCI | MSI-X |
 //! | [`pcap`] | replays a capture file, records another | never sleeps while replaying |
 //!
 //! A driver is a function `open(config) -> Result<Arc<dyn Port>, PmdError>`. It never imports another driver; what they share is
 //! `queue_slots` (who has which queue), `parked` (what a queue leaves behind), `netdev` and `link_watch` (devices of the kernel).
+//! Drivers of cards share [`crate::nic`]; which is for which card is said here, in `driver_of`.
 
 pub mod af_packet;
 pub mod af_xdp;
+pub mod e1000e;
 pub mod null;
 pub mod pair;
 pub mod pcap;
 pub mod tap;
+pub mod virtio_net;
 
 mod link_watch;
 mod netdev;
 mod parked;
-mod queue_slots;
+pub(crate) mod queue_slots;
 #[cfg(test)]
 mod test_net;
+
+use std::sync::Arc;
+
+use crate::nic::NicConfig;
+use crate::pci::PciFn;
+use crate::port::{PmdError, Port};
+
+type Open = fn(NicConfig, Arc<dyn PciFn>) -> Result<Arc<dyn Port>, PmdError>;
+
+/// A driver of cards.
+struct CardDriver {
+    name: &'static str,
+    /// Vendor and device ids.
+    ids: &'static [(u16, u16)],
+    open: Open,
+}
+
+const CARDS: &[CardDriver] = &[
+    CardDriver { name: "e1000e", ids: e1000e::IDS, open: e1000e::open },
+    CardDriver { name: "virtio-net", ids: virtio_net::IDS, open: virtio_net::open },
+];
+
+/// The driver for a card of these ids, if there is one.
+pub fn driver_of(vendor: u16, device: u16) -> Option<&'static str> {
+    CARDS.iter().find(|card| card.ids.contains(&(vendor, device))).map(|card| card.name)
+}
+
+/// Opens a card with the driver that is for it.
+///
+/// # Errors
+/// There is none, or it fails.
+pub fn open_card(config: NicConfig, function: Arc<dyn PciFn>) -> Result<Arc<dyn Port>, PmdError> {
+    let (vendor, device) = (function.config_u16(0), function.config_u16(2));
+    let Some(card) = CARDS.iter().find(|card| card.ids.contains(&(vendor, device))) else {
+        return Err(PmdError::Config(format!(
+            "{}: there is no driver for {vendor:04x}:{device:04x} here, only for {}: `vsctl nic unbind {}` and use it through the kernel",
+            function.address(),
+            CARDS.iter().map(|card| card.name).collect::<Vec<_>>().join(", "),
+            function.address()
+        )));
+    };
+    (card.open)(config, function)
+}

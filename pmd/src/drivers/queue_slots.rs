@@ -7,23 +7,23 @@ use crate::port::{PmdError, PortEvents};
 
 /// One flag for each receive queue.
 #[derive(Clone)]
-pub(super) struct QueueSlots {
+pub(crate) struct QueueSlots {
     taken: Arc<[AtomicBool]>,
 }
 
 /// A queue in use; free again when dropped.
-pub(super) struct Taken {
+pub(crate) struct Taken {
     taken: Arc<[AtomicBool]>,
     index: u16,
 }
 
 impl QueueSlots {
-    pub(super) fn new(queues: u16) -> QueueSlots {
+    pub(crate) fn new(queues: u16) -> QueueSlots {
         QueueSlots { taken: (0..queues).map(|_| AtomicBool::new(false)).collect() }
     }
 
     /// Takes queue `index` of the port named.
-    pub(super) fn take(&self, port: &str, index: u16) -> Result<Taken, PmdError> {
+    pub(crate) fn take(&self, port: &str, index: u16) -> Result<Taken, PmdError> {
         let error = |problem| PmdError::Queue { port: port.to_owned(), index, problem };
         let flag = self.taken.get(usize::from(index)).ok_or_else(|| error("does not exist"))?;
         if flag.swap(true, Ordering::AcqRel) {
@@ -43,14 +43,14 @@ impl Drop for Taken {
 
 /// The one subscriber of a port.
 #[derive(Default)]
-pub(super) struct Subscriber(Mutex<Option<Arc<dyn PortEvents>>>);
+pub(crate) struct Subscriber(Mutex<Option<Arc<dyn PortEvents>>>);
 
 impl Subscriber {
-    pub(super) fn set(&self, events: Arc<dyn PortEvents>) {
+    pub(crate) fn set(&self, events: Arc<dyn PortEvents>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(events);
     }
 
-    pub(super) fn notify(&self) {
+    pub(crate) fn notify(&self) {
         let events = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(events) = events {
             events.port_changed();

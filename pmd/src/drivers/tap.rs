@@ -17,10 +17,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::link_watch::{LinkWatch, Watched};
 use super::queue_slots::{QueueSlots, Taken};
-use crate::offload::Finisher;
+use crate::offload::{Finisher, Takes};
 use crate::packet::{BURST, Batch, Frame, OffloadCaps, SlotId, Span};
 use crate::port::{
-    Armed, DropReason, PmdError, Port, PortEvents, PortInfo, QueueCounters, RxQueue, TxQueue, Waker,
+    Armed, DropReason, OffloadSwitches, Offloads, PmdError, Port, PortEvents, PortInfo, QueueCounters,
+    RxQueue, TxQueue, Waker, offload_status,
 };
 use crate::sys::netif::{Control, InterfaceName};
 use crate::sys::{gather, tun};
@@ -57,7 +58,10 @@ struct TapPort {
     device: Arc<Device>,
     fds: Vec<Arc<OwnedFd>>,
     slots: QueueSlots,
+    /// What the kernel takes from us.
     caps: OffloadCaps,
+    /// What of it the operator wants.
+    offloads: Arc<OffloadSwitches>,
     /// Buffers of queues that are not polled now, kept for the next worker.
     spare: Arc<Mutex<Vec<Buffers>>>,
     /// Ends when the port is dropped.
@@ -83,10 +87,11 @@ pub fn open(config: &TapConfig) -> Result<Arc<dyn Port>, PmdError> {
         let fd = open_queue(&name, config.queues)?;
         let tell = |what: &str, e| PmdError::system(format!("{}: setting {what}", config.name), "", e);
         tun::set_header_len(&fd, NetHeader::LEN as i32).map_err(|e| tell("the header length", e))?;
-        let tcp = tun::offload::CSUM | tun::offload::TSO4 | tun::offload::TSO6 | tun::offload::TSO_ECN;
-        if tun::set_offload(&fd, tcp | tun::offload::USO4 | tun::offload::USO6).is_err() {
-            uso = false;
-            tun::set_offload(&fd, tcp).map_err(|e| tell("offloads", e))?;
+        // A kernel before 6.2 has no UDP segmentation.
+        uso = uso && tun::set_offload(&fd, from_kernel(Offloads::default(), true)).is_ok();
+        if !uso {
+            tun::set_offload(&fd, from_kernel(Offloads::default(), false))
+                .map_err(|e| tell("offloads", e))?;
         }
         fds.push(Arc::new(fd));
     }
@@ -105,11 +110,24 @@ pub fn open(config: &TapConfig) -> Result<Arc<dyn Port>, PmdError> {
         slots: QueueSlots::new(config.queues),
         fds,
         caps: OffloadCaps { csum: true, tso4: true, tso6: true, ecn: true, ufo: true, uso },
+        offloads: Arc::default(),
         device,
         spare: Arc::default(),
         _watch: watch,
         name,
     }))
+}
+
+/// Offloads that frames from the kernel may need. UDP fragmentation is not among them: the kernel takes it and never asks for it.
+fn from_kernel(offloads: Offloads, uso: bool) -> u32 {
+    let all = OffloadCaps { csum: true, tso4: true, tso6: true, ecn: true, ufo: true, uso };
+    let caps = offloads.limit(all);
+    let bits = [
+        (caps.csum, tun::offload::CSUM),
+        (caps.tso4, tun::offload::TSO4 | tun::offload::TSO6 | tun::offload::TSO_ECN),
+        (caps.uso, tun::offload::USO4 | tun::offload::USO6),
+    ];
+    bits.iter().filter(|(is_on, _)| *is_on).map(|(_, bits)| bits).sum()
 }
 
 fn open_queue(name: &InterfaceName, queues: u16) -> Result<OwnedFd, PmdError> {
@@ -142,7 +160,9 @@ impl Port for TapPort {
     }
 
     fn info(&self) -> PortInfo {
-        self.device.info()
+        let mut info = self.device.info();
+        info.status.extend(offload_status(self.offloads.get().limit(self.caps)));
+        info
     }
 
     fn rx_queue(&self, index: u16) -> Result<Box<dyn RxQueue>, PmdError> {
@@ -163,6 +183,7 @@ impl Port for TapPort {
         Ok(Box::new(TapTx {
             fd: self.fds[usize::from(worker) % self.fds.len()].clone(),
             caps: self.caps,
+            offloads: self.offloads.clone(),
             mtu: self.device.mtu.clone(),
             finisher: Finisher::new(),
             counters: Arc::default(),
@@ -174,6 +195,18 @@ impl Port for TapPort {
             let what = format!("setting MTU {mtu} on {}", self.name.as_str());
             PmdError::system(what, "it needs CAP_NET_ADMIN, and the device in this network namespace", e)
         })
+    }
+
+    /// The kernel is told too: it goes on, without a gap, with frames that ask for no more than is on.
+    fn set_offloads(&self, offloads: Offloads) -> Result<(), PmdError> {
+        self.offloads.set(offloads);
+        for fd in &self.fds {
+            tun::set_offload(fd, from_kernel(offloads, self.caps.uso)).map_err(|e| {
+                PmdError::system(format!("setting offloads of {}", self.name.as_str()), "", e)
+            })?;
+        }
+        self.device.subscriber().notify();
+        Ok(())
     }
 
     fn subscribe(&self, events: Arc<dyn PortEvents>) {
@@ -258,6 +291,7 @@ impl Drop for TapRx {
 struct TapTx {
     fd: Arc<OwnedFd>,
     caps: OffloadCaps,
+    offloads: Arc<OffloadSwitches>,
     mtu: Arc<AtomicU16>,
     finisher: Finisher,
     counters: Arc<QueueCounters>,
@@ -265,13 +299,13 @@ struct TapTx {
 
 impl TxQueue for TapTx {
     fn tx_burst(&mut self, batch: &Batch<'_>, slots: &[SlotId]) -> usize {
-        let max_frame = usize::from(self.mtu.load(Ordering::Relaxed)) + LINK_OVERHEAD;
+        let Takes { caps, max_frame } = self.takes();
         let (mut sent, mut bytes) = (0, 0);
         for &slot in slots {
             let frame = batch.frame(slot);
             let len = frame.len() as u64;
             let mut refused = None;
-            let finished = self.finisher.finish(frame, self.caps, max_frame, |piece| {
+            let finished = self.finisher.finish(frame, caps, max_frame, |piece| {
                 // Segments after a refused one are still sent: the far side sorts them out as after any loss.
                 let result = write(&self.fd, &piece).err();
                 refused = refused.or(result);
@@ -289,6 +323,11 @@ impl TxQueue for TapTx {
             self.counters.add_burst(sent as u64, bytes);
         }
         sent
+    }
+
+    fn takes(&self) -> Takes {
+        let max_frame = usize::from(self.mtu.load(Ordering::Relaxed)) + LINK_OVERHEAD;
+        Takes { caps: self.offloads.get().limit(self.caps), max_frame }
     }
 
     fn counters(&self) -> Arc<QueueCounters> {

@@ -240,16 +240,22 @@ fn rewrite_tcp(head: &mut [u8], headers: Headers, skip: usize, first: bool, last
     }
 }
 
-/// Writes the whole TCP or UDP checksum of a segment: pseudo-header, headers and data in `head`, then `payload`.
-fn transport_checksum(head: &mut [u8], headers: Headers, payload: &Frame<'_>, l4_len: usize) {
-    let field = headers.l4 + if headers.protocol == UDP { 6 } else { 16 };
-    put16(head, field, 0);
+/// The sum over the pseudo-header of `l4_len` bytes of transport (RFC 9293, section 3.1; RFC 8200, section 8.1).
+pub(super) fn pseudo_header(head: &[u8], headers: Headers, l4_len: usize) -> Sum {
     let addresses =
         if headers.is_v6 { headers.l3 + 8..headers.l3 + 40 } else { headers.l3 + 12..headers.l3 + 20 };
     let mut sum = Sum::default();
     sum.add(&head[addresses]);
     sum.add_word(u16::from(headers.protocol));
     sum.add_word(l4_len as u16);
+    sum
+}
+
+/// Writes the whole TCP or UDP checksum of a segment: pseudo-header, headers and data in `head`, then `payload`.
+fn transport_checksum(head: &mut [u8], headers: Headers, payload: &Frame<'_>, l4_len: usize) {
+    let field = headers.l4 + if headers.protocol == UDP { 6 } else { 16 };
+    put16(head, field, 0);
+    let mut sum = pseudo_header(head, headers, l4_len);
     sum.add(&head[headers.l4..]);
     payload.for_each_payload(|piece| sum.add_span(piece));
     let checksum = if headers.protocol == UDP { nonzero(sum.finish()) } else { sum.finish() };

@@ -17,7 +17,7 @@ const AUTHENTICATION: u8 = 51;
 const DESTINATION_OPTIONS: u8 = 60;
 
 /// Where the headers of a frame to be cut lie. All of them are in the head, in this order, and not empty.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Headers {
     /// IP header.
     pub(super) l3: usize,

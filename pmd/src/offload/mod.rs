@@ -1,8 +1,8 @@
-//! Offloads in software, at the edge where a frame leaves towards something that cannot do them.
+//! Offloads in software, at the edge where a frame leaves: what the far side cannot do, and large frames for one that takes them.
 //!
 //! A frame crosses the switch as its sender made it: checksum partial, up to 64 KiB of payload. A transmit queue whose
 //! far side takes that hands it on untouched. Otherwise [`Finisher`] completes the checksum or cuts the frame into segments,
-//! whose payload is slices of the original: no payload byte is copied here.
+//! whose payload is slices of the original: no payload byte is copied here. [`Merger`] goes the other way.
 //!
 //! Everything in [`crate::packet::Offload`] and in the headers came from a peer: nothing is believed that the frame
 //! does not bear out, and the work per frame is bounded ([`MAX_SEGMENTS`]).
@@ -12,6 +12,8 @@
 mod finisher;
 mod fragment;
 mod headers;
+mod merge;
 mod sum;
 
 pub use finisher::{Finished, Finisher, MAX_SEGMENTS};
+pub use merge::{Merger, Takes};

@@ -12,17 +12,17 @@ pub const BURST: usize = 32;
 pub const CLONES: usize = 32;
 
 /// Spans the packets of one burst may have together. A queue that runs out ends its burst early.
-const SPANS: usize = 2048;
+pub(super) const SPANS: usize = 2048;
 
 /// Index of a packet in a batch.
 pub type SlotId = u16;
 
 /// The slots of one worker, made once and used for every burst.
 pub struct BatchStorage {
-    slots: Box<[Packet; BURST + CLONES]>,
-    /// Really `Span<'q>` of the batch that filled it; only [`Batch::frame`] reads it, and
-    /// shortens the lifetime again.
-    spans: Vec<Span<'static>>,
+    pub(super) slots: Box<[Packet; BURST + CLONES]>,
+    /// Really `Span<'q>` of the batch that filled it; only [`Batch::frame`] and [`Batch::with_joined`] read it, and
+    /// shorten the lifetime again.
+    pub(super) spans: Vec<Span<'static>>,
 }
 
 impl Default for BatchStorage {
@@ -50,9 +50,9 @@ impl BatchStorage {
 /// Slots `0..len()` are the packets of the burst in order of arrival; clones follow from slot [`BURST`] on.
 /// `'q` is the borrow of the receive queue: while the batch lives, the queue keeps every payload in place.
 pub struct Batch<'q> {
-    storage: &'q mut BatchStorage,
+    pub(super) storage: &'q mut BatchStorage,
     len: u16,
-    clones: u16,
+    pub(super) clones: u16,
 }
 
 impl<'q> Batch<'q> {
@@ -70,6 +70,12 @@ impl<'q> Batch<'q> {
     /// Whether another packet can be received: a slot is free, and `spans` more spans fit.
     pub fn has_room(&self, spans: usize) -> bool {
         usize::from(self.len) < BURST && self.storage.spans.len() + spans <= SPANS
+    }
+
+    /// Spans in use: one at least for each packet that is not wholly in its head.
+    #[inline]
+    pub fn spans(&self) -> usize {
+        self.storage.spans.len()
     }
 
     /// Starts the next packet, empty. `None` when the burst is full.

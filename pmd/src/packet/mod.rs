@@ -13,6 +13,7 @@
 mod batch;
 mod frame;
 mod free_stack;
+mod join;
 mod meta;
 mod owned;
 mod pool;
@@ -22,6 +23,7 @@ mod span;
 
 pub use batch::{BURST, Batch, BatchStorage, CLONES, SlotId};
 pub use frame::Frame;
+pub use join::{Join, Joins};
 pub use meta::{Gso, Offload, OffloadCaps};
 pub use owned::OwnedPacket;
 pub use pool::{CHUNK, Pool, PoolCache};

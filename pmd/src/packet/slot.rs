@@ -107,6 +107,11 @@ impl Packet {
         self.payload_len as usize
     }
 
+    /// Says which spans of the batch follow the head, and how many bytes they hold.
+    pub(super) fn set_payload(&mut self, first_span: u16, span_count: u16, len: u32) {
+        (self.first_span, self.span_count, self.payload_len) = (first_span, span_count, len);
+    }
+
     pub(super) fn add_payload(&mut self, len: usize) {
         self.payload_len = self.payload_len.saturating_add(u32::try_from(len).unwrap_or(u32::MAX));
     }

@@ -27,6 +27,8 @@ pub struct PortInfo {
     pub rx_queues: u16,
     /// Driver-specific facts, as in `Interface.status`.
     pub status: Vec<(String, String)>,
+    /// Counters the device itself keeps, by name; beside those of queues in `Interface.statistics`.
+    pub counters: Vec<(&'static str, u64)>,
     /// The device behind the port is gone for good: only opening the port anew can help.
     pub gone: bool,
     /// What is wrong with the port, if anything: shown as `Interface.error`.

@@ -7,6 +7,7 @@
 mod drops;
 mod error;
 mod info;
+mod offloads;
 mod stats;
 mod traits;
 mod waker;
@@ -14,6 +15,7 @@ mod waker;
 pub use drops::{DropCounters, DropReason};
 pub use error::PmdError;
 pub use info::{LinkState, PortInfo};
+pub use offloads::{OffloadSwitches, Offloads, offload_status};
 pub use stats::{QueueCounters, QueueSnapshot};
 pub use traits::{Armed, Port, PortEvents, RxQueue, TxQueue};
 pub use waker::Waker;

@@ -17,6 +17,8 @@ pub struct QueueCounters {
     checksummed: AtomicU64,
     segmented: AtomicU64,
     segments: AtomicU64,
+    merged: AtomicU64,
+    merged_into: AtomicU64,
     /// Packets lost here, by reason.
     pub drops: DropCounters,
 }
@@ -40,6 +42,10 @@ pub struct QueueSnapshot {
     pub segmented: u64,
     /// Pieces they were cut into.
     pub segments: u64,
+    /// Packets merged to larger ones before they were sent.
+    pub merged: u64,
+    /// Frames they became.
+    pub merged_into: u64,
 }
 
 #[inline]
@@ -75,6 +81,12 @@ impl QueueCounters {
         }
     }
 
+    /// Counts frames that were made of smaller packets before they were sent.
+    pub fn add_merged(&self, frames: u64, packets: u64) {
+        bump(&self.merged, packets);
+        bump(&self.merged_into, frames);
+    }
+
     /// The numbers now.
     pub fn snapshot(&self) -> QueueSnapshot {
         QueueSnapshot {
@@ -86,6 +98,8 @@ impl QueueCounters {
             checksummed: self.checksummed.load(Relaxed),
             segmented: self.segmented.load(Relaxed),
             segments: self.segments.load(Relaxed),
+            merged: self.merged.load(Relaxed),
+            merged_into: self.merged_into.load(Relaxed),
         }
     }
 }

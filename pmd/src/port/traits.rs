@@ -21,8 +21,10 @@ use std::sync::Arc;
 
 use super::error::PmdError;
 use super::info::PortInfo;
+use super::offloads::Offloads;
 use super::stats::QueueCounters;
 use super::waker::Waker;
+use crate::offload::Takes;
 use crate::packet::{Batch, SlotId};
 
 /// A port, seen from the control side. Methods may block; none is called by a worker.
@@ -50,6 +52,18 @@ pub trait Port: Send + Sync {
 
     /// Changes the largest payload of a frame.
     fn set_mtu(&self, mtu: u16) -> Result<(), PmdError>;
+
+    /// Changes what may be left to the far side while the port runs; all of it may be at first. Fails for a port that leaves
+    /// nothing to its far side, unless nothing is switched off.
+    fn set_offloads(&self, offloads: Offloads) -> Result<(), PmdError> {
+        if offloads == Offloads::default() {
+            return Ok(());
+        }
+        let driver = self.driver();
+        Err(PmdError::Config(format!(
+            "options csum, tso, uso and ufo do not apply to type {driver}, which leaves nothing to its far side"
+        )))
+    }
 
     /// Registers who is told when link, queue count, status or error change. One subscriber; a second replaces it.
     fn subscribe(&self, events: Arc<dyn PortEvents>);
@@ -117,6 +131,11 @@ pub trait TxQueue: Send {
     /// before it sleeps; dropping the queue does it too. False when it could not be done yet and is to be tried again.
     fn notify(&mut self) -> bool {
         true
+    }
+
+    /// What is handed on as it is, as far as is known: merging frames to large ones pays only if those are not cut again.
+    fn takes(&self) -> Takes {
+        Takes::default()
     }
 
     /// Counters of this queue.

@@ -16,4 +16,6 @@ pub mod ring_map;
 pub mod send_many;
 pub mod sigbus;
 pub mod tun;
+#[doc(hidden)]
+pub mod udp;
 pub mod vfio;

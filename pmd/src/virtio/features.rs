@@ -48,6 +48,8 @@ bits! { FEATURE_NAMES:
     VIRTIO_NET_F_GUEST_ANNOUNCE = 21,
     /// Several queue pairs.
     VIRTIO_NET_F_MQ = 22,
+    /// The control queue sets the MAC address.
+    VIRTIO_NET_F_CTRL_MAC_ADDR = 23,
     /// Notify when the ring runs empty, even when suppressed (legacy).
     VIRTIO_F_NOTIFY_ON_EMPTY = 24,
     /// vhost: dirty pages are logged.

@@ -24,6 +24,8 @@ pub struct Card {
     pub mac: String,
     /// Further properties, each beginning with a comma; empty for none.
     pub properties: String,
+    /// The wire ends in a TAP device of this name, with two queues, instead of a [`Wire`].
+    pub tap: Option<String>,
 }
 
 impl Card {
@@ -34,6 +36,7 @@ impl Card {
             model: model.to_owned(),
             mac: format!("52:54:00:11:22:{number:02x}"),
             properties: properties.to_owned(),
+            tap: None,
         }
     }
 }
@@ -186,11 +189,14 @@ fn arguments(lab: &Lab, cards: &[Card], image: &Path, channels: &Channels<'_>) -
     more(&mut list, &["-device", "intel-iommu,intremap=on,device-iotlb=on"]);
     for (i, card) in cards.iter().enumerate() {
         let (here, there) = (lab.path(&format!("wire{i}.card")), lab.path(&format!("wire{i}.host")));
-        let wire = format!(
+        let datagrams = format!(
             "dgram,id=net{i},local.type=unix,local.path={},remote.type=unix,remote.path={}",
             here.display(),
             there.display()
         );
+        let wire = card.tap.as_ref().map_or(datagrams, |tap| {
+            format!("tap,id=net{i},ifname={tap},script=no,downscript=no,vhost=off,queues=2")
+        });
         // A root port of its own puts each card into an IOMMU group of its own.
         let port = format!("pcie-root-port,id=root{i},chassis={},slot={},addr={:#x}", i + 1, i + 1, slot(i));
         let device = format!(

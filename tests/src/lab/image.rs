@@ -23,7 +23,7 @@ const PROGRAMS: [&str; 2] = ["usr/bin/iperf3", "usr/sbin/ethtool"];
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 
 /// Loaded in a guest that plays the host, beside the others.
-const HOST_DRIVERS: [&str; 2] = ["vfio_iommu_type1", "vfio_pci"];
+const HOST_DRIVERS: [&str; 3] = ["vfio_iommu_type1", "vfio_pci", "tun"];
 
 /// What a guest that plays the host has more: VFIO, and `programs` of this machine in `/host`, each with the loader and libraries of
 /// this machine behind a script of its name. To be put behind the image; the kernel unpacks one after the other.

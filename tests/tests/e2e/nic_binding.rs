@@ -14,8 +14,8 @@ fn cards_are_taken_from_the_kernel_and_given_back() {
     let [virtio, e1000e] = [host.addresses[0].clone(), host.addresses[1].clone()];
 
     let listed = host.vsctl("--format=csv nic list").unwrap();
-    assert!(listed.contains(&format!("{virtio},1af4:1041,virtio-pci,eth0")), "{listed}");
-    assert!(listed.contains(&format!("{e1000e},8086:10d3,-,-")), "{listed}");
+    assert!(listed.contains(&format!("{virtio},1af4:1041,virtio-pci,virtio-net,eth0")), "{listed}");
+    assert!(listed.contains(&format!("{e1000e},8086:10d3,-,-,-")), "{listed}");
     let shown = host.vsctl(&format!("nic show {e1000e}")).unwrap();
     assert!(shown.contains("GT/s") && shown.contains("mpps_64"), "{shown}");
 
@@ -33,7 +33,7 @@ fn cards_are_taken_from_the_kernel_and_given_back() {
         host.guest.run("[ ! -e /sys/class/net/eth0 ]").unwrap();
     }
     let listed = host.vsctl("--format=csv nic list").unwrap();
-    assert!(listed.contains(&format!("{virtio},1af4:1041,vfio-pci,-")), "{listed}");
+    assert!(listed.contains(&format!("{virtio},1af4:1041,vfio-pci,virtio-net,-")), "{listed}");
 
     let bad = [("0000:77:00.0", "nic list"), ("nonsense", "0000:05:00.0"), ("0000:00:00.0", "Ethernet")];
     for (address, word) in bad {

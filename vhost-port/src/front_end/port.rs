@@ -8,12 +8,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 
 use pmd::memory::Arena;
-use pmd::port::{LinkState, PmdError, Port, PortEvents, PortInfo, RxQueue, TxQueue, Waker};
+use pmd::port::{
+    LinkState, OffloadSwitches, Offloads, PmdError, Port, PortEvents, PortInfo, RxQueue, TxQueue, Waker,
+    offload_status,
+};
 use pmd::virtio::features::{
     VHOST_USER_F_PROTOCOL_FEATURES, VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1, VIRTIO_NET_F_MQ,
     VIRTIO_NET_F_MRG_RXBUF,
 };
-use pmd::virtio::net_driver::{NetRxRing, NetTxRing};
+use pmd::virtio::net_driver::{NetRxRing, NetTxRing, device_offloads};
 
 use super::control;
 use super::queues::{VirtioRx, VirtioTx};
@@ -86,6 +89,8 @@ pub(super) struct Shared {
     pub(super) alarm: Waker,
     pub(super) connection: Mutex<Option<UnixStream>>,
     pub(super) mtu: AtomicU16,
+    /// What of the back-end's offloads the operator wants.
+    pub(super) offloads: OffloadSwitches,
     /// Queue pairs of this conversation; none while there is no conversation.
     pub(super) pairs: AtomicU16,
     pub(super) rx: Vec<RxPlace>,
@@ -235,6 +240,7 @@ impl VirtioUserPort {
             alarm,
             connection: Mutex::default(),
             mtu: AtomicU16::new(1500),
+            offloads: OffloadSwitches::default(),
             pairs: AtomicU16::new(0),
             rx: (0..pairs).map(|_| RxPlace::default()).collect(),
             tx: (0..pairs).map(|_| Mutex::default()).collect(),
@@ -267,6 +273,7 @@ impl Port for VirtioUserPort {
             status.push(("features".into(), format!("{:#x}", state.features)));
             status.push(("rings".into(), if packed { "packed" } else { "split" }.into()));
             status.push(("n_rxq".into(), pairs.to_string()));
+            status.extend(offload_status(shared.offloads.get().limit(device_offloads(state.features))));
         }
         PortInfo {
             link: if state.up { LinkState::Up } else { LinkState::Down },
@@ -294,6 +301,12 @@ impl Port for VirtioUserPort {
 
     fn set_mtu(&self, mtu: u16) -> Result<(), PmdError> {
         self.shared.mtu.store(mtu, Ordering::Relaxed);
+        self.shared.tell();
+        Ok(())
+    }
+
+    fn set_offloads(&self, offloads: Offloads) -> Result<(), PmdError> {
+        self.shared.offloads.set(offloads);
         self.shared.tell();
         Ok(())
     }

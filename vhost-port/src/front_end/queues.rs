@@ -158,11 +158,12 @@ impl TxQueue for VirtioTx {
             return 0;
         };
         let max_frame = usize::from(shared.mtu.load(Ordering::Relaxed)) + LINK_OVERHEAD;
+        let wanted = shared.offloads.get();
         let (mut sent, mut bytes) = (0, 0);
         for &slot in slots {
             let frame = batch.frame(slot);
             let len = frame.len() as u64;
-            match live.ring.send(frame, finisher, max_frame) {
+            match live.ring.send(frame, finisher, wanted, max_frame) {
                 Ok(()) => {
                     sent += 1;
                     bytes += len;

@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use pmd::packet::{BURST, Batch, BatchStorage, Frame, Offload, SlotId, Span};
 use pmd::port::{DropReason, QueueCounters};
 
+use super::shared::Limits;
 use super::to_guest::{Tools, send_burst};
 use crate::ring::{RingState, Vring};
 
@@ -81,7 +82,7 @@ impl LateSender {
         &mut self,
         vring: &Vring,
         state: &mut RingState,
-        max_frame: usize,
+        limits: Limits,
         counters: &QueueCounters,
     ) {
         let mut held = std::mem::take(&mut state.held);
@@ -93,7 +94,7 @@ impl LateSender {
                 continue;
             }
             batch.packet_mut(0).offload = frame.offload;
-            let sent = send_burst(state, vring, &batch, &[0], max_frame, &mut self.tools, counters);
+            let sent = send_burst(state, vring, &batch, &[0], limits, &mut self.tools, counters);
             if let Some((packets, bytes)) = sent {
                 counters.add_burst(packets, bytes);
             }

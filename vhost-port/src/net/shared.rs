@@ -5,12 +5,24 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use pmd::port::{LinkState, PortEvents, QueueCounters};
+use pmd::port::{LinkState, OffloadSwitches, Offloads, PortEvents, QueueCounters};
 use pmd::sys::sigbus::Alarm;
 
 use crate::config::{Mode, VhostConfig};
 use crate::memory::IotlbCounters;
 use crate::ring::Vring;
+
+/// Ethernet header and two tags: what a frame may have beyond its payload.
+const L2_OVERHEAD: usize = 22;
+
+/// See [`Shared::limits`].
+#[derive(Clone, Copy)]
+pub(crate) struct Limits {
+    /// Longest frame that is not to be segmented.
+    pub(crate) max_frame: usize,
+    /// What may be left to the guest.
+    pub(crate) offloads: Offloads,
+}
 
 /// What is known of the guest at the other end, for the operator.
 #[derive(Default, Debug)]
@@ -43,9 +55,6 @@ impl Peer {
     }
 }
 
-/// Ethernet header and two tags: what a frame may have beyond its payload.
-const L2_OVERHEAD: usize = 22;
-
 /// See the module.
 pub(crate) struct Shared {
     pub(crate) config: VhostConfig,
@@ -53,6 +62,8 @@ pub(crate) struct Shared {
     /// Grows whenever a ring becomes usable or stops being so.
     pub(crate) generation: AtomicU64,
     pub(crate) mtu: AtomicU16,
+    /// What of the guest's offloads the operator wants.
+    pub(crate) offloads: OffloadSwitches,
     /// Wakes the control thread: stop asked for, a ring broken, memory gone.
     pub(crate) alarm: Arc<Alarm>,
     pub(crate) iotlb: IotlbCounters,
@@ -76,6 +87,7 @@ impl Shared {
             late_tx: Arc::default(),
             generation: AtomicU64::new(0),
             mtu: AtomicU16::new(config.mtu),
+            offloads: OffloadSwitches::default(),
             alarm,
             iotlb: IotlbCounters::default(),
             stop: AtomicBool::new(false),
@@ -86,17 +98,18 @@ impl Shared {
         }
     }
 
-    /// Longest frame to the guest that is not to be segmented.
-    #[inline]
-    pub(crate) fn max_frame(&self) -> usize {
-        usize::from(self.mtu.load(Ordering::Relaxed)) + L2_OVERHEAD
-    }
-
     /// The socket's path.
     pub(crate) fn path(&self) -> &Path {
         match &self.config.mode {
             Mode::Listen(path) | Mode::Connect(path) => path,
         }
+    }
+
+    /// What the operator allows to be sent to the guest, as of now.
+    #[inline]
+    pub(crate) fn limits(&self) -> Limits {
+        let max_frame = usize::from(self.mtu.load(Ordering::Relaxed)) + L2_OVERHEAD;
+        Limits { max_frame, offloads: self.offloads.get() }
     }
 
     /// The facts of the guest.

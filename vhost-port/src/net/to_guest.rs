@@ -8,15 +8,15 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use pmd::offload::Finisher;
-use pmd::packet::{BURST, Batch, Frame, Gso, Offload, SlotId};
+use pmd::offload::{Finisher, Takes};
+use pmd::packet::{BURST, Batch, Frame, Gso, Offload, OffloadCaps, SlotId};
 use pmd::port::{DropReason, QueueCounters, TxQueue};
 use pmd::prefetch::prefetch_bulk_to_write;
 use pmd::virtio::{NetHeader, SharedPtr};
 
 use super::held::Held;
 use super::rules::NetRules;
-use super::shared::Shared;
+use super::shared::{Limits, Shared};
 use super::writer::Writer;
 use crate::memory::{Marks, NoMarks};
 use crate::ring::{Chain, Cursor, DeviceRing, Direction, Extent, Ring, RingFault, RingState, Segment, Vring};
@@ -35,6 +35,8 @@ pub(crate) struct VhostTx {
     counters: Arc<QueueCounters>,
     /// The guest has not been told yet of the last burst.
     owing: bool,
+    /// What the guest of the chosen ring takes; unknown until the first burst.
+    takes: Option<OffloadCaps>,
     tools: Tools,
 }
 
@@ -42,7 +44,7 @@ impl VhostTx {
     pub(crate) fn new(shared: Arc<Shared>, worker: u16) -> VhostTx {
         let generation = u64::MAX;
         let (counters, tools) = (Arc::default(), Tools::new());
-        VhostTx { shared, worker, generation, ring: None, counters, owing: false, tools }
+        VhostTx { shared, worker, generation, ring: None, counters, owing: false, takes: None, tools }
     }
 
     /// Picks one of the live rings by the worker's number.
@@ -50,6 +52,7 @@ impl VhostTx {
     fn choose(&mut self, generation: u64) {
         self.notify();
         self.generation = generation;
+        self.takes = None;
         let live = || (0..self.shared.rings.len()).step_by(2).filter(|&i| self.shared.rings[i].live());
         let count = live().count();
         self.ring = live().nth(usize::from(self.worker) % count.max(1));
@@ -92,8 +95,9 @@ impl TxQueue for VhostTx {
             }
             return 0;
         }
-        let max_frame = self.shared.max_frame();
-        let sent = send_burst(&mut guard, vring, batch, slots, max_frame, &mut self.tools, &self.counters);
+        self.takes.get_or_insert(guard.net.to_guest);
+        let limits = self.shared.limits();
+        let sent = send_burst(&mut guard, vring, batch, slots, limits, &mut self.tools, &self.counters);
         let (Some((sent, bytes)), Some(ring)) = (sent, &mut guard.ring) else {
             drops.add(DropReason::TxLinkDown, all);
             return 0;
@@ -118,6 +122,11 @@ impl TxQueue for VhostTx {
             self.counters.add_notification(ring.interrupt());
         }
         true
+    }
+
+    fn takes(&self) -> Takes {
+        let Limits { max_frame, offloads } = self.shared.limits();
+        Takes { caps: self.takes.map(|caps| offloads.limit(caps)).unwrap_or_default(), max_frame }
     }
 
     fn counters(&self) -> Arc<QueueCounters> {
@@ -153,7 +162,7 @@ pub(super) fn send_burst(
     vring: &Vring,
     batch: &Batch<'_>,
     slots: &[SlotId],
-    max_frame: usize,
+    limits: Limits,
     tools: &mut Tools,
     counters: &QueueCounters,
 ) -> Option<(u64, u64)> {
@@ -161,7 +170,7 @@ pub(super) fn send_burst(
     let Tools { merged, finisher } = tools;
     macro_rules! send {
         ($ring:expr, $marks:expr) => {
-            Sender { ring: $ring, marks: $marks, net, max_frame, merged, held, bytes: 0 }
+            Sender { ring: $ring, marks: $marks, net, limits, merged, held, bytes: 0 }
                 .burst(batch, slots, finisher, vring, counters)
         };
     }
@@ -183,8 +192,7 @@ struct Sender<'a, R, M> {
     /// Takes note of what is written.
     marks: &'a mut M,
     net: &'a NetRules,
-    /// Longest frame the MTU allows, unless it is to be segmented by the guest.
-    max_frame: usize,
+    limits: Limits,
     merged: &'a mut Vec<(Extent, u32)>,
     /// Takes what has to wait for translations.
     held: &'a mut Held,
@@ -241,11 +249,12 @@ impl<R: Ring, M: Marks> Sender<'_, R, M> {
         finisher: &mut Finisher,
         counters: &QueueCounters,
     ) -> Result<(), Unsent> {
-        if self.net.to_guest.takes(&frame.offload) {
+        let caps = self.limits.offloads.limit(self.net.to_guest);
+        if caps.takes(&frame.offload) {
             return self.put_or_hold(frame, counters);
         }
         let mut outcome = Ok(());
-        let finished = finisher.finish(*frame, self.net.to_guest, self.max_frame, |piece| match outcome {
+        let finished = finisher.finish(*frame, caps, self.limits.max_frame, |piece| match outcome {
             Ok(()) => outcome = self.put_or_hold(&piece, counters),
             Err(Unsent::Broken(RingFault::Untranslated)) => self.hold(&piece, counters),
             Err(_) => {}
@@ -285,7 +294,8 @@ impl<R: Ring, M: Marks> Sender<'_, R, M> {
     /// [`put_plain_run`] on this ring.
     #[inline(always)]
     fn put_plain_run(&mut self, batch: &Batch<'_>, slots: &[SlotId]) -> usize {
-        let (done, bytes) = put_plain_run(self.ring, self.marks, self.net, self.max_frame, batch, slots);
+        let (done, bytes) =
+            put_plain_run(self.ring, self.marks, self.net, self.limits.max_frame, batch, slots);
         self.bytes += bytes;
         usize::from(done)
     }
@@ -293,7 +303,7 @@ impl<R: Ring, M: Marks> Sender<'_, R, M> {
     /// Puts a frame that the guest can take as it is into its next buffers.
     #[inline(never)]
     fn put(&mut self, frame: &Frame<'_>) -> Result<(), Unsent> {
-        if frame.len() > self.max_frame && frame.offload.gso == Gso::None {
+        if frame.len() > self.limits.max_frame && frame.offload.gso == Gso::None {
             return Err(Unsent::Dropped(DropReason::TxTooLong));
         }
         let chain = self.chain()?;

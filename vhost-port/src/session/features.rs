@@ -57,6 +57,7 @@ pub(super) fn protocol() -> VhostUserProtocolFeatures {
         | VhostUserProtocolFeatures::MTU
         | VhostUserProtocolFeatures::CONFIG
         | VhostUserProtocolFeatures::RESET_DEVICE
+        | VhostUserProtocolFeatures::DEVICE_STATE
         | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
         | VhostUserProtocolFeatures::STATUS
         | VhostUserProtocolFeatures::BACKEND_REQ

@@ -8,7 +8,7 @@ use super::target::Target;
 use crate::bridge::BridgeConfig;
 use crate::datapath::IdlePolicy;
 use crate::slowpath::Limits;
-use crate::switch::{Balance, PortKind};
+use crate::switch::{Balance, PortChange, PortKind, PortOffloads};
 
 /// A port that runs.
 #[derive(Clone, PartialEq, Debug)]
@@ -146,7 +146,8 @@ impl Running {
         match added {
             Ok(ofport) => {
                 let mut complaint = None;
-                if spec.mtu.is_some() && stand_in.is_none() {
+                let differs = spec.mtu.is_some() || spec.offloads != PortOffloads::default();
+                if differs && stand_in.is_none() {
                     complaint = target.set_port(&spec.name, spec.change(spec.mtu)).err();
                 }
                 self.ports.insert(spec.name.clone(), LivePort { spec, ofport, complaint, stand_in });
@@ -173,10 +174,15 @@ impl Running {
         let again = live.complaint.is_some() && spec.mtu.is_some();
         let differs = spec.mtu != live.spec.mtu || again;
         let mtu = (differs && live.stand_in.is_none()).then(|| spec.mtu.unwrap_or(DEFAULT_MTU));
-        let mut complaint = target.set_port(&spec.name, spec.change(mtu)).err();
+        // What stands in for a device has no offloads; the device will get them.
+        let change = |mtu| match live.stand_in {
+            None => spec.change(mtu),
+            Some(_) => PortChange { offloads: PortOffloads::default(), ..spec.change(mtu) },
+        };
+        let mut complaint = target.set_port(&spec.name, change(mtu)).err();
         if complaint.is_some() && mtu.is_some() {
             // The MTU may be what the driver refuses; the rest shall not suffer for it.
-            let rest = target.set_port(&spec.name, spec.change(None)).err();
+            let rest = target.set_port(&spec.name, change(None)).err();
             complaint = rest.or(complaint);
         }
         live.spec = spec;

@@ -9,7 +9,7 @@ use super::validate;
 use crate::bridge::{BridgeConfig, VlanConfig};
 use crate::datapath::IdlePolicy;
 use crate::slowpath::Limits;
-use crate::switch::{Balance, PortChange, PortKind, PortRequest};
+use crate::switch::{Balance, PortChange, PortKind, PortOffloads, PortRequest};
 
 /// A port that should run: one row of `Interface` under one of `Port`.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -30,11 +30,13 @@ pub struct PortSpec {
     pub mtu: Option<u16>,
     /// Receive queues pinned to CPUs.
     pub affinity: BTreeMap<u16, u32>,
+    /// Offloads.
+    pub offloads: PortOffloads,
 }
 
 impl PortSpec {
-    /// The request that opens it, with the OpenFlow number it had before if it asks for none. The MTU is set afterwards,
-    /// so that one the driver refuses does not cost the port.
+    /// The request that opens it, with the OpenFlow number it had before if it asks for none. MTU and offloads are set afterwards,
+    /// so that what the driver refuses does not cost the port.
     pub(super) fn request(&self, before: Option<u16>) -> PortRequest {
         PortRequest {
             name: self.name.clone(),
@@ -50,7 +52,7 @@ impl PortSpec {
 
     /// The change that gives a running port these settings.
     pub(super) fn change(&self, mtu: Option<u16>) -> PortChange {
-        PortChange { vlan: self.vlan.clone(), mtu, affinity: self.affinity.clone() }
+        PortChange { vlan: self.vlan.clone(), mtu, affinity: self.affinity.clone(), offloads: self.offloads }
     }
 }
 

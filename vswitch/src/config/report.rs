@@ -6,8 +6,8 @@ use pmd::port::LinkState;
 use vswitch_ovsdb::{Datum, Db, LocalTxn, OvsdbError, RowView, Snapshot, Uuid};
 
 use super::apply::Running;
+use super::kind::TYPES;
 use super::model::Desired;
-use super::validate::TYPES;
 use crate::switch::PortReport;
 
 type Columns = Vec<(&'static str, Datum)>;
@@ -172,7 +172,7 @@ fn count(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
-/// Names as OVS has them, and one counter per drop reason.
+/// Names as OVS has them, one counter per drop reason, and what was done in software.
 fn statistics(report: &PortReport) -> Datum {
     let sum = |drops: &BTreeMap<&str, u64>, wanted: &dyn Fn(&str) -> bool| -> u64 {
         drops.iter().filter(|(reason, _)| wanted(reason)).map(|(_, n)| *n).sum()
@@ -195,6 +195,11 @@ fn statistics(report: &PortReport) -> Datum {
     .into();
     for (reason, n) in report.rx_drops.iter().chain(&report.tx_drops) {
         *counters.entry(format!("drop_{reason}")).or_default() += n;
+    }
+    counters.extend(report.software().into_iter().map(|(name, n)| (name.to_owned(), n)));
+    // What the device counts itself never takes the place of what the switch counts.
+    for &(name, n) in &report.info.counters {
+        counters.entry(name.to_owned()).or_insert(n);
     }
     Datum::map(counters.into_iter().map(|(name, n)| (name, count(n))))
 }

@@ -13,7 +13,9 @@ use vswitch_ovsdb::{Db, RowView, Snapshot, schema::vswitch_schema};
 use super::*;
 use crate::bridge::BridgeConfig;
 use crate::datapath::IdlePolicy;
-use crate::switch::{PortChange, PortKind, PortReport, PortRequest};
+use crate::switch::{PortChange, PortKind, PortOffloads, PortReport, PortRequest};
+
+mod offloads;
 
 /// A switch that only keeps book, and refuses what it is told to refuse.
 #[derive(Default)]
@@ -29,6 +31,7 @@ struct State {
     refused: Vec<String>,
     mtu_limit: Option<u16>,
     gone: Vec<String>,
+    offloads: BTreeMap<String, PortOffloads>,
     packets: u64,
 }
 
@@ -93,6 +96,7 @@ impl Target for Fake {
         port.vlan = change.vlan;
         port.mtu = change.mtu.or(port.mtu);
         port.affinity = change.affinity;
+        state.offloads.insert(name.into(), change.offloads);
         Ok(())
     }
     fn remove_port(&self, name: &str) -> Result<(), String> {
@@ -113,6 +117,7 @@ impl Target for Fake {
             bridge: request.bridge.clone(),
             ofport: *ofport,
             driver: "fake",
+            offloads: state.offloads.get(&request.name).copied().unwrap_or_default(),
             info: PortInfo {
                 mtu: 1500,
                 mac: Some([2, 0, 0, 0, 0, 1]),
@@ -539,6 +544,7 @@ proptest! {
                     vlan: crate::bridge::VlanConfig::access(tag),
                     mtu: None,
                     affinity: BTreeMap::new(),
+                    offloads: PortOffloads::default(),
                 };
                 desired.ports.insert(spec.name.clone(), spec);
             }

@@ -55,6 +55,8 @@ pub enum Command {
         /// Drops of packets that came in by this port, decided on this worker.
         drops: Arc<DropCounters>,
     },
+    /// Merge what comes in by this port to larger frames, or do not. At first it is done.
+    SetGro(PortNo, bool),
     /// Forget a port's transmit queue.
     RemovePort(PortNo),
     /// Install a megaflow.

@@ -13,6 +13,7 @@ use super::command::RxAssignment;
 use super::worker::WorkerConfig;
 use super::*;
 
+mod merging;
 mod trains;
 
 const WAIT: Duration = Duration::from_secs(30);

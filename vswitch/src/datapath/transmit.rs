@@ -4,8 +4,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use flowtable::key::PortNo;
+use pmd::offload::Merger;
 use pmd::packet::{BURST, Batch, CLONES, SlotId};
-use pmd::port::{DropCounters, DropReason, TxQueue};
+use pmd::port::{DropCounters, DropReason, QueueCounters, TxQueue};
 
 /// Every slot of a batch, for trains to be cut from.
 static SLOTS: [SlotId; BURST + CLONES] = {
@@ -26,12 +27,30 @@ struct TxPort {
     /// The port is in the list of those to notify.
     owing: bool,
     drops: Arc<DropCounters>,
+    counters: Arc<QueueCounters>,
+    /// What comes in by this port may be merged to larger frames.
+    gro: bool,
 }
 
 impl TxPort {
     #[inline]
     fn send(&mut self, batch: &Batch<'_>) {
         self.queue.tx_burst(batch, self.staged.get(..self.count).unwrap_or_default());
+        self.count = 0;
+    }
+
+    /// The same, but what makes a larger frame that the far side takes goes as one.
+    #[inline(never)]
+    fn send_merged(&mut self, batch: &mut Batch<'_>, merger: &mut Merger) {
+        let staged = self.staged.get(..self.count).unwrap_or_default();
+        let takes = self.queue.takes();
+        if !takes.large_tcp() || !merger.plan(batch, staged, takes) {
+            return self.send(batch);
+        }
+        let (frames, packets) = merger.send(batch, |batch, slots| {
+            self.queue.tx_burst(batch, slots);
+        });
+        self.counters.add_merged(frames, packets);
         self.count = 0;
     }
 }
@@ -44,6 +63,7 @@ pub(super) struct Transmit {
     pending: Vec<PortNo>,
     /// Ports to notify of what was sent to them.
     owing: Vec<PortNo>,
+    merger: Box<Merger>,
 }
 
 impl Transmit {
@@ -52,10 +72,19 @@ impl Transmit {
         if self.ports.len() <= port.index() {
             self.ports.resize_with(port.index() + 1, || None);
         }
+        let counters = queue.counters();
         let staged = [0; BURST + CLONES];
-        self.ports[port.index()] = Some(Box::new(TxPort { queue, staged, count: 0, owing: false, drops }));
+        let tx = TxPort { queue, staged, count: 0, owing: false, drops, counters, gro: true };
+        self.ports[port.index()] = Some(Box::new(tx));
         self.pending.reserve(self.ports.len());
         self.owing.reserve(2 * self.ports.len());
+    }
+
+    /// Says whether packets that come in by a port may be merged.
+    pub(super) fn set_gro(&mut self, port: PortNo, gro: bool) {
+        if let Some(Some(tx)) = self.ports.get_mut(port.index()) {
+            tx.gro = gro;
+        }
     }
 
     /// Forgets a port. Nothing is staged between bursts, when commands are carried out.
@@ -103,6 +132,27 @@ impl Transmit {
                 }
             }
         }
+    }
+
+    /// Sends everything staged of a burst that came in by `in_port`, merged where that is possible and wanted.
+    #[inline]
+    pub(super) fn flush_burst(&mut self, batch: &mut Batch<'_>, in_port: PortNo) {
+        // Two frames that are merged are longer than a head, at least the first of them; most bursts end here.
+        if batch.spans() == 0 || batch.len() < 2 || !self.may_merge(in_port) {
+            return self.flush(batch);
+        }
+        for port in self.pending.drain(..) {
+            if let Some(Some(tx)) = self.ports.get_mut(port.index()) {
+                tx.send_merged(batch, &mut self.merger);
+                if !std::mem::replace(&mut tx.owing, true) {
+                    self.owing.push(port);
+                }
+            }
+        }
+    }
+
+    fn may_merge(&self, in_port: PortNo) -> bool {
+        self.ports.get(in_port.index()).and_then(Option::as_ref).is_some_and(|tx| tx.gro)
     }
 
     /// Wakes who was sent something. Once a round, or every few bursts of a long one: see [`TxQueue::notify`].

@@ -292,6 +292,7 @@ impl Worker {
                 }
             }
             Command::AddPort { port, queue, drops } => self.engine.transmit.add(port, queue, drops),
+            Command::SetGro(port, gro) => self.engine.transmit.set_gro(port, gro),
             Command::RemovePort(port) => self.engine.transmit.remove(port),
             Command::Install(flow) => self.engine.classifier.install(flow, &self.engine.counters),
             Command::Remove(flow) => self.engine.classifier.remove(&flow, &self.engine.counters),
@@ -392,7 +393,7 @@ impl Engine {
                 }
             }
         }
-        self.transmit.flush(batch);
+        self.transmit.flush_burst(batch, in_port);
         if missed != 0 {
             self.upcalls(batch, in_port, missed);
         }

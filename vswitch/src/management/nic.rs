@@ -60,6 +60,7 @@ fn describe(info: &PciInfo) -> Value {
         "address": info.address.to_string(),
         "id": format!("{:04x}:{:04x}", info.vendor, info.device),
         "driver": info.driver,
+        "pmd": pmd::drivers::driver_of(info.vendor, info.device),
         "netdevs": info.netdevs,
         "group": info.group,
         "numa": info.numa_node,

@@ -32,6 +32,8 @@ fn port(report: &PortReport) -> Value {
         })
     };
     json!({
+        "offloads": offloads(report),
+        "software": report.software().iter().map(|&(name, n)| (name.to_owned(), n.into())).collect::<Map<_, _>>(),
         "name": report.name,
         "bridge": report.bridge,
         "ofport": report.ofport,
@@ -44,6 +46,20 @@ fn port(report: &PortReport) -> Value {
         "drops": drops,
         "queues": report.queues.iter().map(queue).collect::<Vec<_>>(),
     })
+}
+
+/// How offloads are set, and whether frames are handed to the far side so now; absent where the driver does not say.
+fn offloads(report: &PortReport) -> Value {
+    let tx = report.offloads.tx;
+    let rows = [
+        ("csum", tx.csum, "tx_tcp_csum_offload"),
+        ("tso", tx.tso, "tx_tcp_seg_offload"),
+        ("uso", tx.uso, "tx_udp_seg_offload"),
+        ("ufo", tx.ufo, "tx_udp_frag_offload"),
+        ("gro", report.offloads.gro, "rx_gro"),
+    ];
+    let now = |key: &str| report.info.status.iter().find(|(k, _)| k == key).map(|(_, value)| value == "true");
+    rows.iter().map(|&(name, set, key)| json!({ "name": name, "set": set, "now": now(key) })).collect()
 }
 
 pub(super) fn workers(switch: &Switch) -> Result<Value, String> {

@@ -36,8 +36,8 @@ use crate::datapath::{IdlePolicy, UpcallSender, upcall_queue};
 use crate::slowpath::{SinkList, SlowPath, SlowPathHandle};
 
 pub use balance::{Assign, AutoBalance, Balance};
-pub use open::{GuestOptions, PortKind};
-pub use port::{PortChange, PortRequest};
+pub use open::{GuestOptions, PortKind, RingOptions};
+pub use port::{PortChange, PortOffloads, PortRequest};
 pub use queries::{DpFlow, PortReport, QueueReport, RxqReport, WorkerReport};
 
 use events::Maintenance;

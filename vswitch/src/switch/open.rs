@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use pmd::drivers::{af_packet, af_xdp, null, pcap, tap};
+use pmd::drivers::{self, af_packet, af_xdp, null, pcap, tap};
+use pmd::nic::NicConfig;
 use pmd::packet::Pool;
+use pmd::pci::PciAddress;
 use pmd::port::{PmdError, Port};
 use vhost_port::front_end::{VirtioUserConfig, VirtioUserPort};
 use vhost_port::{Mode, OffloadOffer, VhostConfig, VhostPort};
@@ -59,10 +61,13 @@ pub enum PortKind {
         pairs: u16,
         /// Packed rings, if there are any.
         packed: bool,
-        /// Take checksum offload.
-        csum: bool,
-        /// Take segmentation offload (needs checksum offload).
-        tso: bool,
+    },
+    /// A card, driven from this process through VFIO.
+    Card {
+        /// Where it is.
+        address: PciAddress,
+        /// Its rings.
+        rings: RingOptions,
     },
     /// Drops what it is sent.
     Null,
@@ -75,7 +80,18 @@ pub enum PortKind {
     },
 }
 
-/// What a vhost-user port offers to its guest.
+/// Rings of a card.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RingOptions {
+    /// Queues in each direction.
+    pub queues: u16,
+    /// Descriptors of a receive ring.
+    pub rx_descriptors: u16,
+    /// Descriptors of a transmit ring.
+    pub tx_descriptors: u16,
+}
+
+/// What a vhost-user port offers to its guest, beside all offloads: those are switched at the port, see [`super::PortOffloads`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct GuestOptions {
     /// Most queue pairs the guest can use.
@@ -84,15 +100,11 @@ pub struct GuestOptions {
     pub mac: Option<[u8; 6]>,
     /// Speed of the link in Mbit/s, to tell such front-ends.
     pub link_speed: Option<u32>,
-    /// Offer checksum offload.
-    pub csum: bool,
-    /// Offer TCP segmentation offload (needs checksum offload).
-    pub tso: bool,
 }
 
 impl Default for GuestOptions {
     fn default() -> Self {
-        GuestOptions { max_queue_pairs: 16, mac: None, link_speed: None, csum: true, tso: true }
+        GuestOptions { max_queue_pairs: 16, mac: None, link_speed: None }
     }
 }
 
@@ -120,12 +132,22 @@ pub(super) fn open(
         PortKind::VhostUserClient { path, guest } => {
             VhostPort::open(vhost_config(name, Mode::Connect(path.clone()), *guest))
         }
-        PortKind::VirtioUser { path, server, pairs, packed, csum, tso } => {
+        PortKind::VirtioUser { path, server, pairs, packed } => {
             let mode = if *server { Mode::Listen } else { Mode::Connect }(path.clone());
             // A frame to be fragmented means something else to DPDK's back-end, so nobody is asked for that.
-            let offload = OffloadOffer { ufo: false, ..offload(*csum, *tso) };
+            let offload = OffloadOffer { ufo: false, ..OffloadOffer::default() };
             let (pairs, packed) = (*pairs, *packed);
             VirtioUserPort::open(VirtioUserConfig { name, mode, pairs, packed, offload })
+        }
+        PortKind::Card { address, rings } => {
+            let config = NicConfig {
+                name,
+                queues: rings.queues,
+                rx_descriptors: rings.rx_descriptors,
+                tx_descriptors: rings.tx_descriptors,
+                ..NicConfig::default()
+            };
+            drivers::open_card(config, pmd::vfio::open(*address)?)
         }
         PortKind::Null => null::open(null::NullConfig { name, ..null::NullConfig::default() }),
         PortKind::Pcap { replay, record } => pcap::open(pcap::PcapConfig {
@@ -136,17 +158,11 @@ pub(super) fn open(
     }
 }
 
-fn offload(csum: bool, tso: bool) -> OffloadOffer {
-    OffloadOffer { csum, tso4: tso, tso6: tso, ecn: tso, ..OffloadOffer::default() }
-}
-
 fn vhost_config(name: String, mode: Mode, guest: GuestOptions) -> VhostConfig {
-    let offload = offload(guest.csum, guest.tso);
     VhostConfig {
         max_queue_pairs: guest.max_queue_pairs,
         mac: guest.mac,
         link_speed: guest.link_speed,
-        offload,
         ..VhostConfig::new(name, mode)
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use flowtable::key::PortNo;
-use pmd::port::{DropCounters, Port, QueueCounters};
+use pmd::port::{DropCounters, Offloads, PmdError, Port, QueueCounters};
 
 use super::events::Changed;
 use super::load::Recent;
@@ -34,6 +34,21 @@ pub struct PortRequest {
     pub affinity: BTreeMap<u16, u32>,
 }
 
+/// What the switch makes of the offloads of a port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PortOffloads {
+    /// What may be left to the far side.
+    pub tx: Offloads,
+    /// Whether frames that come in by the port may be merged to larger ones.
+    pub gro: bool,
+}
+
+impl Default for PortOffloads {
+    fn default() -> Self {
+        PortOffloads { tx: Offloads::default(), gro: true }
+    }
+}
+
 /// What can change about a port while it runs.
 #[derive(Clone, Debug)]
 pub struct PortChange {
@@ -43,6 +58,8 @@ pub struct PortChange {
     pub mtu: Option<u16>,
     /// CPUs that shall poll receive queues.
     pub affinity: BTreeMap<u16, u32>,
+    /// Offloads.
+    pub offloads: PortOffloads,
 }
 
 /// A receive queue that a worker polls.
@@ -81,6 +98,7 @@ pub(super) struct PortEntry {
     /// One per worker there is or was.
     pub(super) txqs: Vec<TxqEntry>,
     pub(super) affinity: BTreeMap<u16, u32>,
+    pub(super) offloads: PortOffloads,
 }
 
 impl Switch {
@@ -122,6 +140,7 @@ impl Switch {
             retired_rx: Vec::new(),
             txqs: Vec::new(),
             affinity: request.affinity,
+            offloads: PortOffloads::default(),
         };
         if let Err(error) = inner.connect_tx(number, &mut entry) {
             self.bridges.remove_port(&entry.name)?;
@@ -134,7 +153,7 @@ impl Switch {
         Ok(ofport)
     }
 
-    /// Changes VLAN mode, MTU or affinity of a port.
+    /// Changes VLAN mode, MTU, affinity or offloads of a port.
     pub fn set_port(&self, name: &str, change: PortChange) -> Result<(), SwitchError> {
         let mut inner = self.lock();
         let number = inner.number(name)?;
@@ -144,10 +163,13 @@ impl Switch {
             }
             let moved = entry.affinity != change.affinity;
             entry.affinity = change.affinity;
+            let switched = inner.set_offloads(number, change.offloads);
             self.bridges.set_port_vlan(name, change.vlan)?;
             if moved {
                 inner.place_all_queues();
             }
+            // Last, so that a port without offloads gets everything else.
+            switched?;
         }
         Ok(())
     }
@@ -197,6 +219,22 @@ impl Inner {
             .ok_or_else(|| SwitchError::Request(format!("there is no port named {name}")))
     }
 
+    /// Switches offloads of a port. Frames on their way are finished by either setting.
+    fn set_offloads(&mut self, number: PortNo, offloads: PortOffloads) -> Result<(), PmdError> {
+        let Some(entry) = self.ports.get_mut(&number) else { return Ok(()) };
+        let before = std::mem::replace(&mut entry.offloads, offloads);
+        if before.gro != offloads.gro {
+            for worker in &self.workers {
+                worker.handle.send(Command::SetGro(number, offloads.gro));
+            }
+        }
+        if before.tx == offloads.tx {
+            return Ok(());
+        }
+        // What was refused is asked for again by the next change, so that its complaint does not get lost.
+        entry.port.set_offloads(offloads.tx).inspect_err(|_| entry.offloads.tx = before.tx)
+    }
+
     /// Gives every worker a transmit queue of the port that does not have one yet.
     pub(super) fn connect_tx(&self, number: PortNo, entry: &mut PortEntry) -> Result<(), SwitchError> {
         for worker in &self.workers {
@@ -208,6 +246,9 @@ impl Inner {
             let drops = Arc::new(DropCounters::default());
             entry.txqs.push(TxqEntry { worker: id, counters: queue.counters(), drops: drops.clone() });
             worker.handle.send(Command::AddPort { port: number, queue, drops });
+            if !entry.offloads.gro {
+                worker.handle.send(Command::SetGro(number, false));
+            }
         }
         Ok(())
     }

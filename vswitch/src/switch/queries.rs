@@ -7,7 +7,7 @@ use pmd::port::{DropReason, PortInfo, QueueCounters, QueueSnapshot};
 use pmd::sys;
 
 use super::Switch;
-use super::port::PortEntry;
+use super::port::{PortEntry, PortOffloads};
 use crate::datapath::{Megaflow, WorkerHandle, WorkerSnapshot};
 
 /// A queue and what it has done.
@@ -36,6 +36,8 @@ pub struct PortReport {
     pub driver: &'static str,
     /// What the driver says.
     pub info: PortInfo,
+    /// How its offloads are set.
+    pub offloads: PortOffloads,
     /// Received, all queues together.
     pub rx: QueueSnapshot,
     /// Sent, all workers together.
@@ -46,6 +48,19 @@ pub struct PortReport {
     pub tx_drops: BTreeMap<&'static str, u64>,
     /// Every queue.
     pub queues: Vec<QueueReport>,
+}
+
+impl PortReport {
+    /// Offload work that software did on the way to the port, by the names of its counters.
+    pub fn software(&self) -> [(&'static str, u64); 5] {
+        [
+            ("tx_sw_csum_packets", self.tx.checksummed),
+            ("tx_sw_gso_packets", self.tx.segmented),
+            ("tx_sw_gso_segments", self.tx.segments),
+            ("tx_sw_gro_packets", self.tx.merged),
+            ("tx_sw_gro_frames", self.tx.merged_into),
+        ]
+    }
 }
 
 /// A receive queue in the report of its worker.
@@ -159,12 +174,14 @@ fn report(entry: &PortEntry, core: impl Fn(u16) -> Option<u32>) -> PortReport {
         ofport: entry.ofport,
         driver: entry.port.driver(),
         info: entry.port.info(),
+        offloads: entry.offloads,
         rx: QueueSnapshot::default(),
         tx: QueueSnapshot::default(),
         rx_drops: BTreeMap::new(),
         tx_drops: BTreeMap::new(),
         queues: Vec::new(),
     };
+    report.info.status.push(("rx_gro".into(), entry.offloads.gro.to_string()));
     for (&index, rxq) in &entry.rxqs {
         let counters = rxq.counters.snapshot();
         report.queues.push(QueueReport { is_rx: true, index, core: core(rxq.worker), counters });
@@ -193,6 +210,11 @@ fn add(total: &mut QueueSnapshot, drops: &mut BTreeMap<&'static str, u64>, count
     total.bursts += one.bursts;
     total.notified += one.notified;
     total.suppressed += one.suppressed;
+    total.checksummed += one.checksummed;
+    total.segmented += one.segmented;
+    total.segments += one.segments;
+    total.merged += one.merged;
+    total.merged_into += one.merged_into;
     add_drops(drops, counters.drops.nonzero());
 }
 

@@ -9,6 +9,11 @@ use pmd::drivers::pcap::Capture;
 use super::*;
 use crate::bridge::{VlanConfig, VlanMode};
 
+/// Nothing but another VLAN mode.
+fn change(vlan: VlanConfig) -> PortChange {
+    PortChange { vlan, mtu: None, affinity: BTreeMap::new(), offloads: PortOffloads::default() }
+}
+
 /// A directory of captures and a switch with a bridge `br0`.
 struct Bench {
     dir: tempfile::TempDir,
@@ -145,7 +150,7 @@ fn rules_and_vlans_decide_and_drops_say_why() {
     let rule = flowtable::rules::Rule::new(5, all, vec![RuleAction::Normal], switch.now_ms());
     switch.bridges().add_rules("br0", vec![rule]).unwrap();
     let tagged = VlanConfig { mode: Some(VlanMode::Access), tag: Some(9), ..VlanConfig::default() };
-    switch.set_port("a", PortChange { vlan: tagged, mtu: None, affinity: BTreeMap::new() }).unwrap();
+    switch.set_port("a", change(tagged)).unwrap();
     switch.sync();
     switch.add_port(bench.recorder("trunk")).unwrap();
     switch.add_port(bench.source("s2", &[frame(1, 4, 5)])).unwrap();
@@ -227,8 +232,7 @@ fn queues_are_spread_when_a_worker_comes_and_a_pinned_one_has_its_worker_alone()
     let counts = |switch: &Switch| polled(switch).iter().map(Vec::len).collect::<Vec<_>>();
     assert_eq!(counts(switch), [2, 2]);
 
-    let pin =
-        |core| PortChange { vlan: VlanConfig::default(), mtu: None, affinity: BTreeMap::from([(0, core)]) };
+    let pin = |core| PortChange { affinity: BTreeMap::from([(0, core)]), ..change(VlanConfig::default()) };
     switch.set_port("r", pin(cpus[1])).unwrap();
     assert_eq!(polled(switch), [vec!["p", "q", "s"], vec!["r"]]);
     let isolated: Vec<bool> = switch.worker_reports().iter().map(|worker| worker.isolated).collect();
@@ -237,7 +241,7 @@ fn queues_are_spread_when_a_worker_comes_and_a_pinned_one_has_its_worker_alone()
     // With both isolated the others still are polled somewhere.
     switch.set_port("p", pin(cpus[0])).unwrap();
     assert_eq!(counts(switch).iter().sum::<usize>(), 4);
-    switch.set_port("p", PortChange { affinity: BTreeMap::new(), ..pin(0) }).unwrap();
+    switch.set_port("p", change(VlanConfig::default())).unwrap();
 
     switch.set_balance(Balance { isolate: false, assign: Assign::RoundRobin, auto: None });
     assert!(polled(switch)[1].contains(&"r".to_owned()));
@@ -310,7 +314,7 @@ fn everything_at_once() {
                 let affinity = BTreeMap::from([(0, cpus[round as usize % cpus.len()])]);
                 let vlan = VlanConfig::access((round % 3) as u16);
                 // The port may just not be there.
-                let _ = switch.set_port("y", PortChange { vlan, mtu: None, affinity });
+                let _ = switch.set_port("y", PortChange { affinity, ..change(vlan) });
             }
         });
         scope.spawn(|| {
@@ -348,4 +352,21 @@ fn flap(bench: &Bench, name: &str) {
         bench.switch.add_port(request.clone()).unwrap();
         bench.switch.remove_port(name).unwrap();
     }
+}
+
+#[test]
+fn a_port_without_offloads_says_so_and_takes_the_rest() {
+    let bench = Bench::new();
+    bench.switch.add_port(bench.request("n", PortKind::Null)).unwrap();
+    let tx = pmd::port::Offloads { tso: false, ..Default::default() };
+    let tagged = VlanConfig::access(7);
+    let refused = PortChange { offloads: PortOffloads { tx, gro: false }, ..change(tagged.clone()) };
+    let error = bench.switch.set_port("n", refused.clone()).unwrap_err().to_string();
+    assert!(error.contains("tso") && error.contains("type null"), "{error}");
+    assert!(bench.switch.set_port("n", refused).is_err());
+    let report = &bench.switch.port_reports(Some("n"))[0];
+    assert!(!report.offloads.gro);
+    assert!(report.info.status.contains(&("rx_gro".into(), "false".into())));
+    bench.switch.set_port("n", change(tagged)).unwrap();
+    assert!(bench.switch.port_reports(Some("n"))[0].offloads.gro);
 }

@@ -144,13 +144,14 @@ impl TxQueue for AfXdpTx {
                 let result = result.err();
                 refused = refused.or(result);
             });
-            match finished.err().or(refused) {
-                None => {
+            match (finished, refused) {
+                (Ok(done), None) => {
                     sent += 1;
                     bytes += len;
+                    counters.add_finished(done);
                 }
-                Some(DropReason::TxRingFull) if *down => counters.drops.add(DropReason::TxLinkDown, 1),
-                Some(reason) => counters.drops.add(reason, 1),
+                (_, Some(DropReason::TxRingFull)) if *down => counters.drops.add(DropReason::TxLinkDown, 1),
+                (Err(reason), _) | (_, Some(reason)) => counters.drops.add(reason, 1),
             }
         }
         sender.tx.publish();

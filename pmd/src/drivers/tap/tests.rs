@@ -14,7 +14,7 @@ use super::*;
 use crate::drivers::test_net::{await_up, in_namespace, ip};
 use crate::packet::{BatchStorage, Gso, Offload};
 use crate::port::LinkState;
-use crate::sys::netns;
+use crate::sys::{netns, udp};
 
 const OURS: [u8; 6] = [2, 0, 0, 0, 0, 9];
 
@@ -25,11 +25,11 @@ fn open_with_address() -> Arc<dyn Port> {
     port
 }
 
-/// Polls until a UDP frame comes; the kernel also sends neighbour discovery of its own.
-fn receive_udp(rx: &mut dyn RxQueue, waker: &dyn Fn()) -> (Vec<u8>, Offload) {
+/// Polls until UDP frames come and gives those of one burst; the kernel also sends neighbour discovery of its own.
+fn receive_udp(rx: &mut dyn RxQueue, wait: &dyn Fn()) -> Vec<(Vec<u8>, Offload)> {
     let mut storage = BatchStorage::new();
     loop {
-        let mut found = None;
+        let mut found = Vec::new();
         {
             let mut batch = storage.begin();
             for slot in 0..rx.rx_burst(&mut batch) {
@@ -38,16 +38,14 @@ fn receive_udp(rx: &mut dyn RxQueue, waker: &dyn Fn()) -> (Vec<u8>, Offload) {
                 frame.copy_to(&mut bytes);
                 let transport = SlicedPacket::from_ethernet(&bytes).unwrap().transport;
                 let is_udp = matches!(transport, Some(TransportSlice::Udp(_)));
-                if is_udp {
-                    found = Some((bytes, frame.offload));
-                }
+                found.extend(is_udp.then_some((bytes, frame.offload)));
             }
         }
         rx.rx_done();
-        if let Some(found) = found {
+        if !found.is_empty() {
             return found;
         }
-        waker();
+        wait();
     }
 }
 
@@ -66,7 +64,7 @@ fn the_kernel_sends_and_receives() {
             let mut fds = [PollFd::new(&*fd, PollFlags::IN)];
             poll(&mut fds, None).unwrap();
         };
-        let (frame, offload) = receive_udp(&mut *rx, &wait);
+        let [(frame, offload)] = receive_udp(&mut *rx, &wait).try_into().unwrap();
         assert_eq!(&frame[..6], &OURS);
         assert_eq!(frame.len(), 1042);
         // With the checksum offload on, the kernel leaves it to us.
@@ -328,6 +326,45 @@ fn kernels_accept_what_software_cuts() {
     }
 }
 
+#[test]
+fn the_kernel_follows_what_is_switched() {
+    in_namespace(|| {
+        let port = open_with_address();
+        await_up(&*port);
+        let (mut rx, tx) = (port.rx_queue(0).unwrap(), port.tx_queue(0).unwrap());
+        let fd = rx.wait_fd().unwrap();
+        let wait = || {
+            poll(&mut [PollFd::new(&*fd, PollFlags::IN)], None).unwrap();
+        };
+        let socket = UdpSocket::bind("10.9.0.1:700").unwrap();
+        udp::set_segment_size(&socket, 1000).unwrap();
+        let all = Offloads::default();
+        let none = Offloads { csum: false, ..all };
+        // Cut by the kernel into datagrams of a thousand bytes, or left whole for the other side to cut.
+        for (offloads, len, gso, needs_csum) in [
+            (all, 42 + 4000, Gso::UdpL4, true),
+            (Offloads { uso: false, ..all }, 42 + 1000, Gso::None, true),
+            (none, 42 + 1000, Gso::None, false),
+            (all, 42 + 4000, Gso::UdpL4, true),
+        ] {
+            port.set_offloads(offloads).unwrap();
+            assert_eq!(tx.takes().caps.uso, offloads.uso && offloads.csum);
+            socket.send_to(&[7; 4000], "10.9.0.2:701").unwrap();
+            let mut left = 4000;
+            while left > 0 {
+                for (frame, offload) in receive_udp(&mut *rx, &wait) {
+                    assert_eq!(
+                        (frame.len(), offload.gso, offload.needs_csum),
+                        (len, gso, needs_csum),
+                        "{offloads:?}"
+                    );
+                    left -= frame.len() - 42;
+                }
+            }
+        }
+    });
+}
+
 /// A UDP frame of one large datagram from outside, with the pseudo-header's sum where the checksum belongs.
 fn large_datagram(mac: [u8; 6], v6: bool, data: &[u8], gso: Gso, gso_size: u16) -> (Vec<u8>, Offload) {
     let mut frame = Vec::new();
@@ -351,6 +388,8 @@ fn large_datagram(mac: [u8; 6], v6: bool, data: &[u8], gso: Gso, gso_size: u16) 
 fn large_datagrams_are_cut_by_the_kernel_or_by_us() {
     in_namespace(|| {
         let port = open_with_address();
+        // An address of IPv6 counts only once the link is up.
+        await_up(&*port);
         ip("addr add fd00::1/64 dev tap0 nodad");
         let (rx, mut tx) = (port.rx_queue(0).unwrap(), port.tx_queue(0).unwrap());
         let socket = UdpSocket::bind("[::]:700").unwrap();

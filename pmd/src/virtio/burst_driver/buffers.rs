@@ -65,6 +65,12 @@ impl BufferView<'_> {
         self.capacity as usize
     }
 
+    /// Where its first byte is, as a number: to find out which part of a larger piece of memory it is.
+    #[inline(always)]
+    pub fn addr(&self) -> usize {
+        self.at.addr()
+    }
+
     #[inline(always)]
     fn check(&self, offset: usize, len: usize) {
         assert!(offset <= self.capacity() && len <= self.capacity() - offset, "outside the buffer");

@@ -6,7 +6,7 @@ use core::sync::atomic::Ordering;
 use super::*;
 use crate::offload::Finisher;
 use crate::packet::{BatchStorage, Frame, Offload, SlotId, Span};
-use crate::port::{DropReason, QueueCounters};
+use crate::port::{DropReason, Offloads, QueueCounters};
 use crate::sys::map::SharedMap;
 use crate::virtio::burst_driver::{BadDevice, Buffers, BurstRing, Direction, EitherRing};
 use crate::virtio::driver_ring::RingMemory;
@@ -136,22 +136,22 @@ fn sent_frames_lie_behind_their_header_and_a_bad_device_is_noticed() {
     let spans = [Span::from_slice(&payload[..30]), Span::from_slice(&payload[30..])];
     let frame = Frame::new(&[1; 60], Offload::default(), &spans, 100);
     for _ in 0..SIZE {
-        assert_eq!(tx.send(frame, &mut finisher, 1514), Ok(()));
+        assert_eq!(tx.send(frame, &mut finisher, Offloads::default(), 1514), Ok(()));
     }
     let _ = tx.publish();
     let mut seen = [0; 172];
     // SAFETY: inside the map.
     unsafe { device.at(BUFFERS + 7 * CAPACITY).copy_out(&mut seen) };
     assert_eq!((&seen[..12], &seen[12..72], &seen[72..]), (&[0; 12][..], &[1; 60][..], &payload[..]));
-    assert_eq!(tx.send(frame, &mut finisher, 1514), Err(DropReason::TxRingFull));
-    assert_eq!(tx.send(frame, &mut finisher, 100), Err(DropReason::TxTooLong));
+    assert_eq!(tx.send(frame, &mut finisher, Offloads::default(), 1514), Err(DropReason::TxRingFull));
+    assert_eq!(tx.send(frame, &mut finisher, Offloads::default(), 100), Err(DropReason::TxTooLong));
     let long = [Span::from_slice(&payload); 3];
     let long = Frame::new(&[1; 60], Offload::default(), &long, 300);
-    assert_eq!(tx.send(long, &mut finisher, 1514), Err(DropReason::TxTooLong));
+    assert_eq!(tx.send(long, &mut finisher, Offloads::default(), 1514), Err(DropReason::TxTooLong));
     device.use_buffer(0, &[], 0);
-    assert_eq!(tx.send(frame, &mut finisher, 1514), Ok(()));
+    assert_eq!(tx.send(frame, &mut finisher, Offloads::default(), 1514), Ok(()));
     device.use_buffer(8, &[], 0);
-    assert_eq!(tx.send(frame, &mut finisher, 1514), Err(DropReason::TxBadRing));
-    assert_eq!(tx.send(frame, &mut finisher, 1514), Err(DropReason::TxBadRing));
+    assert_eq!(tx.send(frame, &mut finisher, Offloads::default(), 1514), Err(DropReason::TxBadRing));
+    assert_eq!(tx.send(frame, &mut finisher, Offloads::default(), 1514), Err(DropReason::TxBadRing));
     assert_eq!(tx.bad(), Some(BadDevice::NoSuchBuffer { id: 8, count: SIZE }));
 }

@@ -2,7 +2,7 @@
 
 use crate::offload::Finisher;
 use crate::packet::{Frame, OffloadCaps};
-use crate::port::DropReason;
+use crate::port::{DropReason, Offloads};
 use crate::virtio::NetHeader;
 use crate::virtio::burst_driver::{BadDevice, EitherRing};
 
@@ -23,7 +23,7 @@ impl NetTxRing {
         NetTxRing { ring, caps, capacity: capacity.saturating_sub(NetHeader::LEN), bad: None }
     }
 
-    /// Puts a frame into the ring, as several where the device cannot cut it itself; it is shown by [`NetTxRing::publish`].
+    /// Puts a frame into the ring, as several where the device cannot cut it itself or shall not; it is shown by [`NetTxRing::publish`].
     ///
     /// # Errors
     /// Why it could not be sent; parts of it may have been.
@@ -32,10 +32,11 @@ impl NetTxRing {
         &mut self,
         frame: Frame<'_>,
         finisher: &mut Finisher,
+        wanted: Offloads,
         max_frame: usize,
     ) -> Result<(), DropReason> {
         let mut refused = None;
-        finisher.finish(frame, self.caps, max_frame, |piece| {
+        finisher.finish(frame, wanted.limit(self.caps), max_frame, |piece| {
             let result = self.put(&piece).err();
             refused = refused.or(result);
         })?;

@@ -46,7 +46,7 @@ pub(crate) enum Own {
     Dp(dp::Args),
     /// List network devices of the machine; give them to the switch and back
     Nic(nic::Args),
-    /// Print the counters of all ports, or of one with its queues and drop reasons
+    /// Print the counters of all ports, or of one with its queues, offloads and drop reasons
     Stats(stats::Args),
     /// Print the load of each worker (PMD thread) and of its rx queues
     Pmd(pmd::Args),

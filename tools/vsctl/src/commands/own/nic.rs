@@ -45,7 +45,7 @@ pub(super) fn run(args: &Args, db: &mut dyn Database, style: Style) -> Result<St
         Action::List => {
             let answer = db.call("vs.nic.list", json!([]))?;
             let mut table =
-                Table::new(["address", "id", "driver", "netdev", "group", "numa", "link", "in_use"]);
+                Table::new(["address", "id", "driver", "pmd", "netdev", "group", "numa", "link", "in_use"]);
             table.rows = list(&answer, "nics").iter().map(row).collect();
             Ok(table.render(style))
         }
@@ -70,6 +70,7 @@ fn row(nic: &Value) -> Vec<Cell> {
         words("address"),
         words("id"),
         field("driver"),
+        field("pmd"),
         field("netdevs"),
         field("group"),
         field("numa"),
@@ -99,7 +100,7 @@ mod tests {
     use crate::script::{Script, own};
 
     fn nic() -> Value {
-        json!({"address": "0000:05:00.0", "id": "8086:10c9", "driver": "igb", "netdevs": ["eth0"], "group": 7, "numa": null,
+        json!({"address": "0000:05:00.0", "id": "8086:10c9", "driver": "igb", "pmd": null, "netdevs": ["eth0"], "group": 7, "numa": null,
             "in_use": false, "link": "2.5 GT/s x4", "link_gbps": 7.6, "mpps_64": 5.6547})
     }
 
@@ -113,7 +114,7 @@ mod tests {
         let last = text.lines().last().unwrap();
         assert_eq!(
             last.split_whitespace().collect::<Vec<_>>().join(" "),
-            "0000:05:00.0 8086:10c9 igb eth0 7 - 2.5 GT/s x4 no"
+            "0000:05:00.0 8086:10c9 igb - eth0 7 - 2.5 GT/s x4 no"
         );
         let text = own(&mut script, "nic show 0000:05:00.0").unwrap();
         assert!(text.contains("mpps_64   5.65"), "{text}");

@@ -1,4 +1,4 @@
-//! `stats`: counters of ports; of one port with its queues and drop reasons.
+//! `stats`: counters of ports; of one port with its queues, offloads and drop reasons.
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ use crate::output::{Cell, Style, Table};
 /// `stats`
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Only this port, with its queues and the reasons of its drops
+    /// Only this port, with its queues, its offloads and the reasons of its drops
     port: Option<String>,
 }
 
@@ -24,6 +24,12 @@ pub(super) fn run(args: &Args, db: &mut dyn Database, style: Style) -> Result<St
         for port in ports {
             out.push('\n');
             out.push_str(&queue_table(port).render(style));
+            for table in
+                [offload_table(port), software_table(port)].into_iter().filter(|t| !t.rows.is_empty())
+            {
+                out.push('\n');
+                out.push_str(&table.render(style));
+            }
             let drops = drop_table(port);
             if !drops.rows.is_empty() {
                 out.push('\n');
@@ -83,6 +89,32 @@ fn queue_table(port: &Value) -> Table {
     table
 }
 
+/// What is left to the far side: as it is set, and as it is now, which also depends on what the far side takes.
+fn offload_table(port: &Value) -> Table {
+    let mut table = Table::new(["offload", "set", "now"]);
+    for offload in list(port, "offloads") {
+        let word = |field: &str| match offload.get(field).and_then(Value::as_bool) {
+            Some(true) => "on",
+            Some(false) => "off",
+            None => "-",
+        };
+        table.rows.push(vec![
+            Cell::text(text(offload, "name")),
+            Cell::text(word("set")),
+            Cell::text(word("now")),
+        ]);
+    }
+    table
+}
+
+fn software_table(port: &Value) -> Table {
+    let mut table = Table::new(["done in software", "count"]);
+    for (what, n) in counts(port, "software").into_iter().filter(|(_, n)| *n > 0) {
+        table.rows.push(vec![Cell::text(what), Cell::count(n)]);
+    }
+    table
+}
+
 fn drop_table(port: &Value) -> Table {
     let mut table = Table::new(["drop reason", "packets"]);
     for (reason, n) in counts(port, "drops").into_iter().filter(|(_, n)| *n > 0) {
@@ -100,6 +132,8 @@ mod tests {
     fn answer() -> Value {
         json!({"ports": [{"name": "p0", "bridge": "br0", "ofport": 1, "type": "tap", "link": "up", "rx_packets": 10,
             "rx_bytes": 600, "tx_packets": 2, "tx_bytes": 120, "drops": {"ring_full": 3, "no_buffer": 0, "vlan": 1},
+            "offloads": [{"name": "csum", "set": true, "now": true}, {"name": "tso", "set": false, "now": false}, {"name": "ufo", "set": true, "now": null}],
+            "software": {"tx_sw_gso_packets": 7, "tx_sw_csum_packets": 0},
             "queues": [{"dir": "rx", "index": 0, "worker": 1, "packets": 10, "bytes": 600, "notified": 4, "suppressed": 6}]}]})
     }
 
@@ -117,6 +151,11 @@ mod tests {
         let text = own(&mut script, "stats p0").unwrap();
         let rows: Vec<Vec<_>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
         assert!(rows.contains(&vec!["rx0", "1", "10", "600", "4", "6"]), "{text}");
+        assert!(
+            rows.contains(&vec!["tso", "off", "off"]) && rows.contains(&vec!["ufo", "on", "-"]),
+            "{text}"
+        );
+        assert!(rows.contains(&vec!["tx_sw_gso_packets", "7"]) && !text.contains("tx_sw_csum"), "{text}");
         assert!(rows.contains(&vec!["ring_full", "3"]) && !text.contains("no_buffer"), "{text}");
     }
 

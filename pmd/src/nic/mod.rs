@@ -1,0 +1,40 @@
+//! What the drivers of physical cards have in common: the port around the rings.
+//!
+//! ```text
+//!   model    Card, RxRing, TxRing: what a driver writes: its registers and descriptors
+//!   cell     a ring, and who may touch it now: its worker for a burst, or the control side
+//!   rx, tx   RxQueue and TxQueue over a ring: counters, software offloads, doorbells, sleeping
+//!   port     Port over a card: queues handed out, MTU, reports
+//!   watch    a thread per port: link changes, cards that hang, cards that are pulled
+//! ```
+//!
+//! # Rings and restarts
+//!
+//! A ring lies in a cell (`cell`). A worker locks it once per burst and never waits: a ring that the control side has is a burst of nothing. The
+//! control side takes all cells before it resets the card, puts new rings into them and gives them back; workers notice only that
+//! nothing came for some milliseconds.
+//!
+//! Received payload stays in the ring's buffers until [`crate::port::RxQueue::rx_done`]. Till then the cell is *held*, and the control side
+//! waits for that too, so a card is never restarted under a packet that is on its way.
+//!
+//! # Doorbells
+//!
+//! A register write to a card costs as much as some hundred instructions and a packet on its bus. So there is one per batch of buffers
+//! given back, and one per [`crate::port::TxQueue::notify`], which a worker calls once per round.
+//!
+//! # A card that lies
+//!
+//! A card sits behind an IOMMU and can only write what it was given. What it writes back is checked as a guest's descriptors are; a ring
+//! that makes no sense is not looked at any more, and the watch restarts the card (`watch`).
+
+mod cell;
+mod model;
+mod parts;
+mod port;
+mod rx;
+mod tx;
+mod watch;
+
+pub use model::{Card, CardInfo, Fault, Link, Queues, RxRing, Settings, TxRing};
+pub use parts::Parts;
+pub use port::{NicConfig, open};

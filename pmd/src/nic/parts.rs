@@ -1,0 +1,154 @@
+//! A received frame that lies in several buffers.
+
+use crate::memory::DmaArena;
+use crate::packet::{Batch, HEAD_CAPACITY, HEAD_SPLIT, Offload, SlotId};
+use crate::port::DropReason;
+
+/// Longest frame a card may bring: 64 KiB of IP packet and its link header with tags.
+const MAX_FRAME: usize = 65_535 + 22;
+/// Shortest: an Ethernet header.
+const MIN_FRAME: usize = 14;
+
+/// Pieces of a frame, in order, until it is whole. Reused for every frame; allocates only when made.
+#[derive(Debug)]
+pub struct Parts {
+    /// Offset in the arena and length.
+    pieces: Vec<(usize, usize)>,
+    total: usize,
+}
+
+impl Parts {
+    /// Room for a frame of `most` pieces.
+    pub fn new(most: usize) -> Parts {
+        Parts { pieces: Vec::with_capacity(most), total: 0 }
+    }
+
+    /// Begins another frame.
+    #[inline]
+    pub fn clear(&mut self) {
+        self.pieces.clear();
+        self.total = 0;
+    }
+
+    /// Adds a piece. False, and nothing added, when there is no room for it.
+    #[inline]
+    pub fn push(&mut self, offset: usize, len: usize) -> bool {
+        if self.pieces.len() == self.pieces.capacity() {
+            return false;
+        }
+        self.pieces.push((offset, len));
+        self.total += len;
+        true
+    }
+
+    /// Pieces there are.
+    pub fn count(&self) -> usize {
+        self.pieces.len()
+    }
+
+    /// Bytes of all.
+    pub fn total(&self) -> usize {
+        self.total
+    }
+
+    /// Cuts `n` bytes off the end, for example a check sequence that lies alone in the last piece.
+    pub fn trim(&mut self, mut n: usize) {
+        while n > 0
+            && let Some(last) = self.pieces.last_mut()
+        {
+            let cut = n.min(last.1);
+            last.1 -= cut;
+            self.total -= cut;
+            n -= cut;
+            if last.1 == 0 {
+                self.pieces.pop();
+            }
+        }
+    }
+
+    /// Makes a packet of the frame.
+    ///
+    /// # Errors
+    /// Why it is dropped.
+    #[inline]
+    pub fn deliver<'q>(
+        &self,
+        arena: &'q DmaArena,
+        batch: &mut Batch<'q>,
+        offload: Offload,
+    ) -> Result<(), DropReason> {
+        match self.total {
+            0..MIN_FRAME => return Err(DropReason::RxTooShort),
+            MIN_FRAME..=MAX_FRAME => {}
+            _ => return Err(DropReason::RxTooLong),
+        }
+        if let [(offset, len)] = *self.pieces {
+            if !batch.receive(arena.span(offset, len)) {
+                return Err(DropReason::RxNoBuffer);
+            }
+        } else {
+            self.gather(arena, batch)?;
+        }
+        let slot = (batch.len() - 1) as SlotId;
+        batch.packet_mut(slot).offload = offload;
+        Ok(())
+    }
+
+    fn gather<'q>(&self, arena: &'q DmaArena, batch: &mut Batch<'q>) -> Result<(), DropReason> {
+        if !batch.has_room(self.pieces.len() + 1) {
+            return Err(DropReason::RxNoBuffer);
+        }
+        let head_len = if self.total <= HEAD_CAPACITY { self.total } else { HEAD_SPLIT };
+        let Some(packet) = batch.start_packet() else { return Err(DropReason::RxNoBuffer) };
+        let head = packet.receive_head(head_len);
+        let mut at = 0;
+        for &(offset, len) in &self.pieces {
+            let n = len.min(head_len - at);
+            arena.copy_out(offset, &mut head[at..at + n]);
+            at += n;
+        }
+        let mut skip = head_len;
+        for &(offset, len) in &self.pieces {
+            let in_head = skip.min(len);
+            skip -= in_head;
+            // There is room: looked at above.
+            batch.add_span(arena.span(offset + in_head, len - in_head));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::Arena;
+    use crate::packet::BatchStorage;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_frame_in_pieces_is_the_frame(cuts in prop::collection::vec(1usize..900, 1..8), trim in 0usize..6) {
+            let arena = DmaArena::new(std::sync::Arc::new(Arena::create("parts", 1 << 16).unwrap()), 0, Box::new(()));
+            let bytes: Vec<u8> = (0..cuts.iter().sum::<usize>()).map(|i| (i % 251) as u8).collect();
+            let mut parts = Parts::new(8);
+            let mut at = 0;
+            for (i, len) in cuts.iter().enumerate() {
+                arena.copy_in(i * 1024, &bytes[at..at + len]);
+                prop_assert!(parts.push(i * 1024, *len));
+                at += len;
+            }
+            parts.trim(trim);
+            let expected = &bytes[..bytes.len().saturating_sub(trim)];
+            let mut storage = BatchStorage::new();
+            let mut batch = storage.begin();
+            if expected.len() < MIN_FRAME {
+                prop_assert_eq!(parts.deliver(&arena, &mut batch, Offload::default()), Err(DropReason::RxTooShort));
+            } else {
+                prop_assert_eq!(parts.deliver(&arena, &mut batch, Offload::default()), Ok(()));
+                let mut out = vec![0; 8192];
+                let n = batch.frame(0).copy_to(&mut out);
+                prop_assert_eq!(&out[..n], expected);
+            }
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Sending to a card.
+
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::{Arc, MutexGuard};
+
+use super::cell::Cell;
+use super::model::{LINK_OVERHEAD, TxRing};
+use super::watch::Signal;
+use crate::offload::Finisher;
+use crate::packet::{Batch, Frame, SlotId};
+use crate::port::{DropReason, QueueCounters, TxQueue};
+
+/// Looks at a ring that another worker has, before a burst is dropped. A burst is done in a few microseconds.
+const TRIES: u32 = 2000;
+
+/// What all transmit queues of a port share.
+pub(super) struct TxShared {
+    pub(super) mtu: AtomicU16,
+    pub(super) link_up: AtomicBool,
+    pub(super) signal: Arc<Signal>,
+}
+
+/// Transmit queue of one worker, over a ring that it may share.
+pub(super) struct NicTx<T: TxRing> {
+    cell: Arc<Cell<T>>,
+    shared: Arc<TxShared>,
+    finisher: Finisher,
+    counters: Arc<QueueCounters>,
+    /// Something was added since the last doorbell.
+    owes: bool,
+}
+
+impl<T: TxRing> NicTx<T> {
+    pub(super) fn new(cell: Arc<Cell<T>>, shared: Arc<TxShared>) -> NicTx<T> {
+        NicTx { cell, shared, finisher: Finisher::new(), counters: Arc::default(), owes: false }
+    }
+
+    fn ring_doorbell(&mut self) -> bool {
+        if self.owes {
+            let Some(mut guard) = self.cell.try_lock() else { return false };
+            if let Some(ring) = guard.as_mut() {
+                self.counters.add_notification(ring.publish());
+            }
+            self.owes = false;
+        }
+        true
+    }
+}
+
+impl<T: TxRing> TxQueue for NicTx<T> {
+    fn tx_burst(&mut self, batch: &Batch<'_>, slots: &[SlotId]) -> usize {
+        let NicTx { cell, shared, finisher, counters, owes } = self;
+        let drop_all = |reason| {
+            counters.drops.add(reason, slots.len() as u64);
+            0
+        };
+        if !shared.link_up.load(Ordering::Relaxed) {
+            return drop_all(DropReason::TxLinkDown);
+        }
+        let Some(mut guard) = patiently(cell) else { return drop_all(DropReason::TxRingBusy) };
+        let Some(ring) = guard.as_mut().filter(|_| cell.fault().is_none()) else {
+            return drop_all(DropReason::TxLinkDown);
+        };
+        if let Err(fault) = ring.reclaim() {
+            cell.report(fault);
+            shared.signal.ring();
+            return drop_all(DropReason::TxBadRing);
+        }
+        let max_frame = usize::from(shared.mtu.load(Ordering::Relaxed)) + LINK_OVERHEAD;
+        let (mut sent, mut bytes) = (0, 0);
+        for &slot in slots {
+            let frame = batch.frame(slot);
+            let len = frame.len() as u64;
+            let caps = ring.caps(&frame.offload);
+            let mut refused = None;
+            let finished = finisher.finish(frame, caps, max_frame, |piece| {
+                // Segments after a refused one are still sent: the far side sorts them out as after any loss.
+                let result = send(ring, &piece).err();
+                refused = refused.or(result);
+            });
+            match finished.err().or(refused) {
+                None => {
+                    sent += 1;
+                    bytes += len;
+                }
+                Some(reason) => counters.drops.add(reason, 1),
+            }
+        }
+        if sent != 0 {
+            counters.add_burst(sent as u64, bytes);
+        }
+        *owes = true;
+        sent
+    }
+
+    fn notify(&mut self) -> bool {
+        self.ring_doorbell()
+    }
+
+    fn counters(&self) -> Arc<QueueCounters> {
+        self.counters.clone()
+    }
+}
+
+/// The ring, unless the control side has it or another worker does not let go.
+#[inline]
+fn patiently<T>(cell: &Cell<T>) -> Option<MutexGuard<'_, Option<T>>> {
+    for _ in 0..TRIES {
+        if let Some(guard) = cell.try_lock() {
+            return Some(guard);
+        }
+        core::hint::spin_loop();
+    }
+    None
+}
+
+/// Sends one frame; a ring without room is shown to the card at once, which may have made some.
+#[inline]
+fn send(ring: &mut impl TxRing, frame: &Frame<'_>) -> Result<(), DropReason> {
+    match ring.send(frame) {
+        Err(DropReason::TxRingFull) => {
+            ring.publish();
+            // A fault shows again at the next burst.
+            let _ = ring.reclaim();
+            ring.send(frame)
+        }
+        other => other,
+    }
+}
+
+impl<T: TxRing> Drop for NicTx<T> {
+    fn drop(&mut self) {
+        if self.owes
+            && let Some(ring) = self.cell.lock().as_mut()
+        {
+            ring.publish();
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Network cards as ports, in a guest with an IOMMU: what goes into one card's wire comes out of another's, byte for byte.
+
+use serde_json::json;
+use tests::guest::{Card, HostGuest, Wire};
+use tests::lab::Lab;
+use tests::netns::Netns;
+
+use crate::stage::PATIENCE;
+
+const VIRTIO: &str = ",disable-legacy=on,iommu_platform=on,ats=on";
+
+/// Frames on the wire that have not come out yet. A wire's socket takes about ten.
+const WINDOW: usize = 8;
+
+/// An experimental Ethernet type (IEEE 802), so that frames of the guest's kernel are told apart.
+const TYPE: [u8; 2] = [0x88, 0xb5];
+
+fn frame(len: usize, from: u8, to: u8, number: usize) -> Vec<u8> {
+    let mut frame = vec![0x52, 0x54, 0, 0xaa, 0, to, 0x52, 0x54, 0, 0xaa, 0, from, TYPE[0], TYPE[1]];
+    frame.extend((frame.len()..len).map(|i| (i * 31 + number * 7) as u8));
+    frame
+}
+
+/// Sends frames of these lengths in one wire and expects each, whole, out of the other.
+fn carry(from: (&Wire, u8), to: (&Wire, u8), lengths: impl IntoIterator<Item = usize>) {
+    let frames: Vec<_> =
+        lengths.into_iter().enumerate().map(|(i, len)| frame(len, from.1, to.1, i)).collect();
+    let next = || loop {
+        let frame = to.0.receive().unwrap();
+        if frame.get(12..14) == Some(&TYPE[..]) {
+            return frame;
+        }
+    };
+    for window in frames.chunks(WINDOW) {
+        window.iter().for_each(|frame| from.0.send(frame).unwrap());
+        for sent in window {
+            let got = next();
+            assert!(got == *sent, "{} bytes went in, {} came out otherwise", sent.len(), got.len());
+        }
+    }
+}
+
+/// All that every pair of cards must do, on a bridge of their own.
+fn both_ways(host: &HostGuest, a: usize, b: usize, longest: usize) {
+    let ends = |i: usize| (&host.wires[i], i as u8);
+    for (from, to) in [(a, b), (b, a)] {
+        carry(ends(from), ends(to), 60..=1518);
+        carry(ends(from), ends(to), std::iter::repeat_n(64, 400));
+        if longest > 1518 {
+            carry(
+                ends(from),
+                ends(to),
+                [2047, 2048, 2049, 4095, 4096, 4097, 8999, 9000, longest - 1, longest],
+            );
+        }
+    }
+}
+
+fn add_port(host: &mut HostGuest, bridge: &str, card: usize, more: &str) {
+    let address = host.addresses[card].clone();
+    host.vsctl(&format!("nic bind {address}")).unwrap();
+    let line =
+        format!("add-port {bridge} up{card} -- set Interface up{card} type=pmd options:pci={address} {more}");
+    host.vsctl(&line).unwrap();
+    host.vsctl_until(&format!("get Interface up{card} link_state error"), PATIENCE, |text| text == "up\n[]")
+        .unwrap();
+}
+
+fn flap(host: &mut HostGuest, card: usize) {
+    for (up, word) in [(false, "down"), (true, "up")] {
+        host.guest.monitor("set_link", &json!({"name": format!("card{card}"), "up": up})).unwrap();
+        host.vsctl_until(&format!("get Interface up{card} link_state"), PATIENCE, |text| text == word)
+            .unwrap();
+    }
+}
+
+fn statistic(host: &mut HostGuest, card: usize, counter: &str) -> u64 {
+    let text = host.vsctl(&format!("get Interface up{card} statistics:{counter}")).unwrap();
+    text.trim().parse().unwrap()
+}
+
+#[test]
+fn cards_are_ports() {
+    let lab = Lab::open().unwrap();
+    let packed = format!("{VIRTIO},packed=on");
+    let virtio = [(1, VIRTIO), (2, VIRTIO), (3, &packed), (4, &packed)];
+    let virtio = virtio.map(|(number, properties)| Card::new("virtio-net-pci", number, properties));
+    let cards = [&virtio[..], &[5, 6].map(|number| Card::new("e1000e", number, ""))].concat();
+    let mut host = HostGuest::boot(&lab, &cards).unwrap();
+    host.vsctl("add-br br0 -- add-br br1 -- add-br br2").unwrap();
+
+    // Not bound yet: the error says what to do.
+    let first = host.addresses[0].clone();
+    let line = format!("add-port br0 up0 -- set Interface up0 type=dpdk options:dpdk-devargs={first}");
+    let (_, error) = host.try_vsctl(&line).unwrap();
+    assert!(error.contains(&format!("vsctl nic bind {first}")), "{error}");
+    host.vsctl("del-port br0 up0").unwrap();
+
+    for (card, jumbo) in [(0, false), (1, false), (2, true), (3, true), (4, true), (5, true)] {
+        add_port(&mut host, &format!("br{}", card / 2), card, if jumbo { "mtu_request=9018" } else { "" });
+    }
+    both_ways(&host, 0, 1, 1518);
+    both_ways(&host, 2, 3, 9032);
+    both_ways(&host, 4, 5, 9032);
+    for card in [0, 3, 5] {
+        flap(&mut host, card);
+    }
+    let sent = 1459 + 400;
+    host.vsctl_until("get Interface up0 statistics:rx_packets", PATIENCE, |n| {
+        n.parse().is_ok_and(|n: u64| n >= sent)
+    })
+    .unwrap();
+    assert!(statistic(&mut host, 1, "tx_packets") >= sent);
+
+    // Nothing to do: the worker sleeps, and the next frame wakes it.
+    host.vsctl_until("--format=csv pmd", PATIENCE, |text| text.contains("sleeping")).unwrap();
+    carry((&host.wires[0], 0), (&host.wires[1], 1), [60]);
+    host.vsctl_until("--format=csv pmd", PATIENCE, |text| text.contains("sleeping")).unwrap();
+    carry((&host.wires[2], 2), (&host.wires[3], 3), [60]);
+    host.vsctl_until("--format=csv pmd", PATIENCE, |text| text.contains("sleeping")).unwrap();
+    carry((&host.wires[4], 4), (&host.wires[5], 5), [60]);
+    // What the card counts itself agrees with what the switch counts.
+    let (own, ours) = (statistic(&mut host, 5, "tx_good_packets"), statistic(&mut host, 5, "tx_packets"));
+    assert!(own >= sent && ours >= sent, "{own} and {ours} of {sent}");
+
+    // In use, it is not given away; else back and forth as often as one likes.
+    let (status, text) = host.try_vsctl(&format!("nic unbind {first}")).unwrap();
+    assert!(status != 0 && text.contains("remove that port"), "{text}");
+    for _ in 0..3 {
+        host.vsctl("del-port br0 up0").unwrap();
+        host.vsctl(&format!("nic unbind {first}")).unwrap();
+        add_port(&mut host, "br0", 0, "");
+        carry((&host.wires[0], 0), (&host.wires[1], 1), [60, 1000, 1518]);
+    }
+
+    // Pulled while in use: the port says so, the others go on.
+    host.guest.monitor("device_del", &json!({"id": "card3"})).unwrap();
+    host.vsctl_until("get Interface up3 error", PATIENCE, |text| {
+        text.contains("no PCI device") || text.contains("removed")
+    })
+    .unwrap();
+    carry((&host.wires[0], 0), (&host.wires[1], 1), [60, 1518]);
+}
+
+/// What the host's namespace sends in segments far larger than the MTU crosses the card whole, both ways, over two queue pairs.
+#[test]
+fn a_virtio_card_segments_and_sums() {
+    let lab = Lab::open().unwrap();
+    let tap = lab.device("nic");
+    let card = Card {
+        tap: Some(tap.clone()),
+        ..Card::new("virtio-net-pci", 1, &format!("{VIRTIO},mq=on,vectors=6"))
+    };
+    let mut host = HostGuest::boot(&lab, &[card]).unwrap();
+    let outside = Netns::new(&lab).unwrap();
+    outside.adopt(&tap, "10.3.0.100/24").unwrap();
+    host.vsctl("add-br br0").unwrap();
+    add_port(&mut host, "br0", 0, "options:n_rxq=2");
+    host.guest.address("br0", "10.3.0.1/24").unwrap();
+    host.guest.reaches("10.3.0.100", PATIENCE).unwrap();
+
+    let sum = |text: &str| text.split_whitespace().next().unwrap_or_default().to_owned();
+    let data = lab.path("data").display().to_string();
+    let sent = host.guest.serve_data(8).unwrap();
+    outside.run("busybox", &["wget", "-q", "-O", &data, "http://10.3.0.1:9000/data"]).unwrap();
+    assert_eq!(sum(&lab.run("busybox", &["md5sum", &data]).unwrap()), sum(&sent), "out of the card");
+
+    let folder = lab.path("").display().to_string();
+    let server = outside
+        .start("busybox", &["httpd", "-f", "-p", "9000", "-h", &folder], &lab.path("httpd.log"))
+        .unwrap();
+    assert_eq!(sum(&host.guest.fetch_data("10.3.0.100").unwrap()), sum(&sent), "into the card");
+    drop(server);
+
+    for direction in ["rx", "tx"] {
+        let (bytes, packets) = (format!("{direction}_bytes"), format!("{direction}_packets"));
+        let enough = |text: &str| text.trim().parse().is_ok_and(|n: u64| n > 8 << 20);
+        host.vsctl_until(&format!("get Interface up0 statistics:{bytes}"), PATIENCE, enough).unwrap();
+        let mean = statistic(&mut host, 0, &bytes) / statistic(&mut host, 0, &packets).max(1);
+        println!("{direction}: {mean} bytes a frame");
+        // Half of the frames are bare acknowledgements of the other direction.
+        assert!(mean > 1600, "{direction}: segments were cut on the way, {mean} bytes on average");
+    }
+    assert_eq!(host.vsctl("get Interface up0 status:n_rxq").unwrap().trim(), "\"2\"");
+}
