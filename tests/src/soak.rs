@@ -96,7 +96,7 @@ impl Held {
         })
     }
 
-    /// Whether no more is held than `before`, but for what is [`UNDER_WAY`] and for memory that was touched for the first time.
+    /// Whether no more is held than `before`, but for what happens to be under way and for memory that was touched for the first time.
     #[must_use]
     pub fn no_more_than(&self, before: &Held) -> bool {
         self.descriptors <= before.descriptors + UNDER_WAY
