@@ -95,9 +95,9 @@ fn reset_device_stops_rings_and_keeps_the_connection() {
     for round in 0..3u8 {
         guest.send(1, NetHeader::default(), &[round; 60], &[]);
         assert_eq!(burst(&mut *rxq), [[round; 60]]);
-        assert_eq!(port.info().link, LinkState::Up);
+        wait_for(&port, |info| info.link == LinkState::Up);
         guest.frontend.reset_device().unwrap();
-        assert_eq!(port.info().link, LinkState::Down);
+        wait_for(&port, |info| info.link == LinkState::Down);
         let says = |key: &str, value: &str| port.info().status.contains(&(key.to_owned(), value.to_owned()));
         assert!(says("status", "connected") && says("features", "0x0000000000000000"));
         assert!(says("num_of_vrings", "0"));

@@ -53,6 +53,8 @@ pub(super) struct Session {
     pub(super) told: ConfigSpace,
     /// Ring faults already reported.
     pub(super) reported: Vec<bool>,
+    /// Rings whose bases the front-end is being told.
+    pub(super) handed_back: Vec<usize>,
     /// That a page did not fit the log has been reported.
     unlogged_reported: bool,
     /// Something that [`Session::tell`] has to tell.
@@ -89,6 +91,7 @@ impl Session {
             channel: None,
             told: ConfigSpace::of(&shared),
             reported: vec![false; count],
+            handed_back: Vec::new(),
             unlogged_reported: false,
             changed: false,
             shared,
@@ -264,12 +267,14 @@ impl VhostUserBackendReqHandlerMut for Session {
 
     fn reset_owner(&mut self) -> VhostResult<()> {
         self.reset();
+        self.handed_back.extend(0..self.rings.len());
         Ok(())
     }
 
     fn reset_device(&mut self) -> VhostResult<()> {
         log::info!("{}: the front-end resets the device", self.shared.config.name);
         self.reset_guest();
+        self.handed_back.extend(0..self.rings.len());
         Ok(())
     }
 
@@ -379,6 +384,7 @@ impl VhostUserBackendReqHandlerMut for Session {
     fn get_vring_base(&mut self, index: u32) -> VhostResult<VhostUserVringState> {
         let at = self.ring_index(index)?;
         let base = self.stop_ring(at);
+        self.handed_back.push(at);
         self.changed = true;
         Ok(VhostUserVringState::new(index, base))
     }

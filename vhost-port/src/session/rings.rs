@@ -18,7 +18,10 @@ use super::iommu::direction;
 use super::machine::{Session, refuse, starts_enabled};
 use crate::memory::PageLog;
 use crate::net::NetRules;
-use crate::ring::{DeviceRing, RingAddresses, RingConfigError, RingFault, RingRules, checked_size};
+use crate::ring::{
+    Activated, DeviceRing, Resume, RingAddresses, RingConfig, RingConfigError, RingFault, RingRules,
+    checked_size,
+};
 
 /// Checks that a descriptor is an eventfd, so that writing it can do nothing but notify, and sets it up so that writing
 /// never blocks a worker.
@@ -160,6 +163,13 @@ impl Session {
         if self.packed() { base | base << 16 } else { base }
     }
 
+    /// The front-end has got the answer to its last message. Rings whose bases were in it are its business from now on.
+    pub(super) fn answered(&mut self) {
+        for at in self.handed_back.drain(..) {
+            self.shared.ring_file.forget(at);
+        }
+    }
+
     /// Rebuilds all rings that run.
     pub(super) fn refresh_rings(&mut self) -> VhostResult<()> {
         (0..self.rings.len())
@@ -188,25 +198,20 @@ impl Session {
         let config = &mut self.rings[at];
         let mut guard = vring.lock();
         vring.set_usable(false);
-        let resumed = guard.ring.take().map(|old| config.base = retire(old)).is_some();
-        let (mut ring, awaiting) = match config.activate(&self.addresses, rules) {
-            Ok(ring) => (ring, false),
+        let ran = guard.ring.take().map(|old| config.base = retire(old)).is_some();
+        let resume = if ran { Resume::AtBase } else { Resume::ByRecord };
+        let made = config.activate(&self.addresses, rules, (&self.shared.ring_file, at), resume);
+        let (mut made, awaiting) = match made {
+            Ok(made) => (made, false),
             Err(RingConfigError::Untranslated { .. }) => (None, true),
             Err(e) => return Err(refuse(format!("ring {at}: {e}"))),
         };
-        if let Some(ring) = &mut ring
-            && !resumed
-            && ring.next_used() != config.base
+        if let Some(made) = &mut made
+            && !ran
         {
-            // Completion is in order, so the two are equal unless the last back-end died in a burst or counted
-            // otherwise. What the guest has not got back is done (again).
-            let name = &self.shared.config.name;
-            let (used, base) = (ring.next_used(), config.base);
-            log::warn!(
-                "{name}: ring {at}: front-end says index {base}, used index is {used}; going on from there"
-            );
-            ring.rewind_to_used();
+            first_start(made, config, &self.shared.config.name, at);
         }
+        let mut ring = made.map(|made| made.ring);
         if let (Some(ring), Some(log)) = (&mut ring, log) {
             // With an IOMMU it would be an I/O address.
             ring.log_to(log, config.used_log.filter(|_| !self.addresses.translates()));
@@ -319,6 +324,29 @@ impl Session {
             }
             self.changed = true;
         }
+    }
+}
+
+/// What is to be done with a ring that did not run before on this connection.
+fn first_start(made: &mut Activated, config: &RingConfig, name: &str, at: usize) {
+    let Activated { ring, bad_record } = made;
+    if let Some(bad) = bad_record {
+        log::warn!(
+            "{name}: ring {at}: what was kept of it is of no use: {bad}; going on where the front-end says"
+        );
+    }
+    let (used, base) = (ring.next_used(), config.base);
+    if used != base {
+        // All that is taken is completed, so the two are equal unless the last back-end died or counted otherwise. What the guest has
+        // not got back is done (again).
+        log::warn!(
+            "{name}: ring {at}: front-end says {base:#x}, used is all up to {used:#x}; going on from there"
+        );
+        ring.rewind_to_used();
+    }
+    if let Some(call) = &config.call {
+        // The last back-end may have died between giving buffers back and telling so.
+        let _ = rustix::io::write(call, &1u64.to_ne_bytes());
     }
 }
 
