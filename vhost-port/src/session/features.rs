@@ -43,10 +43,9 @@ pub(super) fn offered(config: &VhostConfig) -> u64 {
 }
 
 /// Protocol features offered to a front-end.
-///
-/// RARP is not: guests announce themselves.
 pub(super) fn protocol() -> VhostUserProtocolFeatures {
     VhostUserProtocolFeatures::MQ
+        | VhostUserProtocolFeatures::RARP
         | VhostUserProtocolFeatures::LOG_SHMFD
         | VhostUserProtocolFeatures::REPLY_ACK
         | VhostUserProtocolFeatures::MTU
