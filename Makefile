@@ -1,7 +1,7 @@
 # Everything here runs on a Debian 12 machine with Rust and make; QEMU, the guest kernel and the stock peers are fetched
 # into a cache folder by tools/lab/setup.sh on first use. Nothing is installed on the machine.
 .DEFAULT_GOAL := help
-.PHONY: help build check test demo demo-guest demo-stop bench plots instructions fuzz-smoke lab lab-clean clean
+.PHONY: help build check test demo demo-guest demo-stop bench plots instructions fuzz-smoke soak lab lab-clean clean
 
 CARGO ?= cargo
 
@@ -55,6 +55,11 @@ instructions: ## instructions per packet by stage, against docs/perf/instruction
 
 fuzz-smoke: ## every fuzz target for SECONDS (20) each
 	tests/fuzz/smoke.sh
+
+soak: ## 256 ports whose guests come and go at random for MINUTES (10), nothing lost and nothing leaked, needs root
+	$(needs-root)
+	$(CARGO) build --locked --release -p vswitch -p vsctl --bins
+	$(CARGO) run --locked --release --quiet -p tests --bin soak -- $(or $(MINUTES),10)
 
 lab: ## fetch what the end-to-end tests need, without running them
 	tools/lab/setup.sh

@@ -15,5 +15,7 @@ pub mod lab;
 pub mod netns;
 pub mod ovs;
 pub mod process;
+pub mod scripted_guest;
+pub mod soak;
 pub mod switch;
 pub mod testpmd;

@@ -231,11 +231,40 @@ impl Vswitchd {
             .ok_or_else(|| Failure::new("no VmRSS in /proc/PID/status"))
     }
 
-    fn proc_file(&self, name: &str) -> Result<String> {
+    /// Entries of a folder under `/proc/PID`: `fd` for open descriptors, `task` for threads.
+    ///
+    /// # Errors
+    /// It is not running.
+    pub fn proc_entries(&self, name: &str) -> Result<usize> {
+        let path = self.proc_path(name)?;
+        Ok(std::fs::read_dir(&path).during(path)?.count())
+    }
+
+    /// What its open descriptors are, as the kernel names them.
+    ///
+    /// # Errors
+    /// It is not running.
+    pub fn descriptor_targets(&self) -> Result<Vec<String>> {
+        let path = self.proc_path("fd")?;
+        let entries = std::fs::read_dir(&path).during(path)?;
+        // One that is closed meanwhile is none.
+        let links = entries.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+        Ok(links.map(|link| link.display().to_string()).collect())
+    }
+
+    /// A file under `/proc/PID`.
+    ///
+    /// # Errors
+    /// It is not running.
+    pub fn proc_file(&self, name: &str) -> Result<String> {
+        let path = self.proc_path(name)?;
+        std::fs::read_to_string(&path).during(path)
+    }
+
+    fn proc_path(&self, name: &str) -> Result<String> {
         let pid =
             self.process.as_ref().map(Process::pid).ok_or_else(|| Failure::new("vswitchd is not running"))?;
-        let path = format!("/proc/{pid}/{name}");
-        std::fs::read_to_string(&path).during(path)
+        Ok(format!("/proc/{pid}/{name}"))
     }
 }
 

@@ -140,6 +140,8 @@ impl Port for VhostPort {
     fn set_mtu(&self, mtu: u16) -> Result<(), PmdError> {
         check_mtu(&self.shared.config.name, mtu)?;
         self.shared.mtu.store(mtu, Ordering::Relaxed);
+        // The control thread tells the front-end.
+        self.shared.alarm.ring();
         self.shared.changed();
         Ok(())
     }

@@ -17,7 +17,7 @@ use guest::{Guest, MODERN, burst};
 use pmd::port::{Port, RxQueue};
 use pmd::virtio::NetHeader;
 use pmd::virtio::features::*;
-use vhost::vhost_user::message::VhostUserProtocolFeatures;
+use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserProtocolFeatures};
 use vhost::vhost_user::{Listener, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vhost_port::{Mode, VhostConfig, VhostPort};
@@ -52,6 +52,14 @@ impl VhostUserBackendMut for Sink {
         VhostUserProtocolFeatures::MQ
             | VhostUserProtocolFeatures::REPLY_ACK
             | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
+            | VhostUserProtocolFeatures::RESET_DEVICE
+            | VhostUserProtocolFeatures::CONFIG
+    }
+    fn get_config(&self, _offset: u32, size: u32) -> Vec<u8> {
+        vec![0; size as usize]
+    }
+    fn set_config(&mut self, _offset: u32, _bytes: &[u8]) -> std::io::Result<()> {
+        Ok(())
     }
     fn set_event_idx(&mut self, _enabled: bool) {}
     fn update_memory(&mut self, memory: Memory) -> std::io::Result<()> {
@@ -177,6 +185,30 @@ fn rings_memory_and_features_change_alike() {
         tell("add", guest.frontend.add_mem_region(&second).is_ok().into());
         back_end.exchange(guest, 5);
         tell("again", guest.frontend.get_vring_base(1).unwrap().into());
+        told
+    });
+    assert_eq!(ours, theirs);
+}
+
+/// A guest that restarts, and what its driver reads and writes in between.
+#[test]
+fn device_is_reset_and_configured_alike() {
+    let [ours, theirs] = both(|back_end, guest| {
+        let mut told = Vec::new();
+        back_end.exchange(guest, 3);
+        told.push(("reset", u64::from(guest.frontend.reset_device().is_ok())));
+        told.push(("reset again", guest.frontend.reset_device().is_ok().into()));
+        guest.restart(MODERN);
+        back_end.exchange(guest, 40);
+        told.push(("base", guest.frontend.get_vring_base(1).unwrap().into()));
+        let flags = VhostUserConfigFlags::empty();
+        let read = |guest: &mut Guest, offset: u32, size: u32| {
+            guest.frontend.get_config(offset, size, flags, &vec![0; size as usize]).map(|(_, bytes)| bytes)
+        };
+        told.push(("bytes", read(guest, 0, 24).unwrap().len() as u64));
+        told.push(("bytes past the fields", read(guest, 200, 56).unwrap().len() as u64));
+        told.push(("none", read(guest, 0, 0).is_ok().into()));
+        told.push(("write", guest.frontend.set_config(0, flags, &[2, 0, 0, 0, 0, 1]).is_ok().into()));
         told
     });
     assert_eq!(ours, theirs);

@@ -11,7 +11,7 @@ mod guest;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use guest::{Guest, MEMORY, MODERN, RING_SIZE, burst, wait_for};
+use guest::{Guest, MEMORY, MODERN, RING_AREA, RING_SIZE, burst, wait_for};
 use pmd::packet::{BatchStorage, Span};
 use pmd::port::{DropReason, Port};
 use pmd::virtio::NetHeader;
@@ -80,7 +80,7 @@ fn broken_ring_stops_and_comes_back_when_restarted() {
         (vec![desc(AT, 0xffff_fff0, DESC_F_INDIRECT, 0)], 0, 1, "indirect"),
         (vec![desc(MEMORY - 8, 16, DESC_F_INDIRECT, 0)], 0, 1, "outside guest memory"),
         // A table that lies in the ring's own descriptor table and names itself.
-        (vec![desc(0x1_0000, 16, DESC_F_INDIRECT, 0)], 0, 1, "indirect"),
+        (vec![desc(RING_AREA, 16, DESC_F_INDIRECT, 0)], 0, 1, "indirect"),
     ];
     let (_dir, port, mut guest) = setup(MODERN);
     let mut rxq = port.rx_queue(0).unwrap();

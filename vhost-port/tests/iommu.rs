@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use guest::iommu::PAGE;
-use guest::{Guest, MEMORY, MODERN, burst, wait_for};
+use guest::{Guest, MEMORY, MODERN, RING_AREA, burst, wait_for};
 use pmd::packet::{BatchStorage, Gso, Offload, Span};
 use pmd::port::{Armed, DropReason, LinkState, Port, RxQueue, TxQueue, Waker};
 use pmd::virtio::NetHeader;
@@ -253,7 +253,7 @@ fn a_ring_that_was_taken_back_goes_on_where_it_was() {
             if round % 2 == 0 {
                 guest.iommu().invalidate(0, u64::MAX);
             } else {
-                guest.iommu().invalidate(0x1_0000, 4 * PAGE);
+                guest.iommu().invalidate(RING_AREA, 4 * PAGE);
             }
             assert_eq!(status(&port, "rings_awaiting_translation"), 2 - round % 2);
             assert_eq!(port.info().link, LinkState::Up);
@@ -392,7 +392,7 @@ proptest! {
                     sent.push(frame);
                 }
                 3 => guest.iommu().invalidate(page * PAGE, len as u64),
-                4 => guest.iommu().invalidate(0x1_0000, PAGE),
+                4 => guest.iommu().invalidate(RING_AREA, PAGE),
                 _ => {
                     let missed = guest.iommu().missed_now();
                     missed.iter().for_each(|&(page, _)| guest.iommu().update(page));

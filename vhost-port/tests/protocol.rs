@@ -7,8 +7,13 @@
 
 mod guest;
 
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use guest::messages::{Answered, Message, State, Teller, all};
 use guest::raw::{NEED_REPLY, PLAIN};
@@ -18,7 +23,7 @@ use pmd::port::{LinkState, Port};
 use pmd::virtio::NetHeader;
 use pmd::virtio::features::*;
 use vhost::VhostBackend;
-use vhost::vhost_user::message::VhostUserConfigFlags;
+use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserProtocolFeatures};
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost_port::{Mode, VhostConfig, VhostPort};
 
@@ -106,6 +111,30 @@ fn reset_device_stops_rings_and_keeps_the_connection() {
     drop(guest);
     wait_for(&port, |info| info.status.contains(&("status".into(), "disconnected".into())));
     assert_eq!(port.info().error, None);
+}
+
+#[test]
+fn each_of_128_queue_pairs_carries_frames() {
+    for kind in [0, VIRTIO_F_RING_PACKED] {
+        let (_dir, path) = place();
+        let port = VhostPort::open(VhostConfig { max_queue_pairs: 128, ..config(&path) }).unwrap();
+        let mut guest = Guest::connect(&path, MODERN | VIRTIO_NET_F_MQ | kind, 256);
+        assert_eq!(guest.frontend.get_queue_num().unwrap(), 128);
+        wait_for(&port, |info| info.rx_queues == 128);
+        let mut txqs: Vec<_> = (0..128).map(|worker| port.tx_queue(worker).unwrap()).collect();
+        for pair in 0..128u8 {
+            let (receive, transmit) = (usize::from(pair) * 2, usize::from(pair) * 2 + 1);
+            guest.send(transmit, NetHeader::default(), &[pair; 60], &[]);
+            assert_eq!(burst(&mut *port.rx_queue(pair.into()).unwrap()), [[pair; 60]]);
+            guest.post(receive, &[2000]);
+            let mut storage = BatchStorage::new();
+            let mut batch = storage.begin();
+            let frame = [!pair; 60];
+            batch.receive(Span::from_slice(&frame));
+            assert_eq!(txqs[usize::from(pair)].tx_burst(&batch, &[0]), 1);
+            assert_eq!(guest.receive(receive).unwrap().1, [!pair; 60]);
+        }
+    }
 }
 
 /// As QEMU stops and starts rings one by one.
@@ -216,6 +245,95 @@ fn driver_sets_its_address_and_nothing_else_by_the_configuration_space() {
     // It is the guest's, so it goes with it.
     drop(frontend);
     wait_for(&port, |info| info.mac.is_none());
+}
+
+/// By a message on the back-end's own channel, once for each change, and only to a front-end that reads the space.
+#[test]
+fn change_of_the_mtu_is_told_to_a_front_end_that_reads_it() {
+    let notice = [2u32, 1, 0].map(u32::to_le_bytes).concat();
+    for config_bit in [1 << 9, 0] {
+        let (_dir, path) = place();
+        let port = VhostPort::open(config(&path)).unwrap();
+        let mut frontend = Frontend::connect(&path, 2).unwrap();
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        frontend.get_features().unwrap();
+        let offered = frontend.get_protocol_features().unwrap();
+        let others = offered - VhostUserProtocolFeatures::CONFIG;
+        let acked = others | VhostUserProtocolFeatures::from_bits_retain(config_bit);
+        frontend.set_protocol_features(acked).unwrap();
+        frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
+        frontend.set_backend_request_fd(&theirs).unwrap();
+        drop(theirs);
+        for mtu in [1400, 9000] {
+            port.set_mtu(mtu).unwrap();
+            port.set_mtu(mtu).unwrap();
+            if config_bit != 0 {
+                let mut message = [0; 12];
+                ours.read_exact(&mut message).unwrap();
+                assert_eq!(message[..], notice);
+                assert_eq!(read(&mut frontend, 10, 2), mtu.to_le_bytes());
+            }
+        }
+        drop(port);
+        assert_eq!(ours.read_to_end(&mut Vec::new()).unwrap(), 0, "nothing else was said");
+    }
+}
+
+/// What one port's guest and front-end have set goes to another port, as at a migration.
+#[test]
+fn state_of_a_device_goes_to_another_port() {
+    let ((_dir, from_path), (_dir2, to_path)) = (place(), place());
+    let _from = VhostPort::open(config(&from_path)).unwrap();
+    let to = VhostPort::open(config(&to_path)).unwrap();
+    let [mut source, mut target] = [&from_path, &to_path].map(|path| {
+        let mut teller = Teller::connect(path);
+        teller.lead_to(State::Memory);
+        teller
+    });
+    let send = |teller: &mut Teller, code: u32, body: &[u8], fds: &[BorrowedFd<'_>]| {
+        teller.raw.answers(code, PLAIN, body, fds)
+    };
+    let named = |name: &str| all().into_iter().find(|message| message.name == name).unwrap();
+    for name in ["NET_SET_MTU", "SET_CONFIG", "SET_STATUS"] {
+        assert!(source.tell(&named(name), PLAIN).is_empty());
+    }
+    let (save, load, yes, no) = ([0; 8], [1, 0, 0, 0, 0, 0, 0, 0], [0; 8], [1, 0, 0, 0, 0, 0, 0, 0]);
+    let no_descriptor_back = 0x100u64.to_le_bytes();
+    let refused = 0x101u64.to_le_bytes();
+
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    assert_eq!(send(&mut source, 42, &save, &[writer.as_fd()]), [(42, no_descriptor_back.to_vec())]);
+    drop(writer);
+    assert_eq!(send(&mut source, 43, &[], &[]), [(43, yes.to_vec())]);
+    let mut state = Vec::new();
+    File::from(reader).read_to_end(&mut state).unwrap();
+
+    // Cut short, not closed, from somewhere else, by a file, or while rings run: refused, and the session goes on.
+    let give = |teller: &mut Teller, bytes: &[u8], close: bool| {
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        assert_eq!(send(teller, 42, &load, &[reader.as_fd()]), [(42, no_descriptor_back.to_vec())]);
+        rustix::io::write(&writer, bytes).unwrap();
+        let open = (!close).then_some(writer);
+        let answer = send(teller, 43, &[], &[]);
+        drop(open);
+        answer[0].1.clone()
+    };
+    assert_eq!(give(&mut target, &state[..9], true), no);
+    assert_eq!(give(&mut target, &state, false), no);
+    assert_eq!(give(&mut target, &[1; 5000], false), no);
+    assert!(to.info().error.unwrap().contains("device state"));
+    assert_eq!(send(&mut target, 43, &[], &[]), [(43, no.to_vec())], "nothing is under way");
+    let memory = target.memory.try_clone().unwrap();
+    assert_eq!(send(&mut target, 42, &load, &[memory.as_fd()]), [(42, refused.to_vec())]);
+
+    assert_eq!(give(&mut target, &state, true), yes);
+    assert_eq!(to.info().mac, Some([2, 0, 0, 0, 0, 9]));
+    assert!(to.info().status.contains(&("mtu".into(), "1400".into())));
+    assert_eq!(target.tell(&named("GET_STATUS"), PLAIN), [(40, vec![15, 0, 0, 0, 0, 0, 0, 0])]);
+    assert!(target.tell(&named("SET_VRING_KICK"), PLAIN).is_empty());
+    let (reader, _writer) = rustix::pipe::pipe().unwrap();
+    assert_eq!(send(&mut target, 42, &load, &[reader.as_fd()]), [(42, refused.to_vec())]);
 }
 
 #[test]

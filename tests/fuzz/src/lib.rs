@@ -4,8 +4,8 @@
 //! the interesting code. The programs in `bin/` hand `run` to libFuzzer; `tests/tests/fuzz_regressions.rs` includes this file and
 //! replays seeds and past findings without it. `docs/howto/fuzz.md` says how to run, add, and keep what was found.
 //!
-//! Targets are deterministic: no thread, no clock, no state that outlives an input. One input tells one story. The exception,
-//! `management_session`, says why.
+//! Targets are deterministic: no thread, no clock, no state that outlives an input. One input tells one story. The exceptions,
+//! `management_session` and `flipping_rings`, say why.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -14,6 +14,7 @@
 )]
 
 pub mod descriptor_chains;
+pub mod flipping_rings;
 pub mod flow_text;
 pub mod frame_key;
 pub mod frames;
@@ -36,8 +37,9 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     Target { name: "descriptor_chains", run: descriptor_chains::run, seeds: descriptor_chains::seeds },
+    Target { name: "flipping_rings", run: flipping_rings::run, seeds: flipping_rings::seeds },
     Target { name: "flow_text", run: flow_text::run, seeds: flow_text::seeds },
     Target { name: "frame_key", run: frame_key::run, seeds: frame_key::seeds },
     Target { name: "journal", run: journal::run, seeds: journal::seeds },

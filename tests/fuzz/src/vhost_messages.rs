@@ -44,10 +44,12 @@ const FEATURES: u64 = VIRTIO_F_VERSION_1
     | VIRTIO_F_INDIRECT_DESC
     | VIRTIO_F_EVENT_IDX
     | VHOST_USER_F_PROTOCOL_FEATURES;
-/// MQ, REPLY_ACK, MTU, BACKEND_REQ, CONFIGURE_MEM_SLOTS, STATUS.
-const PROTOCOL: u64 = 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 15 | 1 << 16;
+/// MQ, LOG_SHMFD, REPLY_ACK, MTU, BACKEND_REQ, CONFIG, RESET_DEVICE, CONFIGURE_MEM_SLOTS, STATUS, DEVICE_STATE.
+const PROTOCOL: u64 = 1 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 9 | 1 << 13 | 1 << 15 | 1 << 16 | 1 << 19;
 /// Kind of the descriptor that a back-end's channel usually is.
 const CHANNEL: u8 = 7;
+/// Kind of the descriptor by which a device's state usually travels: the end to write.
+const PIPE: u8 = 8;
 const NEED_REPLY: u8 = 0x40;
 const WILD: u8 = 0x80;
 
@@ -83,7 +85,12 @@ pub fn seeds() -> Vec<Vec<u8>> {
     // All of it is taken back at the end.
     out.push([&[0][..], &iommu_session(), &[22, 8, 0, 3]].concat());
     out.push(vec![0, WILD | 5, 1, 0, 0, 0, 8, 0, 2, 0, 0, 0, 0, 0, 0, 0, 2, 1, 0]);
-    out.extend((1..=41).map(plain));
+    out.extend((1..=43).map(plain));
+    // Configuration, then the state to a pipe and from it again, then a reset.
+    let mut more = vec![0, 1, 3, 15, 16, 0, 25, 0, 0, 6, 9, 24, 0, 0, 24, 0];
+    more.extend([42 | NEED_REPLY, 0, 0, 43, 42, 1, 1, 43, 34 | NEED_REPLY]);
+    more.extend(good_session());
+    out.push(more);
     out
 }
 
@@ -123,6 +130,7 @@ struct Guest {
     event: OwnedFd,
     short: File,
     pipe: (OwnedFd, OwnedFd),
+    directory: File,
     /// The back-end's channel, and the end that nobody reads.
     channel: (UnixStream, UnixStream),
 }
@@ -138,16 +146,25 @@ impl Guest {
         }
         let event = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
         let channel = UnixStream::pair().unwrap();
-        Guest { memory, event, short, pipe: rustix::pipe::pipe().unwrap(), channel }
+        Guest {
+            memory,
+            event,
+            short,
+            pipe: rustix::pipe::pipe().unwrap(),
+            directory: File::open("/").unwrap(),
+            channel,
+        }
     }
 
     fn descriptor(&self, kind: u8) -> BorrowedFd<'_> {
-        match kind % 9 {
+        match kind % 11 {
             0..=3 => self.event.as_fd(),
             4 | 5 => self.memory.as_fd(),
             6 => self.short.as_fd(),
             7 => self.channel.0.as_fd(),
-            _ => self.pipe.1.as_fd(),
+            8 => self.pipe.1.as_fd(),
+            9 => self.pipe.0.as_fd(),
+            _ => self.directory.as_fd(),
         }
     }
 }
@@ -281,7 +298,7 @@ fn body(code: u32, input: &mut Input<'_>) -> (Vec<u8>, Vec<u8>) {
     let state = |index: u8, value: u32| u64::from(index) | u64::from(value) << 32;
     let or_wild = |input: &mut Input<'_>, usual: u64| if input.u8() == 0 { usual } else { input.u64() };
     match code {
-        1 | 3 | 4 | 15 | 17 | 36 | 40 => (Vec::new(), Vec::new()),
+        1 | 3 | 4 | 15 | 17 | 34 | 36 | 40 | 43 => (Vec::new(), Vec::new()),
         2 => (words(&[or_wild(input, FEATURES)]), Vec::new()),
         16 => (words(&[or_wild(input, PROTOCOL)]), Vec::new()),
         5 => {
@@ -289,6 +306,7 @@ fn body(code: u32, input: &mut Input<'_>) -> (Vec<u8>, Vec<u8>) {
             let regions: Vec<u64> = (0..count).flat_map(|_| region(input)).collect();
             ([words(&[u64::from(count)]), words(&regions)].concat(), vec![4; usize::from(count)])
         }
+        6 => (words(&[or_wild(input, 0x1000), or_wild(input, 0)]), vec![4]),
         37 | 38 => {
             let region = region(input);
             (words(&[&[0], &region[..]].concat()), if code == 37 { vec![4] } else { Vec::new() })
@@ -323,6 +341,12 @@ fn body(code: u32, input: &mut Input<'_>) -> (Vec<u8>, Vec<u8>) {
         18 => (words(&[state(input.u8(), u32::from(input.u8()))]), Vec::new()),
         21 => (Vec::new(), vec![input.u8().wrapping_add(CHANNEL)]),
         22 => (translation(input), Vec::new()),
+        24 | 25 => {
+            let (offset, size) = (u32::from(input.u16()), input.u8());
+            let header = [offset, size.into(), 0].map(u32::to_le_bytes).concat();
+            ([header, vec![input.u8(); size.into()]].concat(), Vec::new())
+        }
+        42 => (words(&[u64::from(input.u8() % 2)]), vec![input.u8().wrapping_add(PIPE)]),
         20 | 39 => (words(&[u64::from(input.u16())]), Vec::new()),
         _ => {
             let len = usize::from(input.u8() % 64);

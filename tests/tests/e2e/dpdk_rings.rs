@@ -83,7 +83,9 @@ struct End {
 fn round_trip(lab: &Lab, name: &str, rings: Rings, frames: u32) {
     let ports = ["a", "b"].map(|end| {
         let path = lab.path(&format!("{name}-{end}"));
-        let port = VhostPort::open(VhostConfig::new(end, Mode::Listen(path.clone()))).unwrap();
+        let config = VhostConfig::new(end, Mode::Listen(path.clone()));
+        let max_queue_pairs = rings.pairs.max(config.max_queue_pairs);
+        let port = VhostPort::open(VhostConfig { max_queue_pairs, ..config }).unwrap();
         (port, path.display().to_string())
     });
     let devices: Vec<String> =
@@ -194,6 +196,10 @@ fn every_path_of_virtio_user_carries_every_byte() {
 fn rings_of_every_size_carry_every_byte() {
     let lab = Lab::open().unwrap();
     for (packed, in_order, size) in [
+        (false, false, 32),
+        (true, false, 32),
+        // Packed rings need no power of two.
+        (true, true, 96),
         (true, false, 64),
         (true, true, 64),
         (true, true, 1024),
@@ -209,12 +215,13 @@ fn rings_of_every_size_carry_every_byte() {
 }
 
 #[test]
-fn four_queue_pairs_carry_every_byte() {
+fn many_queue_pairs_carry_every_byte() {
     let lab = Lab::open().unwrap();
-    for packed in [false, true] {
-        for in_order in [false, true] {
-            let rings = Rings { packed, in_order, pairs: 4, ..Rings::PLAIN };
-            round_trip(&lab, &format!("{}-pairs-{in_order}", rings.name()), rings, 3000);
+    // virtio-user has 8 pairs at most; `protocol::each_of_128_queue_pairs_carries_frames` goes on from there.
+    for pairs in [4, 8] {
+        for (packed, in_order) in [(false, pairs == 4), (true, pairs == 8)] {
+            let rings = Rings { packed, in_order, pairs, ..Rings::PLAIN };
+            round_trip(&lab, &format!("{}-{pairs}-pairs", rings.name()), rings, 3000);
         }
     }
 }

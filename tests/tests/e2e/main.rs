@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
 
+mod host;
 mod stage;
 
 mod bad_requests;
@@ -13,11 +14,13 @@ mod dpdk_front_end;
 mod dpdk_rings;
 mod flow_rules;
 mod guest_reboot;
+mod hostile_peers;
 mod idle;
 mod iommu;
 mod kernel_devices;
 mod lab_itself;
 mod like_ovs;
+mod many_ports;
 mod migration;
 mod multi_queue;
 mod nic_binding;
@@ -29,4 +32,5 @@ mod stock_clients;
 mod switch_restart;
 mod tap;
 mod two_guests;
+mod uplinks;
 mod vlans;

@@ -147,9 +147,9 @@ impl Iotlb {
         self.carve(iova, end);
         let at = self.entries.partition_point(|m| m.told.iova < iova);
         self.entries.insert(at, new);
-        self.merge_with_next(at);
+        self.merge_with_next(at, memory);
         if let Some(before) = at.checked_sub(1) {
-            self.merge_with_next(before);
+            self.merge_with_next(before, memory);
         }
         self.keep_bound(iova..end);
         Ok(true)
@@ -197,9 +197,11 @@ impl Iotlb {
         true
     }
 
-    fn merge_with_next(&mut self, at: usize) {
+    /// Makes two entries one that continue one another, inside one region: what is found is taken to lie in one.
+    fn merge_with_next(&mut self, at: usize, memory: &MemTable) {
         if let Some([this, next]) = self.entries.get_mut(at..at + 2)
             && this.continues(next)
+            && memory.by_uva(this.told.uva, this.told.len + next.told.len) == Some(this.host)
         {
             this.told.len += next.told.len;
             self.entries.remove(at + 1);

@@ -43,6 +43,11 @@ impl MissQueue {
         MissQueue { slots: [const { AtomicU64::new(0) }; SLOTS], rung: AtomicBool::new(false), alarm }
     }
 
+    /// Who is woken.
+    pub(super) fn alarm(&self) -> &Arc<Alarm> {
+        &self.alarm
+    }
+
     /// Reports that `iova` has no translation for this access. Never waits.
     pub(super) fn report(&self, iova: u64, access: Access) {
         let page = iova & !(PAGE - 1);

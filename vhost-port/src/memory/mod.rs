@@ -22,13 +22,15 @@ mod misses;
 mod page_log;
 mod region;
 mod table;
+mod window;
 
 pub(crate) use dirty::{DirtyLog, Pages};
 pub(crate) use iotlb::{Access, Iotlb, IotlbCounters, Translation};
 pub(crate) use misses::{Miss, MissQueue, PAGE};
 pub(crate) use page_log::{Marks, NoMarks, PageLog};
 pub(crate) use region::{Region, RegionSpec};
-pub(crate) use table::{MAX_REGIONS, MemTable, RegionCache, Unplaced};
+pub(crate) use table::{MAX_REGIONS, MemTable, RegionCache, RingPart, Unplaced};
+pub(crate) use window::{Piece, Window};
 
 use mapping::MapError;
 

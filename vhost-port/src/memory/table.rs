@@ -12,6 +12,7 @@ use super::iotlb::{Access, Entry, Translation, find};
 use super::misses::{MissQueue, PAGE};
 use super::page_log::HostRange;
 use super::region::{Region, RegionSpec};
+use super::window::{Piece, Window};
 
 /// Most regions of a guest; QEMU's own limit of memory slots.
 pub(crate) const MAX_REGIONS: usize = 509;
@@ -31,8 +32,14 @@ pub(crate) enum Unplaced {
     Outside,
     /// Some of it has no translation yet.
     Untranslated,
-    /// It is translated to several places.
-    Scattered,
+}
+
+/// Where a part of a ring is.
+pub(crate) enum RingPart {
+    /// In one piece, which begins here.
+    Whole(SharedPtr),
+    /// In several, which a [`Window`] may make one.
+    Pieces(Vec<Piece>),
 }
 
 /// A guest's IOMMU as a table knows it.
@@ -187,11 +194,17 @@ impl MemTable {
         }
     }
 
-    /// Host address of `len` bytes of a ring, all in one piece. Ring addresses are the front-end's, or the device's if they are
-    /// translated; what is missing then is reported.
-    pub(crate) fn ring_part(&self, addr: u64, len: u64, access: Access) -> Result<SharedPtr, Unplaced> {
+    /// Shows pieces of the memory side by side.
+    pub(crate) fn window(&self, pieces: &[Piece]) -> std::io::Result<Window> {
+        let alarm = self.iommu.as_ref().map(|iommu| iommu.misses.alarm());
+        Window::new(pieces, alarm.ok_or(std::io::ErrorKind::Unsupported)?)
+    }
+
+    /// Where `len` bytes of a ring are. Ring addresses are the front-end's, or the device's if they are translated; what is
+    /// missing then is reported.
+    pub(crate) fn ring_part(&self, addr: u64, len: u64, access: Access) -> Result<RingPart, Unplaced> {
         match &self.iommu {
-            None => self.by_uva(addr, len).ok_or(Unplaced::Outside),
+            None => self.by_uva(addr, len).map(RingPart::Whole).ok_or(Unplaced::Outside),
             Some(iommu) => iommu.ring_part(addr, len, access),
         }
     }
@@ -237,9 +250,9 @@ impl Iommu {
     }
 
     /// As [`MemTable::ring_part`].
-    fn ring_part(&self, iova: u64, len: u64, access: Access) -> Result<SharedPtr, Unplaced> {
+    fn ring_part(&self, iova: u64, len: u64, access: Access) -> Result<RingPart, Unplaced> {
         let end = iova.checked_add(len).ok_or(Unplaced::Outside)?;
-        let mut pieces = Vec::new();
+        let mut pieces: Vec<Piece> = Vec::new();
         let mut at = iova;
         while at < end {
             let Some(mapping) = self.find(at, access) else {
@@ -247,11 +260,19 @@ impl Iommu {
                 return Err(Unplaced::Untranslated);
             };
             let next = mapping.end().min(end);
-            pieces.push(mapping.part(at, next - at));
+            let part = mapping.part(at, next - at);
+            match pieces.last_mut() {
+                Some((start, len)) if start.addr() as u64 + *len == part.host.addr() as u64 => {
+                    *len += next - at
+                }
+                _ => pieces.push((part.host, next - at)),
+            }
             at = next;
         }
-        let first = pieces.first().ok_or(Unplaced::Outside)?;
-        let whole = pieces.windows(2).all(|two| matches!(two, [this, next] if this.continues(next)));
-        if whole { Ok(first.host) } else { Err(Unplaced::Scattered) }
+        match pieces[..] {
+            [] => Err(Unplaced::Outside),
+            [(start, _)] => Ok(RingPart::Whole(start)),
+            _ => Ok(RingPart::Pieces(pieces)),
+        }
     }
 }

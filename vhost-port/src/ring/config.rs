@@ -12,7 +12,7 @@ use pmd::virtio::{SharedPtr, split};
 use super::device::DeviceRing;
 use super::packed::PackedRing;
 use super::split::{RingParts, RingRules, SplitRing};
-use crate::memory::{Access, MemTable, Unplaced};
+use crate::memory::{Access, MemTable, Piece, RingPart, Unplaced, Window};
 
 /// Addresses of a ring's parts in the front-end's address space, or the device's if the guest has an IOMMU. In a packed ring, avail is the driver's event area and
 /// used the device's.
@@ -44,10 +44,12 @@ pub(crate) struct RingConfig {
     /// It has been enabled on this connection. Before that, what waits in a ring that is just being started is not for
     /// dropping: after a restart of the switch it is what the guest sent meanwhile.
     pub(crate) was_enabled: bool,
+    /// What the ring is seen through now, to be recognised when translations change.
+    pub(crate) windows: Vec<Arc<Window>>,
 }
 
 /// Why a ring cannot start.
-#[derive(thiserror::Error, Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(thiserror::Error, Clone, PartialEq, Eq, Debug)]
 pub(crate) enum RingConfigError {
     #[error("ring size {0} is not a power of two up to 32768")]
     Size(u32),
@@ -62,8 +64,10 @@ pub(crate) enum RingConfigError {
     /// Not an error: the ring can start when the front-end has told where it is.
     #[error("the {part} at I/O address {addr:#x} is not translated yet")]
     Untranslated { part: &'static str, addr: u64 },
-    #[error("the {part} at I/O address {addr:#x}, {len:#x} bytes, lies in several pieces of memory")]
-    Scattered { part: &'static str, addr: u64, len: usize },
+    #[error(
+        "the {part} at I/O address {addr:#x}, {len:#x} bytes, lies in pieces that cannot be mapped side by side: {why}"
+    )]
+    Scattered { part: &'static str, addr: u64, len: usize, why: String },
 }
 
 /// Checks a ring size as the front-end sends it, for a packed or a split ring.
@@ -88,6 +92,17 @@ impl RingRules {
     }
 }
 
+/// Where a ring is.
+pub(crate) struct Placed {
+    size: u16,
+    pub(crate) parts: RingParts,
+    /// What holds parts together that are in pieces.
+    pub(crate) windows: Vec<Arc<Window>>,
+}
+
+/// Finds a window on pieces of memory, or makes it.
+pub(crate) type Show<'a> = &'a dyn Fn(&[Piece]) -> std::io::Result<Arc<Window>>;
+
 impl RingConfig {
     /// Makes the ring, if all that it needs has been said. It resumes where `base` says.
     pub(crate) fn activate(
@@ -95,24 +110,29 @@ impl RingConfig {
         memory: &Arc<MemTable>,
         rules: RingRules,
     ) -> Result<Option<DeviceRing>, RingConfigError> {
-        let Some((size, parts)) = self.place(memory, rules)? else { return Ok(None) };
+        let placed = self.place(memory, rules, &|pieces| memory.window(pieces).map(Arc::new))?;
+        let Some(Placed { size, parts, windows }) = placed else { return Ok(None) };
         let (memory, call) = (Arc::clone(memory), self.call.clone());
-        if !rules.packed {
-            return Ok(Some(DeviceRing::Split(SplitRing::new(memory, parts, size, self.base, rules, call))));
-        }
-        let base = Position::from_bits(self.base);
-        if base.slot() >= size {
-            return Err(RingConfigError::Base { base: self.base, size });
-        }
-        Ok(Some(DeviceRing::Packed(PackedRing::new(memory, parts, size, base, rules, call))))
+        let mut ring = if rules.packed {
+            let base = Position::from_bits(self.base);
+            if base.slot() >= size {
+                return Err(RingConfigError::Base { base: self.base, size });
+            }
+            DeviceRing::Packed(PackedRing::new(memory, parts, size, base, rules, call))
+        } else {
+            DeviceRing::Split(SplitRing::new(memory, parts, size, self.base, rules, call))
+        };
+        ring.keep(windows);
+        Ok(Some(ring))
     }
 
-    /// Where the ring's parts are, and its size, if all that it needs has been said.
+    /// Where the ring is, if all that it needs has been said.
     pub(crate) fn place(
         &self,
         memory: &MemTable,
         rules: RingRules,
-    ) -> Result<Option<(u16, RingParts)>, RingConfigError> {
+        show: Show<'_>,
+    ) -> Result<Option<Placed>, RingConfigError> {
         let (Some(size), Some(addresses), true) = (self.size, self.addresses, self.started) else {
             return Ok(None);
         };
@@ -122,7 +142,11 @@ impl RingConfig {
         // Features may have come after the size.
         checked_size(size.into(), rules.packed)?;
         let RingAddresses { descriptors, avail, used } = addresses;
-        let part = |part, addr, len, align, access| place_part(memory, part, addr, len, align, access);
+        let mut windows = Vec::new();
+        let mut part = |part, addr, len, align, access| {
+            let place = PartPlace { part, addr, len, align };
+            place.find(memory, access, show, &mut windows)
+        };
         // All three before the first error, so that all that is not translated is asked for at once.
         let (descriptors, avail, used) = if rules.packed {
             use packed::{ALIGN, EVENT_LEN, descriptors_len};
@@ -140,23 +164,46 @@ impl RingConfig {
                 part("used ring", used, used_len(size), ALIGN.2, Access::BOTH),
             )
         };
-        Ok(Some((size, RingParts { descriptors: descriptors?, avail: avail?, used: used? })))
+        let parts = RingParts { descriptors: descriptors?, avail: avail?, used: used? };
+        Ok(Some(Placed { size, parts, windows }))
     }
 }
 
-/// Finds one part of a ring.
-fn place_part(
-    memory: &MemTable,
+/// A part of a ring as it is to be found.
+struct PartPlace {
     part: &'static str,
     addr: u64,
     len: usize,
     align: usize,
-    access: Access,
-) -> Result<SharedPtr, RingConfigError> {
-    let host = memory.ring_part(addr, len as u64, access).map_err(|why| match why {
-        Unplaced::Outside => RingConfigError::Outside { part, addr, len },
-        Unplaced::Untranslated => RingConfigError::Untranslated { part, addr },
-        Unplaced::Scattered => RingConfigError::Scattered { part, addr, len },
-    })?;
-    if host.addr().is_multiple_of(align) { Ok(host) } else { Err(RingConfigError::Unaligned { part, addr }) }
+}
+
+impl PartPlace {
+    fn find(
+        self,
+        memory: &MemTable,
+        access: Access,
+        show: Show<'_>,
+        windows: &mut Vec<Arc<Window>>,
+    ) -> Result<SharedPtr, RingConfigError> {
+        let PartPlace { part, addr, len, align } = self;
+        let host = match memory.ring_part(addr, len as u64, access) {
+            Ok(RingPart::Whole(start)) => start,
+            Ok(RingPart::Pieces(pieces)) => {
+                let window = show(&pieces).map_err(|e| {
+                    let why = e.to_string(); // tidy: once per ring
+                    RingConfigError::Scattered { part, addr, len, why }
+                })?;
+                let start = window.start();
+                windows.push(window);
+                start
+            }
+            Err(Unplaced::Outside) => return Err(RingConfigError::Outside { part, addr, len }),
+            Err(Unplaced::Untranslated) => return Err(RingConfigError::Untranslated { part, addr }),
+        };
+        if host.addr().is_multiple_of(align) {
+            Ok(host)
+        } else {
+            Err(RingConfigError::Unaligned { part, addr })
+        }
+    }
 }

@@ -14,7 +14,7 @@ use super::chain::{Direction, Segment};
 use super::fault::RingFault;
 use super::packed::PackedRing;
 use super::split::{RingParts, SplitRing};
-use crate::memory::{DirtyLog, MemTable};
+use crate::memory::{DirtyLog, MemTable, Window};
 
 /// Which descriptors a chain is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -192,6 +192,16 @@ impl DeviceRing {
             either!(self, ring => ring.set_memory(Arc::clone(memory))); // tidy: once per translation, by the control thread
         }
         same
+    }
+
+    /// Keeps what its parts are seen through, as long as it lives.
+    pub(crate) fn keep(&mut self, windows: Vec<Arc<Window>>) {
+        either!(self, ring => ring.windows = windows);
+    }
+
+    /// What its parts are seen through.
+    pub(crate) fn windows(&self) -> &[Arc<Window>] {
+        either!(self, ring => &ring.windows)
     }
 
     /// Looks at what waits, without taking anything, so that addresses without a translation are reported.

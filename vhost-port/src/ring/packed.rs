@@ -38,7 +38,7 @@ use super::fault::RingFault;
 use super::packed_ahead::PackedAhead;
 use super::ring_log::RingLog;
 use super::split::{RingParts, RingRules, send_interrupt};
-use crate::memory::{DirtyLog, MemTable, RegionCache};
+use crate::memory::{DirtyLog, MemTable, RegionCache, Window};
 
 /// A running packed ring. Of its [`RingParts`], avail is the driver's event area and used the device's.
 pub(crate) struct PackedRing {
@@ -58,6 +58,8 @@ pub(crate) struct PackedRing {
     pub(super) ahead: PackedAhead,
     segments: Vec<Segment>,
     pub(super) memory: Arc<MemTable>,
+    /// What holds the parts together, if they are in pieces.
+    pub(super) windows: Vec<Arc<Window>>,
     call: Option<Arc<OwnedFd>>,
     /// While the guest is being migrated.
     log: Option<RingLog>,
@@ -86,6 +88,7 @@ impl PackedRing {
             ahead: PackedAhead::new(base),
             segments: Vec::with_capacity(MAX_SEGMENTS),
             memory,
+            windows: Vec::new(),
             call,
             log: None,
         };
@@ -95,7 +98,7 @@ impl PackedRing {
 
     /// As [`super::device::DeviceRing::log_to`].
     pub(super) fn log_to(&mut self, log: &Arc<DirtyLog>, used_at: Option<u64>) {
-        self.log.insert(RingLog::new(log, &self.memory, self.parts, used_at)).said();
+        self.log.insert(RingLog::new(log, &self.memory, self.parts, &self.windows, used_at)).said();
     }
 
     /// Where it would go on, as the front-end is told when the ring stops.

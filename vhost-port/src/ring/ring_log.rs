@@ -5,11 +5,12 @@
 
 use std::sync::Arc;
 
+use pmd::virtio::SharedPtr;
 use pmd::virtio::packed::Position;
 use pmd::virtio::split::RING;
 
 use super::split::RingParts;
-use crate::memory::{DirtyLog, MemTable, Pages};
+use crate::memory::{DirtyLog, MemTable, Pages, Piece, Window};
 
 /// Bytes of a used element.
 const ELEMENT: usize = 8;
@@ -18,13 +19,50 @@ const DESCRIPTOR: usize = 16;
 /// Flags and index of a used ring, or the device's event area of a packed one.
 const WORDS: usize = 4;
 
+/// Where a part of a ring is in the guest.
+struct Place {
+    /// Offset in the part, length and guest address of each piece it lies in, in order. The last one has no end.
+    pieces: Vec<(u64, u64, u64)>,
+}
+
+impl Place {
+    /// In one piece.
+    fn at(gpa: u64) -> Place {
+        Place { pieces: vec![(0, u64::MAX, gpa)] }
+    }
+
+    /// Of a part that is seen from `start` on, perhaps through one of the windows.
+    fn of(start: SharedPtr, memory: &MemTable, windows: &[Arc<Window>]) -> Place {
+        // The parts were found in this memory, so they are in it.
+        let gpa = |addr: usize| memory.by_host(addr).and_then(|range| range.gpa(addr)).unwrap_or(u64::MAX);
+        let Some(window) = windows.iter().find(|window| window.start() == start) else {
+            return Place::at(gpa(start.addr()));
+        };
+        let mut offset = 0;
+        let piece = |&(start, len): &Piece| {
+            let piece = (offset, len, gpa(start.addr()));
+            offset += len;
+            piece
+        };
+        Place { pieces: window.pieces().iter().map(piece).collect() }
+    }
+
+    /// The pages of `len` bytes at `offset`.
+    fn pages(&self, offset: usize, len: usize) -> impl Iterator<Item = Pages> + '_ {
+        let (start, end) = (offset as u64, (offset + len) as u64);
+        self.pieces.iter().filter_map(move |&(at, length, gpa)| {
+            let (from, to) = (start.max(at), end.min(at.saturating_add(length)));
+            (from < to).then(|| Pages::of(gpa.saturating_add(from - at), to - from))
+        })
+    }
+}
+
 /// The log, and where in it a ring lies.
 pub(crate) struct RingLog {
     log: Arc<DirtyLog>,
-    /// Guest address of the descriptors.
-    descriptors: u64,
-    /// Guest address of the used ring, or of a packed ring's device event area.
-    used: u64,
+    descriptors: Place,
+    /// The used ring, or a packed ring's device event area.
+    used: Place,
 }
 
 impl RingLog {
@@ -33,36 +71,26 @@ impl RingLog {
         log: &Arc<DirtyLog>,
         memory: &MemTable,
         parts: RingParts,
+        windows: &[Arc<Window>],
         used_at: Option<u64>,
     ) -> RingLog {
-        // The parts were found in this memory, so they are in it.
-        let gpa = |addr: usize| memory.by_host(addr).and_then(|range| range.gpa(addr)).unwrap_or(u64::MAX);
         RingLog {
             log: Arc::clone(log), // tidy: once per ring
-            descriptors: gpa(parts.descriptors.addr()),
-            used: used_at.unwrap_or_else(|| gpa(parts.used.addr())),
+            descriptors: Place::of(parts.descriptors, memory, windows),
+            used: used_at.map_or_else(|| Place::of(parts.used, memory, windows), Place::at),
         }
-    }
-
-    fn in_used(&self, offset: usize, len: usize) -> Pages {
-        Pages::of(self.used.saturating_add(offset as u64), len as u64)
-    }
-
-    fn in_descriptors(&self, first: usize, count: usize) -> Pages {
-        let offset = (first * DESCRIPTOR) as u64;
-        Pages::of(self.descriptors.saturating_add(offset), (count * DESCRIPTOR) as u64)
     }
 
     /// Notes that the device has said something of notifications at its usual place.
     #[cold]
     pub(super) fn said(&self) {
-        self.log.mark([self.in_used(0, WORDS)]);
+        self.log.mark(self.used.pages(0, WORDS));
     }
 
     /// The same for the event index of a split ring of `size`, behind its elements.
     #[cold]
     pub(super) fn said_behind(&self, size: usize) {
-        self.log.mark([self.in_used(RING + size * ELEMENT, 2)]);
+        self.log.mark(self.used.pages(RING + size * ELEMENT, 2));
     }
 
     /// Notes the used elements from index `from` to `to`, and the index.
@@ -71,8 +99,9 @@ impl RingLog {
         let size = usize::from(mask) + 1;
         let (first, count) = (usize::from(from & mask), usize::from(to.wrapping_sub(from)));
         let [a, b] = halves(first, count, size);
-        let elements = |(first, count)| self.in_used(RING + first * ELEMENT, count * ELEMENT);
-        self.log.mark([self.in_used(0, WORDS)].into_iter().chain([a, b].into_iter().flatten().map(elements)));
+        let elements = |(first, count)| self.used.pages(RING + first * ELEMENT, count * ELEMENT);
+        let halves = [a, b].into_iter().flatten().flat_map(elements);
+        self.log.mark(self.used.pages(0, WORDS).chain(halves));
     }
 
     /// Notes the descriptors of a packed ring from one position to another.
@@ -80,8 +109,8 @@ impl RingLog {
     pub(super) fn used_descriptors(&self, from: Position, to: Position, size: u16) {
         let count = usize::from(to.since(from, size));
         let [a, b] = halves(usize::from(from.slot()), count, usize::from(size));
-        let descriptors = |(first, count)| self.in_descriptors(first, count);
-        self.log.mark([a, b].into_iter().flatten().map(descriptors));
+        let descriptors = |(first, count)| self.descriptors.pages(first * DESCRIPTOR, count * DESCRIPTOR);
+        self.log.mark([a, b].into_iter().flatten().flat_map(descriptors));
     }
 }
 

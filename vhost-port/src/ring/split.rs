@@ -23,7 +23,7 @@ use super::ahead::LookAhead;
 use super::chain::{Direction, MAX_SEGMENTS, Segment, Table, Tables, Walk};
 use super::fault::RingFault;
 use super::ring_log::RingLog;
-use crate::memory::{DirtyLog, MemTable, RegionCache};
+use crate::memory::{DirtyLog, MemTable, RegionCache, Window};
 
 /// Where the parts of a ring lie; each wholly inside one region, aligned.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -73,6 +73,8 @@ pub(crate) struct SplitRing {
     /// Pieces of the chain walked last.
     pub(crate) segments: Vec<Segment>,
     pub(super) memory: Arc<MemTable>,
+    /// What holds the parts together, if they are in pieces.
+    pub(super) windows: Vec<Arc<Window>>,
     call: Option<Arc<OwnedFd>>,
     /// While the guest is being migrated.
     log: Option<RingLog>,
@@ -103,6 +105,7 @@ impl SplitRing {
             ahead: LookAhead::new(base),
             segments: Vec::with_capacity(MAX_SEGMENTS),
             memory,
+            windows: Vec::new(),
             call,
             log: None,
         };
@@ -112,7 +115,7 @@ impl SplitRing {
 
     /// As [`super::device::DeviceRing::log_to`].
     pub(super) fn log_to(&mut self, log: &Arc<DirtyLog>, used_at: Option<u64>) {
-        self.log.insert(RingLog::new(log, &self.memory, self.parts, used_at)).said();
+        self.log.insert(RingLog::new(log, &self.memory, self.parts, &self.windows, used_at)).said();
     }
 
     /// Next avail index, as the front-end wants to know it when the ring stops.

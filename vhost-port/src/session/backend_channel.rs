@@ -26,6 +26,8 @@ const VERSION: u32 = 1;
 pub(super) enum BackendRequest {
     /// A translation is missing.
     Iotlb = 1,
+    /// The configuration space has changed.
+    ConfigChange = 2,
 }
 
 /// Why a message was not sent.

@@ -7,7 +7,11 @@
 
 use std::sync::atomic::Ordering;
 
+use vhost::vhost_user::message::VhostUserProtocolFeatures;
+
+use super::backend_channel::{BackendRequest, SendError};
 use super::machine::Session;
+use crate::net::Shared;
 
 /// Bytes of the fields.
 const LEN: usize = 17;
@@ -28,6 +32,17 @@ pub(super) struct ConfigSpace {
 }
 
 impl ConfigSpace {
+    /// The fields as of now.
+    pub(super) fn of(shared: &Shared) -> ConfigSpace {
+        let config = &shared.config;
+        ConfigSpace {
+            mac: shared.peer().mac.or(config.mac).unwrap_or_default(),
+            max_queue_pairs: config.max_queue_pairs,
+            mtu: shared.mtu.load(Ordering::Relaxed),
+            speed: config.link_speed,
+        }
+    }
+
     /// `size` bytes from `offset` on. No message carries more than 4096.
     pub(super) fn read(&self, offset: u32, size: u32) -> Vec<u8> {
         let bytes = self.bytes();
@@ -50,25 +65,35 @@ impl ConfigSpace {
 }
 
 impl Session {
-    /// The fields as of now.
-    pub(super) fn config_space(&self) -> ConfigSpace {
-        let config = &self.shared.config;
-        ConfigSpace {
-            mac: self.shared.peer().mac.or(config.mac).unwrap_or_default(),
-            max_queue_pairs: config.max_queue_pairs,
-            mtu: self.shared.mtu.load(Ordering::Relaxed),
-            speed: config.link_speed,
+    /// Takes what the driver writes.
+    pub(super) fn write_config(&mut self, offset: u32, bytes: &[u8]) {
+        let before = ConfigSpace::of(&self.shared);
+        let mut mac = before.mac;
+        mac.iter_mut().skip(offset as usize).zip(bytes).for_each(|(place, byte)| *place = *byte);
+        if mac != before.mac {
+            self.shared.peer().mac = Some(mac);
+            // It knows.
+            self.told.mac = mac;
+            self.shared.changed();
         }
     }
 
-    /// Takes what the driver writes.
-    pub(super) fn write_config(&mut self, offset: u32, bytes: &[u8]) {
-        let before = self.config_space().mac;
-        let mut mac = before;
-        mac.iter_mut().skip(offset as usize).zip(bytes).for_each(|(place, byte)| *place = *byte);
-        if mac != before {
-            self.shared.peer().mac = Some(mac);
-            self.shared.changed();
+    /// Tells a front-end that reads the configuration space when the operator has changed it. One that does not read what we send
+    /// is told at the next occasion.
+    pub(super) fn tell_config(&mut self) {
+        let now = ConfigSpace::of(&self.shared);
+        let reads = self.protocol_features & VhostUserProtocolFeatures::CONFIG.bits() != 0;
+        if now == self.told || !reads {
+            return;
+        }
+        let Some(channel) = &self.channel else { return };
+        match channel.send(BackendRequest::ConfigChange, &[]) {
+            Ok(()) => self.told = now,
+            Err(SendError::Full) => {}
+            Err(e @ SendError::Broken(_)) => {
+                log::warn!("{}: change of the configuration space not told: {e}", self.shared.config.name);
+                self.channel = None;
+            }
         }
     }
 }

@@ -180,16 +180,21 @@ impl Session {
     /// Gives a ring the new addresses: without interrupting it if it lies where it did, else by building it anew.
     fn readdress_ring(&mut self, at: usize, survey: bool) -> vhost::vhost_user::Result<()> {
         let rules = RingRules::new(self.features);
-        let parts = self.rings[at].place(&self.addresses, rules);
+        let config = &self.rings[at];
+        // A window is made when the ring is built; here it is only to be recognised.
+        let placed = config.place(&self.addresses, rules, &|pieces| {
+            let window = config.windows.iter().find(|window| window.shows(pieces));
+            window.cloned().ok_or_else(|| std::io::ErrorKind::NotFound.into())
+        });
         let vring = &self.shared.rings[at];
         let mut guard = vring.lock();
         let awaited = vring.awaiting();
-        let lost = matches!(parts, Err(RingConfigError::Untranslated { .. }));
+        let lost = matches!(placed, Err(RingConfigError::Untranslated { .. }));
         if lost && awaited && guard.ring.is_none() {
             return Ok(());
         }
-        if let (Ok(Some((_, parts))), Some(ring)) = (parts, &mut guard.ring)
-            && ring.readdress(parts, &self.addresses)
+        if let (Ok(Some(placed)), Some(ring)) = (placed, &mut guard.ring)
+            && ring.readdress(placed.parts, &self.addresses)
         {
             if (survey || awaited) && vring.live() {
                 ring.survey(direction(at));

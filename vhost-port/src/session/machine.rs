@@ -20,6 +20,8 @@ use vhost::vhost_user::{
 };
 
 use super::backend_channel::BackendChannel;
+use super::config_space::ConfigSpace;
+use super::device_state::Transfer;
 use super::divert::{Diverted, reply};
 use super::features;
 use super::iommu::Iommu;
@@ -39,12 +41,16 @@ pub(super) struct Session {
     pub(super) log: Option<Arc<DirtyLog>>,
     /// Acknowledged virtio features.
     pub(super) features: u64,
-    protocol_features: u64,
+    pub(super) protocol_features: u64,
     /// The driver's device status, kept for GET_STATUS.
-    device_status: u64,
+    pub(super) device_status: u64,
+    /// State on its way to or from another back-end.
+    pub(super) transfer: Option<Transfer>,
     pub(super) rings: Vec<RingConfig>,
     /// Where we can send messages of our own.
     pub(super) channel: Option<BackendChannel>,
+    /// The configuration space as the front-end was last told that it changed.
+    pub(super) told: ConfigSpace,
     /// Ring faults already reported.
     pub(super) reported: Vec<bool>,
     /// That a page did not fit the log has been reported.
@@ -78,8 +84,10 @@ impl Session {
             features: 0,
             protocol_features: 0,
             device_status: 0,
+            transfer: None,
             rings: (0..count).map(|_| RingConfig::default()).collect(),
             channel: None,
+            told: ConfigSpace::of(&shared),
             reported: vec![false; count],
             unlogged_reported: false,
             changed: false,
@@ -392,7 +400,7 @@ impl VhostUserBackendReqHandlerMut for Session {
     }
 
     fn get_config(&mut self, offset: u32, size: u32, _: VhostUserConfigFlags) -> VhostResult<Vec<u8>> {
-        Ok(self.config_space().read(offset, size))
+        Ok(ConfigSpace::of(&self.shared).read(offset, size))
     }
 
     fn set_config(&mut self, offset: u32, bytes: &[u8], _: VhostUserConfigFlags) -> VhostResult<()> {
@@ -418,15 +426,17 @@ impl VhostUserBackendReqHandlerMut for Session {
 
     fn set_device_state_fd(
         &mut self,
-        _: VhostTransferStateDirection,
+        direction: VhostTransferStateDirection,
         _: VhostTransferStatePhase,
-        _: File,
+        file: File,
     ) -> VhostResult<Option<File>> {
-        Err(VhostError::InvalidOperation("DEVICE_STATE was not offered"))
+        let begun = self.begin_transfer(direction, file);
+        self.note_transfer(begun).map(|()| None)
     }
 
     fn check_device_state(&mut self) -> VhostResult<()> {
-        Err(VhostError::InvalidOperation("DEVICE_STATE was not offered"))
+        let ended = self.check_transfer();
+        self.note_transfer(ended)
     }
 
     fn get_shmem_config(&mut self) -> VhostResult<VhostUserShMemConfig> {

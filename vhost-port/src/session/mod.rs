@@ -6,6 +6,7 @@
 //!   features   what we offer                    rings     messages about rings
 //!   config_space   what the guest's driver reads of the device
 //!   iommu      translations, and asking for them     backend_channel   our messages to the front-end
+//!   device_state   what another back-end goes on from
 //! ```
 //!
 //! One thread per port, so a front-end that sends half a message and stops holds up nobody else. The thread waits on
@@ -14,6 +15,7 @@
 mod backend_channel;
 mod config_space;
 mod control;
+mod device_state;
 mod divert;
 mod endpoint;
 mod features;
@@ -22,3 +24,5 @@ mod machine;
 mod rings;
 
 pub(crate) use control::{interrupt, serve, start};
+pub(crate) use endpoint::{Connector, Listener};
+pub(crate) use features::offload_features;

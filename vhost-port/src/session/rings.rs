@@ -220,6 +220,7 @@ impl Session {
         {
             ring.survey(direction(at));
         }
+        config.windows = ring.as_ref().map(|ring| ring.windows().to_vec()).unwrap_or_default();
         guard.ring = ring;
         guard.net = NetRules::new(self.features);
         guard.written = log.map(|log| PageLog::new(log, &self.memory));
@@ -288,13 +289,14 @@ impl Session {
         }
     }
 
-    /// Looks after what rang the alarm, broken rings, memory that went away and translations that are missing, and after disabled
-    /// rings that were kicked.
+    /// Looks after what rang the alarm, broken rings, memory that went away and translations that are missing, after disabled
+    /// rings that were kicked, and tells what the operator changed.
     pub(super) fn attend(&mut self) {
         self.ask();
         self.ask_again();
         self.report_unlogged();
         (0..self.rings.len()).for_each(|at| self.discard(at));
+        self.tell_config();
         if self.shared.alarm.tripped() {
             for vring in &self.shared.rings {
                 let guard = vring.lock();

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use pmd::virtio::features::*;
@@ -31,6 +32,7 @@ pub(crate) enum Carries {
     Nothing,
     Memory,
     Event,
+    Socket,
 }
 
 #[derive(Clone, Debug)]
@@ -45,7 +47,7 @@ pub(crate) struct Message {
 /// Every message that the port knows, good when a session has got as far as [`State::Running`].
 pub(crate) fn all() -> Vec<Message> {
     use Answered::{WithContents, WithYes};
-    use Carries::{Event, Memory, Nothing};
+    use Carries::{Event, Memory, Nothing, Socket};
     let words = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
     let ring = |index: u64, value: u64| words(&[index | value << 32]);
     let config = |offset: u32, bytes: &[u8]| {
@@ -59,6 +61,7 @@ pub(crate) fn all() -> Vec<Message> {
         message("SET_OWNER", 3, vec![], Nothing, WithYes),
         message("RESET_OWNER", 4, vec![], Nothing, WithYes),
         message("SET_MEM_TABLE", 5, words(&[1, 0, REGION, UVA, 0]), Memory, WithYes),
+        message("SET_LOG_BASE", 6, words(&[0x1000, 0]), Memory, WithContents),
         message("SET_VRING_NUM", 8, ring(1, RING_SIZE.into()), Nothing, WithYes),
         message("SET_VRING_ADDR", 9, ring_addresses(1), Nothing, WithYes),
         message("SET_VRING_BASE", 10, ring(3, 5), Nothing, WithYes),
@@ -73,6 +76,7 @@ pub(crate) fn all() -> Vec<Message> {
         message("GET_QUEUE_NUM", 17, vec![], Nothing, WithContents),
         message("SET_VRING_ENABLE", 18, ring(1, 0), Nothing, WithYes),
         message("NET_SET_MTU", 20, words(&[1400]), Nothing, WithYes),
+        message("SET_BACKEND_REQ_FD", 21, vec![], Socket, WithYes),
         message("GET_CONFIG", 24, config(0, &[0; 20]), Nothing, WithContents),
         message("SET_CONFIG", 25, config(0, &[2, 0, 0, 0, 0, 9]), Nothing, WithYes),
         message("RESET_DEVICE", 34, vec![], Nothing, WithYes),
@@ -81,6 +85,8 @@ pub(crate) fn all() -> Vec<Message> {
         message("REM_MEM_REG", 38, words(&[0, 0, REGION, UVA, 0]), Nothing, WithYes),
         message("SET_STATUS", 39, words(&[15]), Nothing, WithYes),
         message("GET_STATUS", 40, vec![], Nothing, WithContents),
+        message("SET_DEVICE_STATE_FD", 42, words(&[0]), Socket, WithContents),
+        message("CHECK_DEVICE_STATE", 43, vec![], Nothing, WithContents),
     ]
 }
 
@@ -131,13 +137,15 @@ pub(crate) struct Teller {
     pub(crate) raw: Raw,
     pub(crate) memory: File,
     pub(crate) event: OwnedFd,
+    pub(crate) socket: (UnixStream, UnixStream),
 }
 
 impl Teller {
     pub(crate) fn connect(path: &Path) -> Teller {
         let memory: File = memfd_create("teller", MemfdFlags::CLOEXEC).unwrap().into();
         memory.set_len(2 * REGION).unwrap();
-        Teller { raw: Raw::connect(path), memory, event: eventfd(0, EventfdFlags::CLOEXEC).unwrap() }
+        let event = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+        Teller { raw: Raw::connect(path), memory, event, socket: UnixStream::pair().unwrap() }
     }
 
     /// Says what leads to a state. All of it is good, so the port takes it.
@@ -207,6 +215,7 @@ impl Teller {
             Carries::Nothing => vec![],
             Carries::Memory => vec![self.memory.as_fd()],
             Carries::Event => vec![self.event.as_fd()],
+            Carries::Socket => vec![self.socket.0.as_fd()],
         };
         self.raw.answers(message.code, flags, &message.body, &fds)
     }

@@ -32,7 +32,8 @@ pub(crate) const MEMORY: u64 = 16 << 20;
 /// The guest's memory is two regions, side by side in guest addresses, apart in the front-end's.
 pub(crate) const SPLIT: u64 = 8 << 20;
 const UVA: [u64; 2] = [0x7000_0000_0000, 0x7100_0000_0000];
-const RING_AREA: u64 = 0x1_0000;
+/// Every ring has this much; 256 of them end where buffers begin.
+pub(crate) const RING_AREA: u64 = 0x4000;
 pub(crate) const RING_SIZE: u16 = 64;
 const BUFFERS: u64 = 0x40_0000;
 
@@ -140,7 +141,7 @@ impl Guest {
     }
 
     fn make_ring(&self, index: usize) -> Ring {
-        let gpa = index as u64 * RING_AREA;
+        let gpa = ring_area(self.features, index);
         let (avail, used) = layout(self.features);
         let memory =
             RingMemory { descriptors: self.at(gpa), avail: self.at(gpa + avail), used: self.at(gpa + used) };
@@ -180,7 +181,7 @@ impl Guest {
     /// With an IOMMU, rings are where the card sees them.
     fn ring_config_for(features: u64, index: usize) -> VringConfigData {
         let space = if features & VIRTIO_F_ACCESS_PLATFORM != 0 { 0 } else { UVA[0] };
-        let uva = space + index as u64 * RING_AREA;
+        let uva = space + ring_area(features, index);
         let (avail, used) = layout(features);
         VringConfigData {
             queue_max_size: RING_SIZE,
@@ -358,6 +359,12 @@ impl Drop for Guest {
             unsafe { munmap(self.base.as_ptr().cast(), MEMORY as usize) }.unwrap();
         }
     }
+}
+
+/// Where a ring is in the guest. With an IOMMU every other one lies across the borders of pages.
+fn ring_area(features: u64, index: usize) -> u64 {
+    let across = features & VIRTIO_F_ACCESS_PLATFORM != 0 && index % 2 == 1;
+    index as u64 * RING_AREA + if across { iommu::PAGE - 512 } else { 0 }
 }
 
 /// Offsets of a ring's second and third part.
