@@ -5,7 +5,7 @@ use core::ptr::NonNull;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
 
 /// A shared mapping of a memfd, unmapped when dropped.
@@ -26,8 +26,10 @@ impl SharedMap {
     /// pages must be free: they are reserved here).
     pub fn create(name: &str, len: usize, huge: bool) -> io::Result<SharedMap> {
         let flags = if huge { MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB } else { MemfdFlags::empty() };
-        let fd = memfd_create(name, MemfdFlags::CLOEXEC | flags)?;
+        let fd = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | flags)?;
         ftruncate(&fd, len as u64)?;
+        // Whoever is given the descriptor cannot take the memory away under us.
+        fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
         // SAFETY: a new mapping at an address of the kernel's choice replaces nothing.
         let start = unsafe {
             mmap(core::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &fd, 0)?
@@ -66,5 +68,17 @@ impl Drop for SharedMap {
     fn drop(&mut self) {
         // SAFETY: the range was mapped by `create` and nobody uses it after the owner is gone.
         let _ = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_can_take_it_away() {
+        let map = SharedMap::create("sealed", 1 << 21, false).unwrap();
+        assert_eq!(ftruncate(&map, 4096), Err(rustix::io::Errno::PERM));
+        assert_eq!(rustix::fs::fstat(&map).unwrap().st_size, 1 << 21);
     }
 }

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
 
+mod host;
 mod stage;
 
 mod bad_requests;
@@ -31,4 +32,5 @@ mod stock_clients;
 mod switch_restart;
 mod tap;
 mod two_guests;
+mod uplinks;
 mod vlans;

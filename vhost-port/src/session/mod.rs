@@ -26,3 +26,5 @@ mod migration;
 mod rings;
 
 pub(crate) use control::{interrupt, serve, start};
+pub(crate) use endpoint::{Connector, Listener};
+pub(crate) use features::offload_features;

@@ -8,7 +8,8 @@ use pmd::nic::NicConfig;
 use pmd::packet::Pool;
 use pmd::pci::PciAddress;
 use pmd::port::{PmdError, Port};
-use vhost_port::{Mode, VhostConfig, VhostPort};
+use vhost_port::front_end::{VirtioUserConfig, VirtioUserPort};
+use vhost_port::{Mode, OffloadOffer, VhostConfig, VhostPort};
 
 use super::port::PortRequest;
 
@@ -49,6 +50,17 @@ pub enum PortKind {
         path: PathBuf,
         /// Options of the guest side.
         guest: GuestOptions,
+    },
+    /// Another switch's vhost-user port, to which we are the guest.
+    VirtioUser {
+        /// Socket.
+        path: PathBuf,
+        /// We listen, and the other switch connects.
+        server: bool,
+        /// Most queue pairs.
+        pairs: u16,
+        /// Packed rings, if there are any.
+        packed: bool,
     },
     /// A card, driven from this process through VFIO.
     Card {
@@ -119,6 +131,13 @@ pub(super) fn open(
         }
         PortKind::VhostUserClient { path, guest } => {
             VhostPort::open(vhost_config(name, Mode::Connect(path.clone()), *guest))
+        }
+        PortKind::VirtioUser { path, server, pairs, packed } => {
+            let mode = if *server { Mode::Listen } else { Mode::Connect }(path.clone());
+            // A frame to be fragmented means something else to DPDK's back-end, so nobody is asked for that.
+            let offload = OffloadOffer { ufo: false, ..OffloadOffer::default() };
+            let (pairs, packed) = (*pairs, *packed);
+            VirtioUserPort::open(VirtioUserConfig { name, mode, pairs, packed, offload })
         }
         PortKind::Card { address, rings } => {
             let config = NicConfig {
