@@ -68,17 +68,15 @@ impl SharedPtr {
         unsafe { AtomicU16::from_ptr(self.0.as_ptr().add(offset).cast()) }.store(value.to_le(), order);
     }
 
-    /// Sees to it that `bits` of the byte here are set, and writes it only if they are not.
+    /// Sees to it that `bits` of the byte here are set, and writes it only if they are not. True when it was written.
     ///
     /// # Safety
     /// The byte is mapped and writable.
     #[inline]
-    pub unsafe fn set_bits(self, bits: u8) {
+    pub unsafe fn set_bits(self, bits: u8) -> bool {
         // SAFETY: forwarded; both sides change such bytes atomically.
         let byte = unsafe { AtomicU8::from_ptr(self.0.as_ptr()) };
-        if byte.load(Ordering::Relaxed) & bits != bits {
-            byte.fetch_or(bits, Ordering::Release);
-        }
+        byte.load(Ordering::Relaxed) & bits != bits && byte.fetch_or(bits, Ordering::Release) & bits != bits
     }
 
     /// Loads the descriptor at `index` of a table: once, so what is checked is what is used.

@@ -4,12 +4,13 @@
 //! where it was. So the order in which a front-end says things does not matter, and memory, features or descriptors
 //! can change while the ring runs.
 
+use std::fmt::Display;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use pmd::port::DropReason;
-use pmd::virtio::features::{VHOST_F_LOG_ALL, VIRTIO_F_RING_PACKED};
+use pmd::virtio::features::VIRTIO_F_RING_PACKED;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::{FdFlags, fcntl_setfd};
 use vhost::vhost_user::Result as VhostResult;
@@ -22,18 +23,22 @@ use crate::ring::{DeviceRing, RingAddresses, RingConfigError, RingFault, RingRul
 
 /// Checks that a descriptor is an eventfd, so that writing it can do nothing but notify, and sets it up so that writing
 /// never blocks a worker.
-fn eventfd(file: File, what: &str, index: u32) -> VhostResult<Arc<OwnedFd>> {
-    let fd = OwnedFd::from(file);
+pub(super) fn eventfd(fd: OwnedFd, what: impl Display) -> VhostResult<Arc<OwnedFd>> {
     let link = rustix::fs::readlink(proc_path(&fd), Vec::new())
-        .map_err(|e| refuse(format!("ring {index}: cannot look at its {what} descriptor: {e}")))?;
+        .map_err(|e| refuse(format!("{what}: cannot look at its descriptor: {e}")))?;
     if link.as_bytes() != b"anon_inode:[eventfd]" {
-        return Err(refuse(format!("ring {index}: its {what} descriptor is {link:?}, not an eventfd")));
+        return Err(refuse(format!("{what}: its descriptor is {link:?}, not an eventfd")));
     }
     let set = fcntl_setfd(&fd, FdFlags::CLOEXEC)
         .and_then(|()| fcntl_getfl(&fd))
         .and_then(|flags| fcntl_setfl(&fd, flags | OFlags::NONBLOCK));
-    set.map_err(|e| refuse(format!("ring {index}: cannot set up its {what} descriptor: {e}")))?;
+    set.map_err(|e| refuse(format!("{what}: cannot set up its descriptor: {e}")))?;
     Ok(Arc::new(fd))
+}
+
+/// The same for one of a ring's.
+fn ring_eventfd(fd: Option<File>, what: &str, index: u32) -> VhostResult<Option<Arc<OwnedFd>>> {
+    fd.map(|fd| eventfd(fd.into(), format_args!("ring {index}: {what}"))).transpose()
 }
 
 fn proc_path(fd: &OwnedFd) -> String {
@@ -94,7 +99,7 @@ impl Session {
 
     pub(super) fn start_ring(&mut self, index: u32, fd: Option<File>) -> VhostResult<()> {
         let at = self.ring_index(index)?;
-        let kick = fd.map(|fd| eventfd(fd, "kick", index)).transpose()?;
+        let kick = ring_eventfd(fd, "kick", index)?;
         self.rings[at].kick = kick;
         self.rings[at].started = true;
         self.refresh_ring(at)
@@ -102,7 +107,7 @@ impl Session {
 
     pub(super) fn call_ring(&mut self, index: u32, fd: Option<File>) -> VhostResult<()> {
         let at = self.ring_index(index)?;
-        let call = fd.map(|fd| eventfd(fd, "call", index)).transpose()?;
+        let call = ring_eventfd(fd, "call", index)?;
         self.rings[at].call.clone_from(&call);
         let mut guard = self.shared.rings[at].lock();
         if let Some(ring) = &mut guard.ring {
@@ -117,7 +122,7 @@ impl Session {
 
     pub(super) fn err_ring(&mut self, index: u32, fd: Option<File>) -> VhostResult<()> {
         let at = self.ring_index(index)?;
-        self.rings[at].err = fd.map(|fd| eventfd(fd, "error", index)).transpose()?;
+        self.rings[at].err = ring_eventfd(fd, "error", index)?;
         Ok(())
     }
 
@@ -183,7 +188,7 @@ impl Session {
     /// Builds a started ring anew from its settings. It goes on where it was.
     pub(super) fn rebuild_ring(&mut self, at: usize) -> VhostResult<()> {
         let rules = RingRules::new(self.features);
-        let log = self.log.as_ref().filter(|_| self.features & VHOST_F_LOG_ALL != 0);
+        let log = self.migration.active_log(self.features);
         let vring = &self.shared.rings[at];
         let config = &mut self.rings[at];
         let mut guard = vring.lock();
