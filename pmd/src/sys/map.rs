@@ -1,4 +1,4 @@
-//! Memory that can be shared by descriptor: memfd and its mapping.
+//! Memory that can be shared by descriptor: memfd, file, and their mapping.
 #![expect(unsafe_code, reason = "mmap and munmap")]
 
 use core::ptr::NonNull;
@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
 
-/// A shared mapping of a memfd, unmapped when dropped.
+/// A shared mapping of a memfd or another file, unmapped when dropped.
 #[derive(Debug)]
 pub struct SharedMap {
     fd: OwnedFd,
@@ -30,15 +30,21 @@ impl SharedMap {
         ftruncate(&fd, len as u64)?;
         // Whoever is given the descriptor cannot take the memory away under us.
         fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+        let map = SharedMap::of(fd, len)?;
+        if !huge {
+            // SAFETY: the range is the mapping just made; the advice changes no content. Without it pages stay small.
+            let _ = unsafe { madvise(map.start.as_ptr().cast(), len, Advice::LinuxHugepage) };
+        }
+        Ok(map)
+    }
+
+    /// Maps the first `len` bytes of a file that has so many, for reading and writing.
+    pub fn of(fd: OwnedFd, len: usize) -> io::Result<SharedMap> {
         // SAFETY: a new mapping at an address of the kernel's choice replaces nothing.
         let start = unsafe {
             mmap(core::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &fd, 0)?
         };
         let start = NonNull::new(start.cast::<u8>()).ok_or(io::ErrorKind::OutOfMemory)?;
-        if !huge {
-            // SAFETY: the range is the mapping just made; the advice changes no content. Without it pages stay small.
-            let _ = unsafe { madvise(start.as_ptr().cast(), len, Advice::LinuxHugepage) };
-        }
         Ok(SharedMap { fd, start, len })
     }
 

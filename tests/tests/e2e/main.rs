@@ -18,6 +18,7 @@ mod hostile_peers;
 mod idle;
 mod iommu;
 mod kernel_devices;
+mod killed_under_load;
 mod lab_itself;
 mod like_ovs;
 mod many_ports;

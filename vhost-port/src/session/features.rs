@@ -48,10 +48,9 @@ pub(crate) fn offload_features(offload: OffloadOffer) -> u64 {
 }
 
 /// Protocol features offered to a front-end.
-///
-/// RARP is not: guests announce themselves.
 pub(super) fn protocol() -> VhostUserProtocolFeatures {
     VhostUserProtocolFeatures::MQ
+        | VhostUserProtocolFeatures::RARP
         | VhostUserProtocolFeatures::LOG_SHMFD
         | VhostUserProtocolFeatures::REPLY_ACK
         | VhostUserProtocolFeatures::MTU

@@ -127,10 +127,10 @@ pub(super) fn open(
         }
         PortKind::VhostUser { path, guest } => {
             let path = path.clone().unwrap_or_else(|| rundir.join(&name));
-            VhostPort::open(vhost_config(name, Mode::Listen(path), *guest))
+            VhostPort::open(vhost_config(name, Mode::Listen(path), *guest, rundir))
         }
         PortKind::VhostUserClient { path, guest } => {
-            VhostPort::open(vhost_config(name, Mode::Connect(path.clone()), *guest))
+            VhostPort::open(vhost_config(name, Mode::Connect(path.clone()), *guest, rundir))
         }
         PortKind::VirtioUser { path, server, pairs, packed } => {
             let mode = if *server { Mode::Listen } else { Mode::Connect }(path.clone());
@@ -158,11 +158,13 @@ pub(super) fn open(
     }
 }
 
-fn vhost_config(name: String, mode: Mode, guest: GuestOptions) -> VhostConfig {
+fn vhost_config(name: String, mode: Mode, guest: GuestOptions, rundir: &Path) -> VhostConfig {
     VhostConfig {
         max_queue_pairs: guest.max_queue_pairs,
         mac: guest.mac,
         link_speed: guest.link_speed,
+        // A port's name has no slash (`config::validate`).
+        ring_file: Some(rundir.join("rings").join(&name)),
         ..VhostConfig::new(name, mode)
     }
 }
