@@ -11,7 +11,7 @@
 //!   pci        PCI functions: finding and binding them, PciFn, a fake one for tests
 //!   vfio       PciFn over the kernel's vfio-pci
 //!   virtio     the layouts both sides of a virtio ring share, and the driver's side
-//!   drivers    af_packet, af_xdp, tap, null, pair, pcap, virtio-net, e1000e
+//!   drivers    af_packet, af_xdp, tap, null, pair, pcap, virtio-net, e1000e, igb
 //! ```
 //!
 //! Nothing of ours is imported here. `examples/forwarder.rs` is a whole program over this crate; `examples/packet_cost.rs`

@@ -12,7 +12,7 @@ pub enum Mode {
 }
 
 /// Offloads offered to the guest, for good. All on by default; what the guest does not take, or what the operator switches off
-/// later ([`pmd::port::Port::set_offloads`]), is done in software.
+/// later, is done in software.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OffloadOffer {
     /// Partial checksums, both ways.
@@ -56,6 +56,9 @@ pub struct VhostConfig {
     pub socket_mode: Option<u32>,
     /// Owner and group of the listening socket, either may be left.
     pub socket_owner: Option<(Option<u32>, Option<u32>)>,
+    /// File in which the state of packed rings outlives the process. On a tmpfs, or writing it may wait for a disk. Its folder is
+    /// made if need be.
+    pub ring_file: Option<PathBuf>,
 }
 
 impl VhostConfig {
@@ -71,6 +74,7 @@ impl VhostConfig {
             offload: OffloadOffer::default(),
             socket_mode: None,
             socket_owner: None,
+            ring_file: None,
         }
     }
 }

@@ -14,7 +14,7 @@ use pmd::sys::sigbus::Alarm;
 use crate::config::VhostConfig;
 use crate::memory::{MemTable, Region, RegionSpec};
 use crate::net::{NetRules, Shared, VhostRx, VhostTx};
-use crate::ring::{RingAddresses, RingConfig, RingRules, checked_size};
+use crate::ring::{Resume, RingAddresses, RingConfig, RingFile, RingRules, checked_size};
 
 /// The inside of a port.
 pub struct Bench {
@@ -42,9 +42,10 @@ pub struct Ring {
 impl Bench {
     /// A port with no guest.
     pub fn new(config: VhostConfig) -> Result<Bench, PmdError> {
-        let alarm =
-            Alarm::new().map_err(|e| PmdError::system("eventfd", "raise the limit of open files", e))?;
-        Ok(Bench { shared: Arc::new(Shared::new(config, alarm)), memory: Arc::default() })
+        let system = |e| PmdError::system("eventfd or memfd", "raise the limit of open files", e);
+        let alarm = Alarm::new().map_err(system)?;
+        let rings = RingFile::anonymous(usize::from(config.max_queue_pairs) * 2).map_err(system)?;
+        Ok(Bench { shared: Arc::new(Shared::new(config, alarm, rings)), memory: Arc::default() })
     }
 
     /// Who is told, on the calling thread, when a message changed something.
@@ -87,7 +88,9 @@ impl Bench {
             ..RingConfig::default()
         };
         let mut guard = vring.lock();
-        guard.ring = config.activate(&self.memory, rules).map_err(|e| e.to_string())?;
+        let place = (&self.shared.ring_file, ring.index);
+        let made = config.activate(&self.memory, rules, place, Resume::AtBase).map_err(|e| e.to_string())?;
+        guard.ring = made.map(|made| made.ring);
         guard.net = NetRules::new(features);
         vring.clear_fault();
         vring.set_usable(guard.ring.is_some());

@@ -4,6 +4,7 @@
 //!   session   the control thread: socket, messages, settings ──lock──▶ ring
 //!   memory    the guest's memory, mapped and checked
 //!   ring      split and packed rings, device side: bounded walks, notifications
+//!   front_end the same conversation from the other side: an uplink into another switch's vhost-user port
 //!   net       frames in and out: the Port and its queues ◀──lock── worker
 //! ```
 //!
@@ -26,6 +27,7 @@
 //! then refuses every memory table.
 
 mod config;
+pub mod front_end;
 #[doc(hidden)]
 pub mod fuzz;
 mod memory;

@@ -12,6 +12,7 @@ use pmd::virtio::features::VIRTIO_F_ACCESS_PLATFORM;
 
 use crate::config::{Mode, VhostConfig};
 use crate::net::{NetRules, Shared, VhostRx, VhostTx};
+use crate::ring::RingFile;
 use crate::session;
 
 /// Most queue pairs of a port: ring indexes are eight bits in some messages.
@@ -44,7 +45,9 @@ impl VhostPort {
         check_mtu(name, config.mtu)?;
         let alarm = Alarm::new()
             .map_err(|e| PmdError::system(format!("{name}: eventfd"), "raise the limit of open files", e))?;
-        let shared = Arc::new(Shared::new(config, alarm));
+        let rings = RingFile::for_port(&config)
+            .map_err(|e| PmdError::system(format!("{name}: memfd"), "raise the limit of open files", e))?;
+        let shared = Arc::new(Shared::new(config, alarm, rings));
         let control = session::start(&shared)?;
         Ok(Arc::new(VhostPort { shared, control: Some(control) }))
     }
@@ -76,6 +79,9 @@ impl Port for VhostPort {
         say("socket", shared.path().display().to_string());
         if let Some(reason) = &peer.waiting {
             say("connect_error", reason.clone());
+        }
+        if let Some(reason) = shared.ring_file.unkept() {
+            say("ring_file_error", reason.to_owned());
         }
         if peer.connected {
             say("features", format!("{:#018x}", peer.features));

@@ -8,6 +8,7 @@
 mod guest;
 
 use std::collections::BTreeSet;
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -257,6 +258,37 @@ fn log_base_is_answered_whenever_it_comes() {
     let mut frontend = vhost::vhost_user::Frontend::connect(&path, 2).unwrap();
     guest::negotiate(&mut frontend, MODERN | VHOST_F_LOG_ALL);
     other.give(&frontend);
+}
+
+#[test]
+fn bits_are_told_of_by_the_front_ends_event() {
+    use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+    let mut scene = scene(MODERN);
+    let mut txq = scene.port.tx_queue(0).unwrap();
+    // Given after the log, and before another one.
+    for give_again in [false, true] {
+        let event = EventFd::new(EFD_NONBLOCK).unwrap();
+        scene.guest.frontend.set_log_fd(event.as_raw_fd()).unwrap();
+        if give_again {
+            scene.log.give(&scene.guest.frontend);
+        }
+        scene.start_logging(MODERN);
+        let _ = event.read();
+        scene.log.take();
+        let mut exchange = |guest: &mut Guest, seed| {
+            guest.post(0, &[2000]);
+            assert_eq!(send(&mut *txq, &[pattern(100, seed)]), 1);
+            guest.receive(0).unwrap();
+        };
+        exchange(&mut scene.guest, 1);
+        assert!(event.read().unwrap() >= 1, "bits were set");
+        scene.guest.frontend.set_features(MODERN).unwrap();
+        exchange(&mut scene.guest, 2);
+        event.read().unwrap_err();
+    }
+    // Writing to it must be harmless.
+    assert!(scene.guest.frontend.set_log_fd(scene.guest.file.as_raw_fd()).is_err());
+    wait_for(&scene.port, |info| info.error.as_deref().is_some_and(|e| e.contains("not an eventfd")));
 }
 
 #[test]

@@ -19,9 +19,10 @@ use guest::messages::{Answered, Message, State, Teller, all};
 use guest::raw::{NEED_REPLY, PLAIN};
 use guest::{Guest, MODERN, burst, negotiate, wait_for};
 use pmd::packet::{BatchStorage, Span};
-use pmd::port::{LinkState, Port};
+use pmd::port::{Armed, LinkState, Port, Waker};
 use pmd::virtio::NetHeader;
 use pmd::virtio::features::*;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vhost::VhostBackend;
 use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserProtocolFeatures};
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
@@ -62,8 +63,55 @@ fn every_message_is_answered_once_when_asked_and_only_then() {
 }
 
 #[test]
+fn announcement_arrives_as_if_the_guest_had_sent_it() {
+    let (_dir, path) = place();
+    let port = VhostPort::open(config(&path)).unwrap();
+    let named = |name| all().into_iter().find(|message| message.name == name).unwrap();
+    let enable = |on: u8| Message { body: vec![1, 0, 0, 0, on, 0, 0, 0], ..named("SET_VRING_ENABLE") };
+    let mut teller = running(&path);
+    let mut rxq = port.rx_queue(0).unwrap();
+    let waker = Waker::new().unwrap();
+    rxq.set_waker(waker.clone());
+    assert_eq!(rxq.arm(), Armed::Idle);
+    // At once where the ring runs, and when it does where it does not yet.
+    for (before, after) in [(None, None), (Some(enable(0)), Some(enable(1)))] {
+        before.iter().for_each(|message| drop(teller.tell(message, NEED_REPLY)));
+        waker.clear();
+        teller.tell(&named("SEND_RARP"), NEED_REPLY);
+        if let Some(message) = &after {
+            assert_eq!(burst(&mut *rxq).len(), 0, "a ring that does not run");
+            waker.clear();
+            teller.tell(message, NEED_REPLY);
+        }
+        let mut fds = [PollFd::new(&waker, PollFlags::IN)];
+        assert_eq!(
+            poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })),
+            Ok(1),
+            "a sleeping worker is woken"
+        );
+        assert_eq!(rxq.arm(), Armed::Work);
+        let frames = burst(&mut *rxq);
+        assert_eq!(frames.len(), 1);
+        let mac = &named("SEND_RARP").body[..6];
+        assert_eq!(
+            (&frames[0][..6], &frames[0][6..12], &frames[0][12..14]),
+            (&[0xff; 6][..], mac, &[0x80, 0x35][..])
+        );
+        assert_eq!((rxq.arm(), burst(&mut *rxq).len()), (Armed::Idle, 0), "once");
+    }
+    // One that nobody took does not come out of the next guest's port.
+    teller.tell(&enable(0), NEED_REPLY);
+    teller.tell(&named("SEND_RARP"), NEED_REPLY);
+    drop(teller);
+    wait_for(&port, |info| info.link == LinkState::Down);
+    let _next = running(&path);
+    wait_for(&port, |info| info.link == LinkState::Up);
+    assert_eq!(burst(&mut *rxq).len(), 0);
+}
+
+#[test]
 fn refused_message_is_answered_once_and_ends_the_connection() {
-    let bad: [(&str, &[u8]); 8] = [
+    let bad: [(&str, &[u8]); 10] = [
         ("SET_FEATURES", &[0xff; 8]),
         ("SET_VRING_NUM", &[1, 0, 0, 0, 3, 0, 0, 0]),
         ("SET_VRING_BASE", &[1, 0, 0, 0, 0, 0, 1, 0]),
@@ -72,6 +120,8 @@ fn refused_message_is_answered_once_and_ends_the_connection() {
         ("SET_VRING_ERR without", &[200, 1, 0, 0, 0, 0, 0, 0]),
         ("SET_VRING_ENABLE", &[200, 0, 0, 0, 1, 0, 0, 0]),
         ("NET_SET_MTU", &[9, 0, 0, 0, 0, 0, 0, 0]),
+        ("SEND_RARP", &[1, 0, 0, 0, 0, 9, 0, 0]),
+        ("SEND_RARP", &[0; 8]),
     ];
     let (_dir, path) = place();
     let port = VhostPort::open(config(&path)).unwrap();
@@ -95,9 +145,9 @@ fn reset_device_stops_rings_and_keeps_the_connection() {
     for round in 0..3u8 {
         guest.send(1, NetHeader::default(), &[round; 60], &[]);
         assert_eq!(burst(&mut *rxq), [[round; 60]]);
-        assert_eq!(port.info().link, LinkState::Up);
+        wait_for(&port, |info| info.link == LinkState::Up);
         guest.frontend.reset_device().unwrap();
-        assert_eq!(port.info().link, LinkState::Down);
+        wait_for(&port, |info| info.link == LinkState::Down);
         let says = |key: &str, value: &str| port.info().status.contains(&(key.to_owned(), value.to_owned()));
         assert!(says("status", "connected") && says("features", "0x0000000000000000"));
         assert!(says("num_of_vrings", "0"));

@@ -8,6 +8,7 @@
 //! | [`pair`] | two ports in this process, each other's far side | waker |
 //! | [`null`] | a sink, and optionally a source at full rate | never sleeps as a source |
 //! | [`e1000e`] | Intel 82574 | MSI-X |
+//! | [`igb`] | Intel 82576 | MSI-X |
 //! | [`virtio_net`] | a virtio network device on PCI | MSI-X |
 //! | [`pcap`] | replays a capture file, records another | never sleeps while replaying |
 //!
@@ -18,6 +19,7 @@
 pub mod af_packet;
 pub mod af_xdp;
 pub mod e1000e;
+pub mod igb;
 pub mod null;
 pub mod pair;
 pub mod pcap;
@@ -49,6 +51,7 @@ struct CardDriver {
 
 const CARDS: &[CardDriver] = &[
     CardDriver { name: "e1000e", ids: e1000e::IDS, open: e1000e::open },
+    CardDriver { name: "igb", ids: igb::IDS, open: igb::open },
     CardDriver { name: "virtio-net", ids: virtio_net::IDS, open: virtio_net::open },
 ];
 

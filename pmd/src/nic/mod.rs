@@ -5,6 +5,7 @@
 //!   cell     a ring, and who may touch it now: its worker for a burst, or the control side
 //!   rx, tx   RxQueue and TxQueue over a ring: counters, software offloads, doorbells, sleeping
 //!   port     Port over a card: queues handed out, MTU, reports
+//!   intel    rings that Intel's gigabit cards share
 //!   watch    a thread per port: link changes, cards that hang, cards that are pulled
 //! ```
 //!
@@ -28,6 +29,7 @@
 //! that makes no sense is not looked at any more, and the watch restarts the card (`watch`).
 
 mod cell;
+pub mod intel;
 mod model;
 mod parts;
 mod port;

@@ -1,14 +1,14 @@
-//! Memory that can be shared by descriptor: memfd and its mapping.
+//! Memory that can be shared by descriptor: memfd, file, and their mapping.
 #![expect(unsafe_code, reason = "mmap and munmap")]
 
 use core::ptr::NonNull;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
 
-/// A shared mapping of a memfd, unmapped when dropped.
+/// A shared mapping of a memfd or another file, unmapped when dropped.
 #[derive(Debug)]
 pub struct SharedMap {
     fd: OwnedFd,
@@ -26,17 +26,25 @@ impl SharedMap {
     /// pages must be free: they are reserved here).
     pub fn create(name: &str, len: usize, huge: bool) -> io::Result<SharedMap> {
         let flags = if huge { MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB } else { MemfdFlags::empty() };
-        let fd = memfd_create(name, MemfdFlags::CLOEXEC | flags)?;
+        let fd = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | flags)?;
         ftruncate(&fd, len as u64)?;
+        // Whoever is given the descriptor cannot take the memory away under us.
+        fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+        let map = SharedMap::of(fd, len)?;
+        if !huge {
+            // SAFETY: the range is the mapping just made; the advice changes no content. Without it pages stay small.
+            let _ = unsafe { madvise(map.start.as_ptr().cast(), len, Advice::LinuxHugepage) };
+        }
+        Ok(map)
+    }
+
+    /// Maps the first `len` bytes of a file that has so many, for reading and writing.
+    pub fn of(fd: OwnedFd, len: usize) -> io::Result<SharedMap> {
         // SAFETY: a new mapping at an address of the kernel's choice replaces nothing.
         let start = unsafe {
             mmap(core::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &fd, 0)?
         };
         let start = NonNull::new(start.cast::<u8>()).ok_or(io::ErrorKind::OutOfMemory)?;
-        if !huge {
-            // SAFETY: the range is the mapping just made; the advice changes no content. Without it pages stay small.
-            let _ = unsafe { madvise(start.as_ptr().cast(), len, Advice::LinuxHugepage) };
-        }
         Ok(SharedMap { fd, start, len })
     }
 
@@ -66,5 +74,17 @@ impl Drop for SharedMap {
     fn drop(&mut self) {
         // SAFETY: the range was mapped by `create` and nobody uses it after the owner is gone.
         let _ = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_can_take_it_away() {
+        let map = SharedMap::create("sealed", 1 << 21, false).unwrap();
+        assert_eq!(ftruncate(&map, 4096), Err(rustix::io::Errno::PERM));
+        assert_eq!(rustix::fs::fstat(&map).unwrap().st_size, 1 << 21);
     }
 }

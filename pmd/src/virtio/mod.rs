@@ -10,6 +10,7 @@
 pub mod burst_driver;
 pub mod driver_ring;
 pub mod features;
+pub mod net_driver;
 mod net_header;
 pub mod packed;
 pub mod packed_driver_ring;

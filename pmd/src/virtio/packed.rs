@@ -57,6 +57,20 @@ pub struct Element {
     pub flags: u16,
 }
 
+impl Element {
+    /// As one little-endian number, the way it stands in a descriptor.
+    #[inline(always)]
+    pub const fn to_word(self) -> u64 {
+        self.len as u64 | (self.id as u64) << 32 | (self.flags as u64) << 48
+    }
+
+    /// The element that [`Element::to_word`] made the number of.
+    #[inline(always)]
+    pub const fn from_word(word: u64) -> Element {
+        Element { len: word as u32, id: (word >> 32) as u16, flags: (word >> 48) as u16 }
+    }
+}
+
 /// A descriptor.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Descriptor {

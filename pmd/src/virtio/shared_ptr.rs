@@ -68,17 +68,15 @@ impl SharedPtr {
         unsafe { AtomicU16::from_ptr(self.0.as_ptr().add(offset).cast()) }.store(value.to_le(), order);
     }
 
-    /// Sees to it that `bits` of the byte here are set, and writes it only if they are not.
+    /// Sees to it that `bits` of the byte here are set, and writes it only if they are not. True when it was written.
     ///
     /// # Safety
     /// The byte is mapped and writable.
     #[inline]
-    pub unsafe fn set_bits(self, bits: u8) {
+    pub unsafe fn set_bits(self, bits: u8) -> bool {
         // SAFETY: forwarded; both sides change such bytes atomically.
         let byte = unsafe { AtomicU8::from_ptr(self.0.as_ptr()) };
-        if byte.load(Ordering::Relaxed) & bits != bits {
-            byte.fetch_or(bits, Ordering::Release);
-        }
+        byte.load(Ordering::Relaxed) & bits != bits && byte.fetch_or(bits, Ordering::Release) & bits != bits
     }
 
     /// Loads the descriptor at `index` of a table: once, so what is checked is what is used.
@@ -155,10 +153,8 @@ impl SharedPtr {
     pub unsafe fn load_packed(self, index: usize) -> packed::Descriptor {
         // SAFETY: forwarded.
         let [addr, rest] = unsafe { self.0.as_ptr().add(index * 16).cast::<[u64; 2]>().read_volatile() };
-        let (addr, rest) = (u64::from_le(addr), u64::from_le(rest));
-        let element =
-            packed::Element { len: rest as u32, id: (rest >> 32) as u16, flags: (rest >> 48) as u16 };
-        packed::Descriptor { addr, element }
+        let element = packed::Element::from_word(u64::from_le(rest));
+        packed::Descriptor { addr: u64::from_le(addr), element }
     }
 
     /// Stores the address of the descriptor at `index` of a packed ring.
@@ -178,9 +174,9 @@ impl SharedPtr {
     /// As for [`SharedPtr::store_packed_addr`].
     #[inline(always)]
     pub unsafe fn store_packed_element(self, index: usize, element: packed::Element, order: Ordering) {
-        let word = u64::from(element.len) | u64::from(element.id) << 32 | u64::from(element.flags) << 48;
+        let word = element.to_word().to_le();
         // SAFETY: forwarded.
-        unsafe { AtomicU64::from_ptr(self.0.as_ptr().add(index * 16 + 8).cast()) }.store(word.to_le(), order);
+        unsafe { AtomicU64::from_ptr(self.0.as_ptr().add(index * 16 + 8).cast()) }.store(word, order);
     }
 
     /// Copies `dst.len()` bytes out.

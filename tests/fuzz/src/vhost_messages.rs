@@ -43,9 +43,11 @@ const FEATURES: u64 = VIRTIO_F_VERSION_1
     | VIRTIO_NET_F_MRG_RXBUF
     | VIRTIO_F_INDIRECT_DESC
     | VIRTIO_F_EVENT_IDX
+    | VHOST_F_LOG_ALL
     | VHOST_USER_F_PROTOCOL_FEATURES;
-/// MQ, LOG_SHMFD, REPLY_ACK, MTU, BACKEND_REQ, CONFIG, RESET_DEVICE, CONFIGURE_MEM_SLOTS, STATUS, DEVICE_STATE.
-const PROTOCOL: u64 = 1 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 9 | 1 << 13 | 1 << 15 | 1 << 16 | 1 << 19;
+/// MQ, LOG_SHMFD, RARP, REPLY_ACK, MTU, BACKEND_REQ, CONFIG, RESET_DEVICE, CONFIGURE_MEM_SLOTS, STATUS, DEVICE_STATE.
+const PROTOCOL: u64 =
+    1 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 9 | 1 << 13 | 1 << 15 | 1 << 16 | 1 << 19;
 /// Kind of the descriptor that a back-end's channel usually is.
 const CHANNEL: u8 = 7;
 /// Kind of the descriptor by which a device's state usually travels: the end to write.
@@ -339,6 +341,8 @@ fn body(code: u32, input: &mut Input<'_>) -> (Vec<u8>, Vec<u8>) {
             }
         }
         18 => (words(&[state(input.u8(), u32::from(input.u8()))]), Vec::new()),
+        7 => (Vec::new(), vec![input.u8()]),
+        19 => (words(&[input.u64()]), Vec::new()),
         21 => (Vec::new(), vec![input.u8().wrapping_add(CHANNEL)]),
         22 => (translation(input), Vec::new()),
         24 | 25 => {

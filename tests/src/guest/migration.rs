@@ -39,12 +39,14 @@ impl Guest {
         monitor.execute(command, arguments).during(format_args!("guest {}", self.name))
     }
 
-    /// Bounds how fast pages are sent, in bytes per second, so that there is something to see of a migration.
+    /// Bounds how fast pages are sent, in bytes per second, and for how many milliseconds the guest may stand still: the less of
+    /// both, the more often memory is gone over.
     ///
     /// # Errors
     /// As [`Guest::monitor`].
-    pub fn limit_migration(&mut self, bandwidth: u64) -> Result<()> {
-        self.monitor("migrate-set-parameters", &json!({"max-bandwidth": bandwidth})).map(drop)
+    pub fn limit_migration(&mut self, bandwidth: u64, downtime: u64) -> Result<()> {
+        let limits = json!({"max-bandwidth": bandwidth, "downtime-limit": downtime});
+        self.monitor("migrate-set-parameters", &limits).map(drop)
     }
 
     /// Begins to move the guest to the QEMU that waits at `socket`.

@@ -402,12 +402,14 @@ impl Guest {
         )))
     }
 
-    /// Starts an iperf3 server in the background.
+    /// Starts an iperf3 server in the background; it listens when this returns.
     ///
     /// # Errors
     /// It does not start.
     pub fn serve_iperf(&mut self) -> Result<()> {
-        self.run("iperf3 -s -D").map(drop)
+        // Port 5201 in hexadecimal.
+        self.run("iperf3 -s -D && until grep -q :1451 /proc/net/tcp /proc/net/tcp6; do sleep 0.1; done")
+            .map(drop)
     }
 
     /// TCP throughput to the iperf3 server at `address` over `seconds`, in Mbit/s at the receiver; with `reverse` from

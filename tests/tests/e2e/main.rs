@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
 
+mod host;
 mod stage;
 
 mod bad_requests;
@@ -17,6 +18,7 @@ mod hostile_peers;
 mod idle;
 mod iommu;
 mod kernel_devices;
+mod killed_under_load;
 mod lab_itself;
 mod like_ovs;
 mod many_ports;
@@ -31,4 +33,5 @@ mod stock_clients;
 mod switch_restart;
 mod tap;
 mod two_guests;
+mod uplinks;
 mod vlans;

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
+use pmd::virtio::burst_driver::EitherRing;
+
 use crate::error::{During as _, Error};
 use crate::memory::{HugePages, Memory, RECEIVE, Shape, TRANSMIT};
-use crate::ring::Ring;
 use crate::session::Session;
 
 /// Buffers taken or given in one go.
@@ -13,9 +14,9 @@ pub(crate) const BURST: u16 = 32;
 /// A guest with one queue pair, connected to a port.
 pub(crate) struct Guest {
     /// Receive ring.
-    pub(crate) rx: Ring,
+    pub(crate) rx: EitherRing,
     /// Transmit ring.
-    pub(crate) tx: Ring,
+    pub(crate) tx: EitherRing,
     session: Session,
     /// The rings point into it, so it goes last.
     _memory: Memory,
@@ -30,7 +31,7 @@ impl Guest {
         rx.stage_unchanged(shape.ring_size);
         let _ = rx.publish();
         let session =
-            Session::start(path, offload, shape.packed, memory.region(), |index| memory.ring_config(index))?;
+            Session::start(path, offload, shape.packed, &memory.region(), |index| memory.place(index))?;
         session.kick(RECEIVE);
         Ok(Self { rx, tx, session, _memory: memory })
     }

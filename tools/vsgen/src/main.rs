@@ -20,7 +20,6 @@ mod pacer;
 mod pair;
 mod receiver;
 mod report;
-mod ring;
 mod run;
 mod sender;
 mod session;

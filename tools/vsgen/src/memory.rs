@@ -9,16 +9,15 @@
 //! stands in the last 12 bytes of the headroom and the frame starts a cache line. With offloads, receive buffers are as long as
 //! those a Linux guest posts when large frames come in: a page, several to a frame.
 
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::fd::AsFd as _;
 
 use pmd::sys::map::SharedMap;
-use pmd::virtio::burst_driver::{BufferView, Buffers, BurstRing, Direction, PackedBurstRing};
+use pmd::virtio::burst_driver::{BufferView, Buffers, Direction, EitherRing};
 use pmd::virtio::driver_ring::RingMemory;
 use pmd::virtio::{NetHeader, SharedPtr};
-use vhost::{VhostUserMemoryRegionInfo, VringConfigData};
+use vhost_port::front_end::{Region, RingPlace};
 
 use crate::error::{During as _, Error};
-use crate::ring::Ring;
 
 /// Guest address of the first byte.
 const GUEST: u64 = 1 << 30;
@@ -104,34 +103,20 @@ impl Memory {
     }
 
     /// The one region of the memory table.
-    pub(crate) fn region(&self) -> VhostUserMemoryRegionInfo {
-        VhostUserMemoryRegionInfo {
-            guest_phys_addr: GUEST,
-            memory_size: self.map.len() as u64,
-            userspace_addr: USER,
-            mmap_offset: 0,
-            mmap_handle: self.map.as_fd().as_raw_fd(),
-        }
+    pub(crate) fn region(&self) -> Region<'_> {
+        Region { fd: self.map.as_fd(), len: self.map.len(), guest: GUEST, user: USER }
     }
 
     /// Where a ring is, for the back-end.
-    pub(crate) fn ring_config(&self, index: usize) -> VringConfigData {
-        let size = self.shape.ring_size;
+    pub(crate) fn place(&self, index: usize) -> RingPlace {
         let (_, avail, used) = self.shape.layout();
         let start = USER + self.rings[index & 1] as u64;
-        VringConfigData {
-            queue_max_size: size,
-            queue_size: size,
-            flags: 0,
-            desc_table_addr: start,
-            avail_ring_addr: start + avail as u64,
-            used_ring_addr: start + used as u64,
-            log_addr: None,
-        }
+        let parts = [start, start + avail as u64, start + used as u64];
+        RingPlace { size: self.shape.ring_size, parts }
     }
 
     /// Starts the driver side of a ring. The result must not outlive this memory.
-    pub(crate) fn ring(&self, index: usize) -> Result<Ring, Error> {
+    pub(crate) fn ring(&self, index: usize) -> Result<EitherRing, Error> {
         let size = self.shape.ring_size;
         let (_, avail, used) = self.shape.layout();
         let start = self.rings[index & 1];
@@ -152,13 +137,7 @@ impl Memory {
         let direction = if index == RECEIVE { Direction::FromDevice } else { Direction::ToDevice };
         #[expect(unsafe_code, reason = "whoever laid out the memory vouches for it")]
         // SAFETY: `create` reserved room for all of it, ring parts page-aligned; callers keep the memory.
-        let ring = unsafe {
-            if self.shape.packed {
-                PackedBurstRing::new(memory, size, direction, buffers, false).map(Ring::Packed)
-            } else {
-                BurstRing::new(memory, size, direction, buffers, false).map(Ring::Split)
-            }
-        };
+        let ring = unsafe { EitherRing::new(self.shape.packed, memory, size, direction, buffers, false) };
         let mut ring =
             ring.ok_or_else(|| Error::Usage(format!("--ring-size {size}: a power of two is wanted")))?;
         // The pages are there before the clock runs.
@@ -183,7 +162,7 @@ impl Memory {
 impl Shape {
     /// Bytes of a ring, and the offsets of its second and third part.
     fn layout(&self) -> (usize, usize, usize) {
-        if self.packed { PackedBurstRing::layout(self.ring_size) } else { BurstRing::layout(self.ring_size) }
+        EitherRing::layout(self.packed, self.ring_size)
     }
 
     fn capacity(&self, index: usize) -> u32 {

@@ -18,9 +18,11 @@
 #![expect(unsafe_code, reason = "writes a mapping shared with the front-end")]
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
+use arc_swap::ArcSwapOption;
 use pmd::sys::sigbus::Alarm;
 
 use super::MemTable;
@@ -69,6 +71,8 @@ pub(crate) struct DirtyLog {
     len: u64,
     /// Pages written for which there is no bit.
     outside: AtomicU64,
+    /// Eventfd of a front-end that wants to hear of bits set (SET_LOG_FD).
+    event: ArcSwapOption<OwnedFd>,
     alarm: Arc<Alarm>,
 }
 
@@ -87,20 +91,36 @@ impl DirtyLog {
             return Err(DirtyLogError::TooSmall { len, needed });
         }
         let bits = Mapping::new(file, offset, len, alarm)?;
-        Ok(DirtyLog { bits, len, outside: AtomicU64::new(0), alarm: Arc::clone(alarm) })
+        Ok(DirtyLog {
+            bits,
+            len,
+            outside: AtomicU64::new(0),
+            event: ArcSwapOption::empty(),
+            alarm: Arc::clone(alarm),
+        })
+    }
+
+    /// From now on tells of bits set by this eventfd, which does not block.
+    pub(crate) fn tell_by(&self, event: &Arc<OwnedFd>) {
+        self.event.store(Some(Arc::clone(event)));
     }
 
     /// Sets the bits of pages that have been written.
     pub(crate) fn mark(&self, written: impl IntoIterator<Item = Pages>) {
         fence(Ordering::SeqCst);
+        let mut changed = false;
         for pages in written {
             for page in pages.first..=pages.last {
                 match self.bits.at(page / 8, 1) {
                     // SAFETY: the byte lies inside the mapping.
-                    Some(byte) => unsafe { byte.set_bits(1 << (page % 8)) },
+                    Some(byte) => changed |= unsafe { byte.set_bits(1 << (page % 8)) },
                     None => self.note_outside(),
                 }
             }
+        }
+        if changed && let Some(event) = self.event.load().as_ref() {
+            // Full means told already.
+            let _ = rustix::io::write(event, &1u64.to_ne_bytes());
         }
     }
 

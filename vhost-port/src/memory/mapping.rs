@@ -27,6 +27,8 @@ pub(crate) enum MapError {
 
 /// The mapping, shared with whoever else has the file. Unmapped when dropped.
 pub(crate) struct Mapping {
+    /// Device and inode number of the file.
+    pub(super) file: (u64, u64),
     /// The first byte asked for, somewhere in the first page.
     start: SharedPtr,
     len: u64,
@@ -76,7 +78,7 @@ impl Mapping {
         let inner = usize::try_from(offset - map_offset).unwrap_or(0);
         // SAFETY: offset - map_offset < page <= map_len.
         let start = SharedPtr::new(unsafe { map.add(inner) });
-        let mut mapping = Mapping { start, len, map, map_len, guard: None };
+        let mut mapping = Mapping { file: (stat.st_dev, stat.st_ino), start, len, map, map_len, guard: None };
         // SAFETY: the range is the mapping made above. Guest memory does not belong into a core dump; failure is harmless.
         let _ = unsafe { madvise(map.as_ptr().cast(), map_len, Advice::LinuxDontDump) };
         let guard = Guard::new(map.as_ptr().expose_provenance(), map_len, alarm);

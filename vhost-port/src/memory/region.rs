@@ -40,6 +40,11 @@ impl Region {
         Ok(Region { spec, mapping })
     }
 
+    /// Device and inode number of its file.
+    pub(crate) fn file(&self) -> (u64, u64) {
+        self.mapping.file
+    }
+
     /// Host address of the byte `offset` into the region, if `len` bytes from there lie inside.
     pub(crate) fn host(&self, offset: u64, len: u64) -> Option<SharedPtr> {
         self.mapping.at(offset, len)

@@ -146,6 +146,16 @@ impl MemTable {
         self.regions.iter().find_map(|r| r.host(uva.checked_sub(r.spec.uva)?, len))
     }
 
+    /// Which byte of which file lies at this host address: the file's device and inode number, and the offset in it.
+    pub(crate) fn file_place(&self, host: SharedPtr) -> Option<((u64, u64), u64)> {
+        self.regions.iter().find_map(|r| {
+            let start = r.host(0, r.spec.len)?;
+            let offset =
+                (host.addr() as u64).checked_sub(start.addr() as u64).filter(|&at| at < r.spec.len)?;
+            Some((r.file(), r.spec.offset + offset))
+        })
+    }
+
     /// The region that holds a host address.
     #[cold]
     pub(crate) fn by_host(&self, addr: usize) -> Option<HostRange> {

@@ -13,6 +13,7 @@ use pmd::packet::{BURST, Batch, HEAD_CAPACITY, HEAD_SPLIT, Offload, Span};
 use pmd::port::{Armed, DropReason, QueueCounters, RxQueue, Waker};
 use pmd::virtio::NetHeader;
 
+use super::announce::announcement;
 use super::rules::NetRules;
 use crate::ring::{Chain, DeviceRing, Direction, Ring, RingFault, RingState, Segment, Vring};
 
@@ -38,11 +39,26 @@ impl VhostRx {
     }
 }
 
+impl VhostRx {
+    /// Receives what is to be said in the guest's name, if that is why the ring is not merely usable.
+    #[cold]
+    fn announce(&mut self, batch: &mut Batch<'_>) -> usize {
+        if batch.len() >= BURST {
+            return 0;
+        }
+        let Some(frame) = self.vring.take_announced().map(announcement) else { return 0 };
+        let Some(packet) = batch.start_packet() else { return 0 };
+        packet.receive_head(frame.len()).copy_from_slice(&frame);
+        self.counters.add_burst(1, frame.len() as u64);
+        1
+    }
+}
+
 impl RxQueue for VhostRx {
     fn rx_burst<'q>(&'q mut self, batch: &mut Batch<'q>) -> usize {
         self.rx_done();
-        if !self.vring.usable() {
-            return 0;
+        if !self.vring.merely_usable() {
+            return self.announce(batch);
         }
         let Some(mut guard) = self.vring.try_lock() else { return 0 };
         if !self.vring.usable() {
@@ -98,7 +114,7 @@ impl RxQueue for VhostRx {
         // Without a kick descriptor nobody would wake us.
         if !self.vring.usable() {
             Armed::Idle
-        } else if ring.arm() || !self.vring.has_kick() {
+        } else if ring.arm() || self.vring.announces() || !self.vring.has_kick() {
             Armed::Work
         } else {
             Armed::Idle

@@ -1,5 +1,6 @@
 //! Frames in and out of a guest's rings: the queues of a port.
 
+mod announce;
 mod from_guest;
 mod held;
 mod rules;

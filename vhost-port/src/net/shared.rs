@@ -10,7 +10,7 @@ use pmd::sys::sigbus::Alarm;
 
 use crate::config::{Mode, VhostConfig};
 use crate::memory::IotlbCounters;
-use crate::ring::Vring;
+use crate::ring::{RingFile, Vring};
 
 /// Ethernet header and two tags: what a frame may have beyond its payload.
 const L2_OVERHEAD: usize = 22;
@@ -59,6 +59,8 @@ impl Peer {
 pub(crate) struct Shared {
     pub(crate) config: VhostConfig,
     pub(crate) rings: Box<[Arc<Vring>]>,
+    /// What of them outlives the process.
+    pub(crate) ring_file: Arc<RingFile>,
     /// Grows whenever a ring becomes usable or stops being so.
     pub(crate) generation: AtomicU64,
     pub(crate) mtu: AtomicU16,
@@ -79,9 +81,10 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(config: VhostConfig, alarm: Arc<Alarm>) -> Shared {
+    pub(crate) fn new(config: VhostConfig, alarm: Arc<Alarm>, ring_file: RingFile) -> Shared {
         let rings = config.max_queue_pairs * 2;
         Shared {
+            ring_file: Arc::new(ring_file),
             rings: (0..rings).map(|_| Arc::new(Vring::new(Arc::clone(&alarm)))).collect(),
             rx_counters: (0..config.max_queue_pairs).map(|_| Arc::default()).collect(),
             late_tx: Arc::default(),

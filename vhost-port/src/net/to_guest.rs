@@ -19,10 +19,12 @@ use super::rules::NetRules;
 use super::shared::{Limits, Shared};
 use super::writer::Writer;
 use crate::memory::{Marks, NoMarks};
-use crate::ring::{Chain, Cursor, DeviceRing, Direction, Extent, Ring, RingFault, RingState, Segment, Vring};
+use crate::ring::{
+    Chain, Cursor, DeviceRing, Direction, Extent, MOST_NOTES, Ring, RingFault, RingState, Segment, Vring,
+};
 
-/// Most buffers one frame may fill: 64 KiB in buffers of a page and a half each would be 43.
-const MAX_MERGED: usize = 512;
+/// Most buffers one frame may fill, all shown at once: 64 KiB in buffers of a page and a half each would be 43.
+const MAX_MERGED: usize = MOST_NOTES;
 
 /// A transmit queue of one worker.
 pub(crate) struct VhostTx {
@@ -331,6 +333,7 @@ impl<R: Ring, M: Marks> Sender<'_, R, M> {
                     copy_frame(start.add(self.net.header_len), frame);
                 }
                 self.marks.wrote(start, needed);
+                self.ring.make_room(1);
                 self.ring.write_used(0, chain, needed as u32);
                 self.ring.complete_run(1);
             }
@@ -379,6 +382,8 @@ impl<R: Ring, M: Marks> Sender<'_, R, M> {
         frame.for_each_payload(|piece| writer.write(piece.as_ptr(), piece.len()));
         note_written(self.marks, self.ring.segments(), needed);
         let mut left = needed as u32;
+        // All chains of a frame are shown at once, whatever happens.
+        self.ring.make_room(self.merged.len() as u16);
         for &(chain, bytes) in self.merged.iter() {
             let used = bytes.min(left);
             left -= used;
@@ -403,6 +408,7 @@ fn put_plain_run<R: Ring, M: Marks>(
     slots: &[SlotId],
 ) -> (u16, u64) {
     let wanted = slots.len().min(BURST) as u16;
+    ring.make_room(wanted);
     let (ready, _) = ring.ready(Direction::Write, net.header_len, wanted);
     let (mut done, mut bytes) = (0, 0);
     for (ahead, &slot) in (0..ready).zip(slots) {

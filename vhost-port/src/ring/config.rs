@@ -10,7 +10,9 @@ use pmd::virtio::packed::{self, Position};
 use pmd::virtio::{SharedPtr, split};
 
 use super::device::DeviceRing;
+use super::journal::{BadRecord, Identity, Journal};
 use super::packed::PackedRing;
+use super::ring_file::RingFile;
 use super::split::{RingParts, RingRules, SplitRing};
 use crate::memory::{Access, MemTable, Piece, RingPart, Unplaced, Window};
 
@@ -70,6 +72,22 @@ pub(crate) enum RingConfigError {
     Scattered { part: &'static str, addr: u64, len: usize, why: String },
 }
 
+/// Where a ring that starts goes on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Resume {
+    /// At the base in its settings: it ran until now.
+    AtBase,
+    /// Where the record of the last device says, if that is of this ring; else at the base.
+    ByRecord,
+}
+
+/// A ring that was started.
+pub(crate) struct Activated {
+    pub(crate) ring: DeviceRing,
+    /// Why the record of it was not believed.
+    pub(crate) bad_record: Option<BadRecord>,
+}
+
 /// Checks a ring size as the front-end sends it, for a packed or a split ring.
 pub(crate) fn checked_size(size: u32, packed: bool) -> Result<u16, RingConfigError> {
     let number = u16::try_from(size).ok();
@@ -100,30 +118,60 @@ pub(crate) struct Placed {
     pub(crate) windows: Vec<Arc<Window>>,
 }
 
+impl Placed {
+    /// What tells a packed ring from others. Its parts lie in `memory`.
+    fn identity(&self, memory: &MemTable, rules: RingRules) -> Identity {
+        let RingParts { descriptors, avail, used } = self.parts;
+        let places = [descriptors, avail, used].map(|part| {
+            let window = self.windows.iter().find(|window| window.start() == part);
+            let first = window.and_then(|window| window.pieces().first());
+            memory.file_place(first.map_or(part, |piece| piece.0)).unwrap_or_default()
+        });
+        let [(file, _), ..] = places;
+        Identity::new(file, places.map(|(_, offset)| offset), self.size, rules)
+    }
+}
+
 /// Finds a window on pieces of memory, or makes it.
 pub(crate) type Show<'a> = &'a dyn Fn(&[Piece]) -> std::io::Result<Arc<Window>>;
 
 impl RingConfig {
-    /// Makes the ring, if all that it needs has been said. It resumes where `base` says.
+    /// Makes the ring, number `index` of its port, if all that it needs has been said.
     pub(crate) fn activate(
         &self,
         memory: &Arc<MemTable>,
         rules: RingRules,
-    ) -> Result<Option<DeviceRing>, RingConfigError> {
+        (file, index): (&Arc<RingFile>, usize),
+        resume: Resume,
+    ) -> Result<Option<Activated>, RingConfigError> {
         let placed = self.place(memory, rules, &|pieces| memory.window(pieces).map(Arc::new))?;
-        let Some(Placed { size, parts, windows }) = placed else { return Ok(None) };
+        let Some(placed) = placed else { return Ok(None) };
+        let record = file.record(index);
+        let identity = placed.identity(memory, rules);
+        let Placed { size, parts, windows } = placed;
         let (memory, call) = (Arc::clone(memory), self.call.clone());
+        let mut bad_record = None;
         let mut ring = if rules.packed {
-            let base = Position::from_bits(self.base);
+            let recorded = match resume {
+                Resume::ByRecord => record.recover(&identity, parts, size),
+                Resume::AtBase => Ok(None),
+            };
+            let recorded = recorded.unwrap_or_else(|bad| {
+                bad_record = Some(bad);
+                None
+            });
+            let base = recorded.unwrap_or_else(|| Position::from_bits(self.base));
             if base.slot() >= size {
                 return Err(RingConfigError::Base { base: self.base, size });
             }
-            DeviceRing::Packed(PackedRing::new(memory, parts, size, base, rules, call))
+            let journal = Journal::begin(file, index, &identity, base);
+            DeviceRing::Packed(PackedRing::new(memory, parts, size, (base, journal), rules, call))
         } else {
+            record.forget();
             DeviceRing::Split(SplitRing::new(memory, parts, size, self.base, rules, call))
         };
         ring.keep(windows);
-        Ok(Some(ring))
+        Ok(Some(Activated { ring, bad_record }))
     }
 
     /// Where the ring is, if all that it needs has been said.
@@ -205,5 +253,14 @@ impl PartPlace {
         } else {
             Err(RingConfigError::Unaligned { part, addr })
         }
+    }
+}
+
+#[cfg(test)]
+impl RingConfig {
+    /// A ring of these settings that nobody has run before.
+    pub(super) fn started_for_test(&self, memory: &Arc<MemTable>, rules: RingRules) -> DeviceRing {
+        let file = Arc::new(RingFile::anonymous(1).unwrap());
+        self.activate(memory, rules, (&file, 0), Resume::ByRecord).unwrap().unwrap().ring
     }
 }

@@ -12,6 +12,8 @@ use pmd::virtio::packed::Position;
 use super::ahead::Chain;
 use super::chain::{Direction, Segment};
 use super::fault::RingFault;
+#[cfg(doc)]
+use super::journal::MOST_NOTES;
 use super::packed::PackedRing;
 use super::split::{RingParts, SplitRing};
 use crate::memory::{DirtyLog, MemTable, Window};
@@ -59,6 +61,10 @@ pub(crate) trait Ring {
 
     /// Empties [`Ring::segments`].
     fn forget_segments(&mut self);
+
+    /// Sees to it that so many chains, no more than [`MOST_NOTES`], can be completed before [`DeviceRing::publish`], which this does
+    /// if it must.
+    fn make_room(&mut self, chains: u16);
 
     /// Writes that `len` bytes were put into `chain`, which is `ahead` of the next one. It counts after [`Ring::complete_run`].
     fn write_used(&mut self, ahead: u16, chain: Chain, len: u32);
@@ -122,6 +128,9 @@ impl Ring for SplitRing {
     fn forget_segments(&mut self) {
         self.segments.clear();
     }
+
+    #[inline(always)]
+    fn make_room(&mut self, _: u16) {}
 
     #[inline(always)]
     fn write_used(&mut self, ahead: u16, chain: Chain, len: u32) {

@@ -6,10 +6,10 @@
 //!
 //! # A burst appears at once
 //!
-//! The driver looks for used descriptors one after the other. So those of a burst are written as they are completed, all but the
-//! first, which is held back until [`PackedRing::publish`] and then written with Release: the driver finds nothing until
-//! it finds everything, and the first line goes back and forth once. With IN_ORDER the chains of a burst from the guest are
-//! all given back by one descriptor.
+//! Used descriptors are noted in the ring's [`Journal`] as chains are completed, and written into the ring by
+//! [`PackedRing::publish`], the first one last and with Release. The driver looks for them one after the other: it finds nothing
+//! until it finds everything, and lines go back and forth once. The journal is why this holds even if we are killed in between. With
+//! IN_ORDER the chains of a burst from the guest are all given back by one descriptor.
 //!
 //! # What a guest can do
 //!
@@ -18,7 +18,7 @@
 //! matter if the guest changes them in between. An id is only ever given back: it means nothing to us.
 //!
 //! Cost per chain of one descriptor: one load of the flags, two of the rest, one store; all to the same line, of which
-//! a descriptor has a quarter. Per burst: two loads of the guest's wishes, one full fence.
+//! a descriptor has a quarter; and a note in the journal. Per burst: two loads of the guest's wishes, one full fence.
 #![expect(unsafe_code, reason = "ring memory is shared with a guest")]
 
 use std::os::fd::OwnedFd;
@@ -35,6 +35,7 @@ use super::ahead::Chain;
 use super::chain::{Direction, MAX_SEGMENTS, Segment, Tables, Walk};
 use super::device::{Cursor, Extent, Ring};
 use super::fault::RingFault;
+use super::journal::Journal;
 use super::packed_ahead::PackedAhead;
 use super::ring_log::RingLog;
 use super::split::{RingParts, RingRules, send_interrupt};
@@ -47,10 +48,12 @@ pub(crate) struct PackedRing {
     pub(super) rules: RingRules,
     /// Next chain to take, and where it is given back.
     pub(super) next: Position,
-    /// First used descriptor that the guest has not been shown. It sees none of those after it until it sees this.
-    held: Option<(Position, Element)>,
+    /// Used descriptors that the guest has not been shown.
+    journal: Journal,
     /// Position up to which the guest can see.
     published: Position,
+    /// Something was published that [`PackedRing::publish`] has not reported.
+    shown: bool,
     /// Descriptors published since the last decision to notify, at most a ring's.
     moved: u16,
     pub(super) cache: RegionCache,
@@ -66,12 +69,12 @@ pub(crate) struct PackedRing {
 }
 
 impl PackedRing {
-    /// A ring that goes on at `base`, which is inside it.
+    /// A ring that goes on at `base`, which is inside it, and where the journal was begun.
     pub(super) fn new(
         memory: Arc<MemTable>,
         parts: RingParts,
         size: u16,
-        base: Position,
+        (base, journal): (Position, Journal),
         rules: RingRules,
         call: Option<Arc<OwnedFd>>,
     ) -> PackedRing {
@@ -80,8 +83,9 @@ impl PackedRing {
             size,
             rules,
             next: base,
-            held: None,
+            journal,
             published: base,
+            shown: false,
             moved: 0,
             cache: RegionCache::EMPTY,
             tables: Tables::default(),
@@ -98,7 +102,10 @@ impl PackedRing {
 
     /// As [`super::device::DeviceRing::log_to`].
     pub(super) fn log_to(&mut self, log: &Arc<DirtyLog>, used_at: Option<u64>) {
-        self.log.insert(RingLog::new(log, &self.memory, self.parts, &self.windows, used_at)).said();
+        let log = self.log.insert(RingLog::new(log, &self.memory, self.parts, &self.windows, used_at));
+        log.said();
+        // A device that died may have written any of it without noting so.
+        log.used_descriptors(self.next, self.next.advanced(self.size, self.size), self.size);
     }
 
     /// Where it would go on, as the front-end is told when the ring stops.
@@ -128,16 +135,53 @@ impl PackedRing {
         self.call = call;
     }
 
-    /// Writes a used descriptor, but for the first of a burst, which waits.
+    /// Notes a used descriptor of one or more chains.
     #[inline(always)]
-    fn put_used(&mut self, at: Position, element: Element) {
-        if self.held.is_none() {
-            self.held = Some((at, element));
-        } else {
-            let slot = usize::from(at.slot());
-            // SAFETY: positions stay inside the checked ring.
-            unsafe { self.parts.descriptors.store_packed_element(slot, element, Ordering::Relaxed) };
+    fn note(&mut self, at: Position, element: Element) {
+        self.journal.note(0, at, element);
+        self.journal.pass(1);
+    }
+
+    /// Notes that the next chains, which are known, have been used with nothing written into them, each by itself.
+    #[inline(always)]
+    fn note_unwritten(&mut self, chains: u16) {
+        let (ahead, journal, from) = (&self.ahead, &mut self.journal, self.next);
+        let unwritten =
+            |chain, at: Position, flags| (at, Element { len: 0, id: ahead.chain(chain).head, flags });
+        let last = ahead.position(chains - 1);
+        if last.since(from, self.size) + 1 != chains {
+            return journal.note_all((0..chains).map(|chain| {
+                let at = ahead.position(chain);
+                unwritten(chain, at, at.used_flags())
+            }));
         }
+        // One descriptor each, mostly: then flags change only where the ring ends.
+        let here = chains.min(self.size - from.slot());
+        for (first, at, count) in [(0, from, here), (here, from.advanced(here, self.size), chains - here)] {
+            let flags = at.used_flags();
+            let place = |index| Position::from_bits(at.bits() + index);
+            journal.note_all((0..count).map(|index| unwritten(first + index, place(index), flags)));
+        }
+    }
+
+    /// Shows the guest what was noted.
+    #[inline(always)]
+    fn show(&mut self) {
+        self.journal.carry_out(self.parts, self.size, self.published, self.next);
+        if let Some(log) = &self.log {
+            log.used_descriptors(self.published, self.next, self.size);
+        }
+        let moved = self.next.since(self.published, self.size);
+        self.moved = self.moved.saturating_add(moved).min(self.size);
+        self.published = self.next;
+        self.shown = true;
+    }
+
+    /// The same in the middle of a burst.
+    #[cold]
+    #[inline(never)]
+    fn show_early(&mut self) {
+        self.show();
     }
 
     /// Takes all that waits and gives it back unread. Returns how many chains.
@@ -147,6 +191,7 @@ impl PackedRing {
         while chains < self.size
             && let Some(chain) = self.peek(&mut Cursor::default())?
         {
+            self.make_room(1);
             self.complete(chain, 0);
             chains += 1;
         }
@@ -180,10 +225,12 @@ impl PackedRing {
     pub(crate) fn arm(&mut self) -> bool {
         // For the chains looked at before that the guest will not kick.
         let next = self.ahead.at;
-        let flags = if self.rules.event_idx { EVENT_F_DESC } else { EVENT_F_ENABLE };
+        // Without event indexes the position says nothing to the driver.
+        let (event, flags) =
+            if self.rules.event_idx { (next.bits(), EVENT_F_DESC) } else { (u16::MAX, EVENT_F_ENABLE) };
         // SAFETY: the words lie inside the checked event area, the position inside the checked ring.
         let available = unsafe {
-            self.parts.used.store_u16(EVENT_OFF_WRAP, next.bits(), Ordering::Relaxed);
+            self.parts.used.store_u16(EVENT_OFF_WRAP, event, Ordering::Relaxed);
             self.parts.used.store_u16(EVENT_FLAGS, flags, Ordering::Release);
             if let Some(log) = &self.log {
                 log.said();
@@ -195,6 +242,9 @@ impl PackedRing {
     }
 
     /// Tells the guest that kicks are not needed.
+    ///
+    /// Here as in [`PackedRing::arm`], the event area is at no moment all zero: that is how a ring that a device has run on is told
+    /// from one that its driver has just made ([`super::journal`]).
     pub(crate) fn disarm(&mut self) {
         // SAFETY: the word lies inside the checked event area.
         unsafe { self.parts.used.store_u16(EVENT_FLAGS, EVENT_F_DISABLE, Ordering::Relaxed) };
@@ -206,17 +256,19 @@ impl PackedRing {
     /// As [`super::device::DeviceRing::publish`].
     #[inline]
     pub(crate) fn publish(&mut self) -> bool {
-        let Some((at, element)) = self.held.take() else { return false };
-        let slot = usize::from(at.slot());
-        // SAFETY: positions stay inside the checked ring. Release: payload and the other descriptors before this one.
-        unsafe { self.parts.descriptors.store_packed_element(slot, element, Ordering::Release) };
-        let moved = self.next.since(self.published, self.size);
-        self.moved = self.moved.saturating_add(moved).min(self.size);
-        if let Some(log) = &self.log {
-            log.used_descriptors(self.published, self.next, self.size);
+        if !self.journal.is_empty() {
+            self.show();
         }
-        self.published = self.next;
-        true
+        std::mem::take(&mut self.shown)
+    }
+
+    /// Takes the next chains, which are known.
+    #[inline(always)]
+    fn pass(&mut self, chains: u16) {
+        if chains > 0 {
+            self.next = self.after(self.extent(chains - 1));
+            self.ahead.pass(chains);
+        }
     }
 
     /// The position after a chain.
@@ -319,17 +371,23 @@ impl Ring for PackedRing {
     }
 
     #[inline(always)]
+    fn make_room(&mut self, chains: u16) {
+        if !self.journal.has_room(chains) {
+            self.show_early();
+        }
+    }
+
+    #[inline(always)]
     fn write_used(&mut self, ahead: u16, chain: Chain, len: u32) {
         let at = self.ahead.position(ahead);
-        self.put_used(at, Element { len, id: chain.head, flags: at.used_flags() | DESC_F_WRITE });
+        let element = Element { len, id: chain.head, flags: at.used_flags() | DESC_F_WRITE };
+        self.journal.note(ahead, at, element);
     }
 
     #[inline(always)]
     fn complete_run(&mut self, chains: u16) {
-        if chains > 0 {
-            self.next = self.after(self.extent(chains - 1));
-            self.ahead.pass(chains);
-        }
+        self.journal.pass(chains);
+        self.pass(chains);
     }
 
     #[inline]
@@ -340,28 +398,17 @@ impl Ring for PackedRing {
         if self.rules.in_order {
             // Where the first began, with the id of the last (2.8.5).
             let (at, id) = (self.next, self.chain(chains - 1).head);
-            self.put_used(at, Element { len: 0, id, flags: at.used_flags() });
+            self.note(at, Element { len: 0, id, flags: at.used_flags() });
         } else {
-            let unwritten = |ring: &PackedRing, ahead| {
-                let at = ring.ahead.position(ahead);
-                (at, Element { len: 0, id: ring.chain(ahead).head, flags: at.used_flags() })
-            };
-            let (at, element) = unwritten(self, 0);
-            self.put_used(at, element);
-            for ahead in 1..chains {
-                let (at, element) = unwritten(self, ahead);
-                let slot = usize::from(at.slot());
-                // SAFETY: positions stay inside the checked ring.
-                unsafe { self.parts.descriptors.store_packed_element(slot, element, Ordering::Relaxed) };
-            }
+            self.note_unwritten(chains);
         }
-        self.complete_run(chains);
+        self.pass(chains);
     }
 
     fn complete(&mut self, chain: Extent, len: u32) {
         let at = chain.at;
         let written = if len > 0 { DESC_F_WRITE } else { 0 };
-        self.put_used(at, Element { len, id: chain.head, flags: at.used_flags() | written });
+        self.note(at, Element { len, id: chain.head, flags: at.used_flags() | written });
         self.next = self.after(chain);
         if self.known() > 0 {
             self.ahead.pass(1);

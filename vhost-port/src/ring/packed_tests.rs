@@ -67,7 +67,7 @@ impl Twin {
             ..RingConfig::default()
         };
         let rules = RingRules { packed: true, ..rules };
-        let Some(DeviceRing::Packed(ring)) = config.activate(&self.memory, rules).unwrap() else {
+        let DeviceRing::Packed(ring) = config.started_for_test(&self.memory, rules) else {
             panic!("a packed ring was asked for");
         };
         ring
@@ -460,9 +460,12 @@ fn what_a_front_end_may_say_of_a_packed_ring() {
         ..RingConfig::default()
     };
     let rules = RingRules { packed: true, ..RingRules::default() };
-    assert!(config(0x8004, 0).activate(&twin.memory, rules).is_ok());
-    assert!(config(0x8005, 0).activate(&twin.memory, rules).is_err(), "beyond the ring");
-    assert!(config(0x8000, 2).activate(&twin.memory, rules).is_err(), "unaligned");
+    let file = Arc::new(RingFile::anonymous(1).unwrap());
+    let start =
+        |config: RingConfig, rules| config.activate(&twin.memory, rules, (&file, 0), Resume::ByRecord);
+    assert!(start(config(0x8005, 0), rules).is_err(), "beyond the ring");
+    assert!(start(config(0x8000, 2), rules).is_err(), "unaligned");
+    assert!(start(config(0x8004, 0), rules).is_ok());
     // Features came after the size: five is no size of a split ring.
-    assert!(config(0, 0).activate(&twin.memory, RingRules::default()).is_err());
+    assert!(start(config(0, 0), RingRules::default()).is_err());
 }

@@ -22,6 +22,7 @@ use pmd::virtio::split::{AVAIL_F_NO_INTERRUPT, IDX, RING, USED_F_NO_NOTIFY, Used
 use super::ahead::LookAhead;
 use super::chain::{Direction, MAX_SEGMENTS, Segment, Table, Tables, Walk};
 use super::fault::RingFault;
+use super::kill;
 use super::ring_log::RingLog;
 use crate::memory::{DirtyLog, MemTable, RegionCache, Window};
 
@@ -192,6 +193,7 @@ impl SplitRing {
     pub(crate) fn write_used(&self, ahead: u16, head: u16, len: u32) {
         let index = self.next_used.wrapping_add(ahead) & self.mask;
         let element = UsedElement { id: u32::from(head), len };
+        kill::point();
         // SAFETY: the masked index lies inside the checked used ring.
         unsafe { self.parts.used.store_used(RING + usize::from(index) * 8, element) };
     }
@@ -229,6 +231,7 @@ impl SplitRing {
         if self.published == self.next_used {
             return false;
         }
+        kill::point();
         // SAFETY: idx lies inside the checked used ring. Release: payload and elements before the index.
         unsafe { self.parts.used.store_u16(IDX, self.next_used, Ordering::Release) };
         if let Some(log) = &self.log {

@@ -8,7 +8,7 @@
 use std::cell::UnsafeCell;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwapOption;
@@ -23,6 +23,11 @@ use crate::net::{Held, NetRules};
 /// Times a worker looks at a held lock before it gives up for this burst: some tens of microseconds, the time another
 /// worker takes to send a full burst of large frames through the same ring. Only a holder that lost its CPU takes longer.
 const SPINS: u32 = 2000;
+
+/// Started, enabled and not broken: worth a worker's look.
+const USABLE: u8 = 1;
+/// There is something to say in the guest's name.
+const ANNOUNCES: u8 = 2;
 
 /// What the lock protects.
 #[derive(Default)]
@@ -40,8 +45,10 @@ pub(crate) struct RingState {
 /// One ring of a port. Exists as long as the port, whether or not a guest is there.
 pub(crate) struct Vring {
     lock: AtomicBool,
-    /// Started, enabled and not broken: worth a worker's look.
-    usable: AtomicBool,
+    /// [`USABLE`], [`ANNOUNCES`].
+    signs: AtomicU8,
+    /// The MAC address to announce.
+    announced: AtomicU64,
     /// Would be usable, but waits for the translation of an address.
     awaiting: AtomicBool,
     /// Code of the [`RingFault`] that stopped the ring, or zero.
@@ -64,7 +71,8 @@ impl Vring {
     pub(crate) fn new(alarm: Arc<Alarm>) -> Vring {
         Vring {
             lock: AtomicBool::new(false),
-            usable: AtomicBool::new(false),
+            signs: AtomicU8::new(0),
+            announced: AtomicU64::new(0),
             awaiting: AtomicBool::new(false),
             fault: AtomicU32::new(0),
             state: UnsafeCell::new(RingState::default()),
@@ -78,12 +86,49 @@ impl Vring {
     /// Whether a burst can be tried.
     #[inline]
     pub(crate) fn usable(&self) -> bool {
-        self.usable.load(Ordering::Acquire)
+        self.signs.load(Ordering::Acquire) & USABLE != 0
+    }
+
+    /// Whether a burst can be tried and there is nothing else to do.
+    #[inline]
+    pub(crate) fn merely_usable(&self) -> bool {
+        self.signs.load(Ordering::Acquire) == USABLE
+    }
+
+    /// Whether there is something to announce.
+    pub(crate) fn announces(&self) -> bool {
+        self.signs.load(Ordering::Acquire) & ANNOUNCES != 0
+    }
+
+    /// Has this MAC address announced to the network by whoever receives from the ring, once it is usable; or nothing.
+    pub(crate) fn announce(&self, mac: Option<[u8; 6]>) {
+        let [a, b, c, d, e, f] = mac.unwrap_or_default();
+        self.announced.store(u64::from_le_bytes([a, b, c, d, e, f, 0, 0]), Ordering::Relaxed);
+        self.set_sign(ANNOUNCES, mac.is_some());
+        self.wake();
+    }
+
+    /// Takes the MAC address to announce. For the worker that receives.
+    #[cold]
+    pub(crate) fn take_announced(&self) -> Option<[u8; 6]> {
+        if !self.usable() || self.signs.fetch_and(!ANNOUNCES, Ordering::AcqRel) & ANNOUNCES == 0 {
+            return None;
+        }
+        let [a, b, c, d, e, f, _, _] = self.announced.load(Ordering::Relaxed).to_le_bytes();
+        Some([a, b, c, d, e, f])
+    }
+
+    fn set_sign(&self, sign: u8, on: bool) {
+        if on {
+            self.signs.fetch_or(sign, Ordering::AcqRel);
+        } else {
+            self.signs.fetch_and(!sign, Ordering::AcqRel);
+        }
     }
 
     /// For the control thread, with the lock held or before any worker sees the ring.
     pub(crate) fn set_usable(&self, usable: bool) {
-        self.usable.store(usable, Ordering::Release);
+        self.set_sign(USABLE, usable);
     }
 
     /// Whether the guest could use it: a burst can be tried, now or when a translation has come.

@@ -146,8 +146,9 @@ pub(crate) fn serve(shared: &Arc<Shared>, stream: UnixStream) {
             Event::Bad(what) => Err(what),
         };
         locked().tell();
-        if let Err(what) = result {
-            break Err(what);
+        match result {
+            Ok(()) => locked().answered(),
+            Err(what) => break Err(what),
         }
     };
     *shared.connection() = None;

@@ -1,7 +1,7 @@
 //! The messages that the `vhost` crate does not dispatch, or not when front-ends send them.
 //!
 //! Before the crate reads a message, its 12-byte header is peeked at. Ours is what the crate would refuse:
-//! NET_SET_MTU, SEND_RARP, GET/SET_STATUS (not dispatched at all) and SET_VRING_ENABLE, which QEMU sends
+//! NET_SET_MTU, SEND_RARP, SET_LOG_FD, GET/SET_STATUS (not dispatched at all) and SET_VRING_ENABLE, which QEMU sends
 //! before the SET_FEATURES that the crate insists on; IOTLB_MSG, which the crate does not know; and SET_BACKEND_REQ_FD, whose socket the crate would keep to itself.
 //! Peeking leaves passed descriptors queued.
 //!
@@ -39,6 +39,10 @@ pub(super) enum Diverted {
     VringEnable { index: u32, enable: bool },
     /// The MTU the guest was told.
     SetMtu(u64),
+    /// Announce this MAC address in the guest's name.
+    SendRarp([u8; 6]),
+    /// Tell by this eventfd of bits set in the dirty log.
+    LogEvent(OwnedFd),
     /// The guest driver's status.
     SetStatus(u64),
     /// Asks it back.
@@ -94,7 +98,7 @@ pub(super) fn next_event(
         let arrived = rustix::io::ioctl_fionread(&*socket).unwrap_or(0);
         if got == HEADER && arrived >= (HEADER + size) as u64 {
             return match code {
-                18..=22 | 39 | 40 => ours(socket, code, flags, size),
+                7 | 18..=22 | 39 | 40 => ours(socket, code, flags, size),
                 _ => Event::ForCrate,
             };
         }
@@ -162,7 +166,7 @@ fn read_message(socket: &UnixStream, bytes: &mut [u8]) -> io::Result<Vec<OwnedFd
     Ok(descriptors)
 }
 
-/// Reads a message that is ours. Only one of them may carry a descriptor; those of the others are closed.
+/// Reads a message that is ours. Two of them carry a descriptor; those of the others are closed.
 fn ours(socket: &mut UnixStream, code: u32, flags: u32, size: usize) -> Event {
     let mut bytes = [0; HEADER + MAX_BODY];
     let Some(message) = bytes.get_mut(..HEADER + size) else {
@@ -190,12 +194,17 @@ fn ours(socket: &mut UnixStream, code: u32, flags: u32, size: usize) -> Event {
         (39, Ok(status)) => Diverted::SetStatus(status),
         (40, _) if size == 0 => Diverted::GetStatus,
         // Without a body in the specification; with an empty one where all messages have one.
-        (21, _) if size == 0 || size == 8 => match (descriptors.pop(), descriptors.is_empty()) {
-            (Some(socket), true) => Diverted::BackendChannel(socket),
-            (None, _) => return Event::Bad("SET_BACKEND_REQ_FD without a descriptor".to_owned()),
-            _ => return Event::Bad("SET_BACKEND_REQ_FD with several descriptors".to_owned()),
+        (7 | 21, _) if size == 0 || size == 8 => match (descriptors.len(), descriptors.pop()) {
+            (1, Some(event)) if code == 7 => Diverted::LogEvent(event),
+            (1, Some(socket)) => Diverted::BackendChannel(socket),
+            (count, _) => {
+                return Event::Bad(format!("message {code} with {count} descriptors instead of one"));
+            }
         },
-        (19, _) => return Event::Bad("SEND_RARP, which was not offered".to_owned()),
+        (19, Ok(mac)) => {
+            let [a, b, c, d, e, f, _, _] = mac.to_le_bytes();
+            Diverted::SendRarp([a, b, c, d, e, f])
+        }
         _ => return Event::Bad(format!("message {code} with a body of {size} bytes")),
     };
     Event::Ours { code, request, need_reply: flags & FLAG_NEED_REPLY != 0 }

@@ -17,14 +17,14 @@ use crate::config::VhostConfig;
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
 /// A listening socket of ours; its path goes with it.
-pub(super) struct Listener {
+pub(crate) struct Listener {
     socket: UnixListener,
     path: PathBuf,
 }
 
 impl Listener {
     /// Listens on the configured path. A socket file that no process listens on is replaced.
-    pub(super) fn bind(config: &VhostConfig, path: &Path) -> Result<Listener, PmdError> {
+    pub(crate) fn bind(config: &VhostConfig, path: &Path) -> Result<Listener, PmdError> {
         let socket = bind_over_stale(config, path)?;
         let fail = |what: &str, e: io::Error| {
             let what = format!("{}: cannot {what} socket {}", config.name, path.display());
@@ -44,12 +44,12 @@ impl Listener {
     }
 
     /// Descriptor that becomes readable when somebody connects.
-    pub(super) fn socket(&self) -> &UnixListener {
+    pub(crate) fn socket(&self) -> &UnixListener {
         &self.socket
     }
 
     /// The next client, if one waits.
-    pub(super) fn accept(&self) -> io::Result<Option<UnixStream>> {
+    pub(crate) fn accept(&self) -> io::Result<Option<UnixStream>> {
         match self.socket.accept() {
             Ok((stream, _)) => {
                 stream.set_nonblocking(false)?;
@@ -114,26 +114,26 @@ fn try_connect(path: &Path) -> Result<UnixStream, Errno> {
 }
 
 /// An attempt that failed.
-pub(super) struct Failed {
-    pub(super) error: Errno,
+pub(crate) struct Failed {
+    pub(crate) error: Errno,
     /// How long to wait before the next.
-    pub(super) pause: Duration,
+    pub(crate) pause: Duration,
 }
 
 /// Attempts to connect, with pauses that grow.
-pub(super) struct Connector {
+pub(crate) struct Connector {
     pause: Duration,
     /// The error logged last, so that only changes are logged.
     logged: Option<Errno>,
 }
 
 impl Connector {
-    pub(super) fn new() -> Connector {
+    pub(crate) fn new() -> Connector {
         Connector { pause: RETRY.0, logged: None }
     }
 
     /// Tries once.
-    pub(super) fn attempt(&mut self, name: &str, path: &Path) -> Result<UnixStream, Failed> {
+    pub(crate) fn attempt(&mut self, name: &str, path: &Path) -> Result<UnixStream, Failed> {
         let error = match try_connect(path) {
             Ok(stream) => match stream.set_nonblocking(false) {
                 Ok(()) => {

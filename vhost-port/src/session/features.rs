@@ -3,16 +3,14 @@
 use pmd::virtio::features::*;
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
 
-use crate::config::VhostConfig;
+use crate::config::{OffloadOffer, VhostConfig};
 
 /// Virtio features offered to a guest.
 ///
 /// What is missing, and why: `docs/decisions/0009-features-that-are-the-front-ends.md`. MAC, link status and speed are QEMU's own there; they are for
 /// front-ends that ask the port for its configuration space.
 pub(super) fn offered(config: &VhostConfig) -> u64 {
-    let offload = config.offload;
     let when = |on: bool, bits: u64| if on { bits } else { 0 };
-    let tso = offload.csum && (offload.tso4 || offload.tso6);
     VIRTIO_F_VERSION_1
         | VIRTIO_F_ANY_LAYOUT
         | VIRTIO_F_INDIRECT_DESC
@@ -31,7 +29,14 @@ pub(super) fn offered(config: &VhostConfig) -> u64 {
         | when(config.mac.is_some(), VIRTIO_NET_F_MAC)
         | when(config.link_speed.is_some(), VIRTIO_NET_F_SPEED_DUPLEX)
         | when(config.max_queue_pairs > 1, VIRTIO_NET_F_MQ)
-        | when(offload.csum, VIRTIO_NET_F_CSUM | VIRTIO_NET_F_GUEST_CSUM)
+        | offload_features(config.offload)
+}
+
+/// Features of these offloads, both ways.
+pub(crate) fn offload_features(offload: OffloadOffer) -> u64 {
+    let when = |on: bool, bits: u64| if on { bits } else { 0 };
+    let tso = offload.csum && (offload.tso4 || offload.tso6);
+    when(offload.csum, VIRTIO_NET_F_CSUM | VIRTIO_NET_F_GUEST_CSUM)
         | when(offload.csum && offload.tso4, VIRTIO_NET_F_HOST_TSO4 | VIRTIO_NET_F_GUEST_TSO4)
         | when(offload.csum && offload.tso6, VIRTIO_NET_F_HOST_TSO6 | VIRTIO_NET_F_GUEST_TSO6)
         | when(tso && offload.ecn, VIRTIO_NET_F_HOST_ECN | VIRTIO_NET_F_GUEST_ECN)
@@ -43,10 +48,9 @@ pub(super) fn offered(config: &VhostConfig) -> u64 {
 }
 
 /// Protocol features offered to a front-end.
-///
-/// RARP is not: guests announce themselves.
 pub(super) fn protocol() -> VhostUserProtocolFeatures {
     VhostUserProtocolFeatures::MQ
+        | VhostUserProtocolFeatures::RARP
         | VhostUserProtocolFeatures::LOG_SHMFD
         | VhostUserProtocolFeatures::REPLY_ACK
         | VhostUserProtocolFeatures::MTU

@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use pmd::port::LinkState;
-use pmd::virtio::features::{VHOST_F_LOG_ALL, VHOST_USER_F_PROTOCOL_FEATURES, VIRTIO_F_ACCESS_PLATFORM};
+use pmd::virtio::features::{VHOST_USER_F_PROTOCOL_FEATURES, VIRTIO_F_ACCESS_PLATFORM};
 use vhost::vhost_user::message::{
     VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight,
     VhostUserLog, VhostUserMemoryRegion, VhostUserProtocolFeatures, VhostUserShMemConfig, VhostUserSharedMsg,
@@ -25,7 +25,8 @@ use super::device_state::Transfer;
 use super::divert::{Diverted, reply};
 use super::features;
 use super::iommu::Iommu;
-use crate::memory::{DirtyLog, MAX_REGIONS, MemTable, MemoryError, Region, RegionSpec};
+use super::migration::Migration;
+use crate::memory::{MAX_REGIONS, MemTable, MemoryError, Region, RegionSpec};
 use crate::net::{Peer, Shared};
 use crate::ring::{RingAddresses, RingConfig};
 
@@ -33,12 +34,12 @@ use crate::ring::{RingAddresses, RingConfig};
 pub(super) struct Session {
     pub(super) shared: Arc<Shared>,
     pub(super) memory: Arc<MemTable>,
+    /// What moving the guest needs.
+    pub(super) migration: Migration,
     /// What rings and descriptors say where things are: the memory, through the IOMMU if the guest has one.
     pub(super) addresses: Arc<MemTable>,
     /// The guest's IOMMU, from ACCESS_PLATFORM on.
     pub(super) iommu: Option<Iommu>,
-    /// Where written pages are noted while [`VHOST_F_LOG_ALL`] is acknowledged.
-    pub(super) log: Option<Arc<DirtyLog>>,
     /// Acknowledged virtio features.
     pub(super) features: u64,
     pub(super) protocol_features: u64,
@@ -53,8 +54,8 @@ pub(super) struct Session {
     pub(super) told: ConfigSpace,
     /// Ring faults already reported.
     pub(super) reported: Vec<bool>,
-    /// That a page did not fit the log has been reported.
-    unlogged_reported: bool,
+    /// Rings whose bases the front-end is being told.
+    pub(super) handed_back: Vec<usize>,
     /// Something that [`Session::tell`] has to tell.
     pub(super) changed: bool,
 }
@@ -78,9 +79,9 @@ impl Session {
         shared.changed();
         Session {
             memory: Arc::default(),
+            migration: Migration::default(),
             addresses: Arc::default(),
             iommu: None,
-            log: None,
             features: 0,
             protocol_features: 0,
             device_status: 0,
@@ -89,7 +90,7 @@ impl Session {
             channel: None,
             told: ConfigSpace::of(&shared),
             reported: vec![false; count],
-            unlogged_reported: false,
+            handed_back: Vec::new(),
             changed: false,
             shared,
         }
@@ -119,40 +120,7 @@ impl Session {
         self.addresses = Arc::default();
         self.iommu = None;
         self.features = 0;
-        self.use_log(None);
-        self.changed = true;
-    }
-
-    /// Notes written pages in another log from now on. The rings are told by [`Session::refresh_rings`].
-    fn use_log(&mut self, log: Option<Arc<DirtyLog>>) {
-        self.log = log;
-        self.tell_of_log();
-    }
-
-    /// Lets the operator see whether pages are being logged.
-    fn tell_of_log(&mut self) {
-        let active = self.log.as_ref().filter(|_| self.features & VHOST_F_LOG_ALL != 0);
-        let pages = active.map(|log| log.pages());
-        let before = std::mem::replace(&mut self.shared.peer().logged_pages, pages);
-        if before.is_some() != pages.is_some() {
-            let what = if pages.is_some() { "a migration has begun: logging" } else { "no longer logging" };
-            log::info!("{}: {what} written pages", self.shared.config.name);
-            self.changed = true;
-        }
-    }
-
-    /// Reports, once per log, that there was no room in it for a written page.
-    pub(super) fn report_unlogged(&mut self) {
-        let Some(log) = self.log.as_ref().filter(|log| log.outside() > 0 && !self.unlogged_reported) else {
-            return;
-        };
-        let what = format!(
-            "the dirty log has bits for {} pages and a page beyond them was written: what the migration copies is incomplete",
-            log.pages()
-        );
-        log::error!("{}: {what}", self.shared.config.name);
-        self.shared.peer().error = Some(what);
-        self.unlogged_reported = true;
+        self.forget_migration();
         self.changed = true;
     }
 
@@ -204,6 +172,8 @@ impl Session {
         let result = match request {
             Diverted::VringEnable { index, enable } => self.enable_ring(index, enable),
             Diverted::SetMtu(mtu) if has(self, VhostUserProtocolFeatures::MTU) => self.set_guest_mtu(mtu),
+            Diverted::SendRarp(mac) if has(self, VhostUserProtocolFeatures::RARP) => self.announce(mac),
+            Diverted::LogEvent(event) => self.use_log_event(event),
             Diverted::SetStatus(value) if status => {
                 self.device_status = value;
                 Ok(())
@@ -264,12 +234,14 @@ impl VhostUserBackendReqHandlerMut for Session {
 
     fn reset_owner(&mut self) -> VhostResult<()> {
         self.reset();
+        self.handed_back.extend(0..self.rings.len());
         Ok(())
     }
 
     fn reset_device(&mut self) -> VhostResult<()> {
         log::info!("{}: the front-end resets the device", self.shared.config.name);
         self.reset_guest();
+        self.handed_back.extend(0..self.rings.len());
         Ok(())
     }
 
@@ -379,6 +351,7 @@ impl VhostUserBackendReqHandlerMut for Session {
     fn get_vring_base(&mut self, index: u32) -> VhostResult<VhostUserVringState> {
         let at = self.ring_index(index)?;
         let base = self.stop_ring(at);
+        self.handed_back.push(at);
         self.changed = true;
         Ok(VhostUserVringState::new(index, base))
     }
@@ -444,11 +417,7 @@ impl VhostUserBackendReqHandlerMut for Session {
     }
 
     fn set_log_base(&mut self, log: &VhostUserLog, file: File) -> VhostResult<()> {
-        let (offset, len) = (log.mmap_offset, log.mmap_size);
-        let log = DirtyLog::map(&file, offset, len, &self.memory, &self.shared.alarm).map_err(refuse)?;
-        self.unlogged_reported = false;
-        self.use_log(Some(Arc::new(log)));
-        self.refresh_rings()
+        self.use_log(log.mmap_offset, log.mmap_size, &file)
     }
 }
 

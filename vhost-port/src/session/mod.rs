@@ -6,6 +6,7 @@
 //!   features   what we offer                    rings     messages about rings
 //!   config_space   what the guest's driver reads of the device
 //!   iommu      translations, and asking for them     backend_channel   our messages to the front-end
+//!   migration  moving a guest away, and receiving one
 //!   device_state   what another back-end goes on from
 //! ```
 //!
@@ -21,6 +22,9 @@ mod endpoint;
 mod features;
 mod iommu;
 mod machine;
+mod migration;
 mod rings;
 
 pub(crate) use control::{interrupt, serve, start};
+pub(crate) use endpoint::{Connector, Listener};
+pub(crate) use features::offload_features;

@@ -4,12 +4,13 @@
 //! where it was. So the order in which a front-end says things does not matter, and memory, features or descriptors
 //! can change while the ring runs.
 
+use std::fmt::Display;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use pmd::port::DropReason;
-use pmd::virtio::features::{VHOST_F_LOG_ALL, VIRTIO_F_RING_PACKED};
+use pmd::virtio::features::VIRTIO_F_RING_PACKED;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::{FdFlags, fcntl_setfd};
 use vhost::vhost_user::Result as VhostResult;
@@ -18,22 +19,29 @@ use super::iommu::direction;
 use super::machine::{Session, refuse, starts_enabled};
 use crate::memory::PageLog;
 use crate::net::NetRules;
-use crate::ring::{DeviceRing, RingAddresses, RingConfigError, RingFault, RingRules, checked_size};
+use crate::ring::{
+    Activated, DeviceRing, Resume, RingAddresses, RingConfig, RingConfigError, RingFault, RingRules,
+    checked_size,
+};
 
 /// Checks that a descriptor is an eventfd, so that writing it can do nothing but notify, and sets it up so that writing
 /// never blocks a worker.
-fn eventfd(file: File, what: &str, index: u32) -> VhostResult<Arc<OwnedFd>> {
-    let fd = OwnedFd::from(file);
+pub(super) fn eventfd(fd: OwnedFd, what: impl Display) -> VhostResult<Arc<OwnedFd>> {
     let link = rustix::fs::readlink(proc_path(&fd), Vec::new())
-        .map_err(|e| refuse(format!("ring {index}: cannot look at its {what} descriptor: {e}")))?;
+        .map_err(|e| refuse(format!("{what}: cannot look at its descriptor: {e}")))?;
     if link.as_bytes() != b"anon_inode:[eventfd]" {
-        return Err(refuse(format!("ring {index}: its {what} descriptor is {link:?}, not an eventfd")));
+        return Err(refuse(format!("{what}: its descriptor is {link:?}, not an eventfd")));
     }
     let set = fcntl_setfd(&fd, FdFlags::CLOEXEC)
         .and_then(|()| fcntl_getfl(&fd))
         .and_then(|flags| fcntl_setfl(&fd, flags | OFlags::NONBLOCK));
-    set.map_err(|e| refuse(format!("ring {index}: cannot set up its {what} descriptor: {e}")))?;
+    set.map_err(|e| refuse(format!("{what}: cannot set up its descriptor: {e}")))?;
     Ok(Arc::new(fd))
+}
+
+/// The same for one of a ring's.
+fn ring_eventfd(fd: Option<File>, what: &str, index: u32) -> VhostResult<Option<Arc<OwnedFd>>> {
+    fd.map(|fd| eventfd(fd.into(), format_args!("ring {index}: {what}"))).transpose()
 }
 
 fn proc_path(fd: &OwnedFd) -> String {
@@ -94,7 +102,7 @@ impl Session {
 
     pub(super) fn start_ring(&mut self, index: u32, fd: Option<File>) -> VhostResult<()> {
         let at = self.ring_index(index)?;
-        let kick = fd.map(|fd| eventfd(fd, "kick", index)).transpose()?;
+        let kick = ring_eventfd(fd, "kick", index)?;
         self.rings[at].kick = kick;
         self.rings[at].started = true;
         self.refresh_ring(at)
@@ -102,7 +110,7 @@ impl Session {
 
     pub(super) fn call_ring(&mut self, index: u32, fd: Option<File>) -> VhostResult<()> {
         let at = self.ring_index(index)?;
-        let call = fd.map(|fd| eventfd(fd, "call", index)).transpose()?;
+        let call = ring_eventfd(fd, "call", index)?;
         self.rings[at].call.clone_from(&call);
         let mut guard = self.shared.rings[at].lock();
         if let Some(ring) = &mut guard.ring {
@@ -117,7 +125,7 @@ impl Session {
 
     pub(super) fn err_ring(&mut self, index: u32, fd: Option<File>) -> VhostResult<()> {
         let at = self.ring_index(index)?;
-        self.rings[at].err = fd.map(|fd| eventfd(fd, "error", index)).transpose()?;
+        self.rings[at].err = ring_eventfd(fd, "error", index)?;
         Ok(())
     }
 
@@ -160,6 +168,13 @@ impl Session {
         if self.packed() { base | base << 16 } else { base }
     }
 
+    /// The front-end has got the answer to its last message. Rings whose bases were in it are its business from now on.
+    pub(super) fn answered(&mut self) {
+        for at in self.handed_back.drain(..) {
+            self.shared.ring_file.forget(at);
+        }
+    }
+
     /// Rebuilds all rings that run.
     pub(super) fn refresh_rings(&mut self) -> VhostResult<()> {
         (0..self.rings.len())
@@ -183,30 +198,25 @@ impl Session {
     /// Builds a started ring anew from its settings. It goes on where it was.
     pub(super) fn rebuild_ring(&mut self, at: usize) -> VhostResult<()> {
         let rules = RingRules::new(self.features);
-        let log = self.log.as_ref().filter(|_| self.features & VHOST_F_LOG_ALL != 0);
+        let log = self.migration.active_log(self.features);
         let vring = &self.shared.rings[at];
         let config = &mut self.rings[at];
         let mut guard = vring.lock();
         vring.set_usable(false);
-        let resumed = guard.ring.take().map(|old| config.base = retire(old)).is_some();
-        let (mut ring, awaiting) = match config.activate(&self.addresses, rules) {
-            Ok(ring) => (ring, false),
+        let ran = guard.ring.take().map(|old| config.base = retire(old)).is_some();
+        let resume = if ran { Resume::AtBase } else { Resume::ByRecord };
+        let made = config.activate(&self.addresses, rules, (&self.shared.ring_file, at), resume);
+        let (mut made, awaiting) = match made {
+            Ok(made) => (made, false),
             Err(RingConfigError::Untranslated { .. }) => (None, true),
             Err(e) => return Err(refuse(format!("ring {at}: {e}"))),
         };
-        if let Some(ring) = &mut ring
-            && !resumed
-            && ring.next_used() != config.base
+        if let Some(made) = &mut made
+            && !ran
         {
-            // Completion is in order, so the two are equal unless the last back-end died in a burst or counted
-            // otherwise. What the guest has not got back is done (again).
-            let name = &self.shared.config.name;
-            let (used, base) = (ring.next_used(), config.base);
-            log::warn!(
-                "{name}: ring {at}: front-end says index {base}, used index is {used}; going on from there"
-            );
-            ring.rewind_to_used();
+            first_start(made, config, &self.shared.config.name, at);
         }
+        let mut ring = made.map(|made| made.ring);
         if let (Some(ring), Some(log)) = (&mut ring, log) {
             // With an IOMMU it would be an I/O address.
             ring.log_to(log, config.used_log.filter(|_| !self.addresses.translates()));
@@ -319,6 +329,29 @@ impl Session {
             }
             self.changed = true;
         }
+    }
+}
+
+/// What is to be done with a ring that did not run before on this connection.
+fn first_start(made: &mut Activated, config: &RingConfig, name: &str, at: usize) {
+    let Activated { ring, bad_record } = made;
+    if let Some(bad) = bad_record {
+        log::warn!(
+            "{name}: ring {at}: what was kept of it is of no use: {bad}; going on where the front-end says"
+        );
+    }
+    let (used, base) = (ring.next_used(), config.base);
+    if used != base {
+        // All that is taken is completed, so the two are equal unless the last back-end died or counted otherwise. What the guest has
+        // not got back is done (again).
+        log::warn!(
+            "{name}: ring {at}: front-end says {base:#x}, used is all up to {used:#x}; going on from there"
+        );
+        ring.rewind_to_used();
+    }
+    if let Some(call) = &config.call {
+        // The last back-end may have died between giving buffers back and telling so.
+        let _ = rustix::io::write(call, &1u64.to_ne_bytes());
     }
 }
 

@@ -8,7 +8,7 @@ use super::target::Target;
 use crate::bridge::BridgeConfig;
 use crate::datapath::IdlePolicy;
 use crate::slowpath::Limits;
-use crate::switch::{PortChange, PortKind, PortOffloads};
+use crate::switch::{Balance, PortChange, PortKind, PortOffloads};
 
 /// A port that runs.
 #[derive(Clone, PartialEq, Debug)]
@@ -34,6 +34,8 @@ pub struct Running {
     pub workers: Option<Option<Vec<u32>>>,
     /// Idle policy as last set.
     pub idle: Option<IdlePolicy>,
+    /// Spreading of receive queues as last set.
+    pub balance: Option<Balance>,
     /// Limits of the slow path as last set.
     pub limits: Option<Limits>,
     /// Bridges that failed in the last pass.
@@ -60,6 +62,10 @@ impl Running {
                 Step::SetIdle(idle) => {
                     target.set_idle(idle);
                     self.idle = Some(idle);
+                }
+                Step::SetBalance(balance) => {
+                    target.set_balance(balance);
+                    self.balance = Some(balance);
                 }
                 Step::SetLimits(limits) => {
                     target.set_limits(limits);

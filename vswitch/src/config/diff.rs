@@ -8,6 +8,7 @@ use super::model::{Desired, PortSpec};
 use crate::bridge::BridgeConfig;
 use crate::datapath::IdlePolicy;
 use crate::slowpath::Limits;
+use crate::switch::Balance;
 
 /// One change of the running switch.
 #[derive(Clone, PartialEq, Debug)]
@@ -20,6 +21,8 @@ pub enum Step {
     SetWorkers(Option<Vec<u32>>),
     /// Change when they sleep.
     SetIdle(IdlePolicy),
+    /// Change how receive queues are spread over workers.
+    SetBalance(Balance),
     /// Change how many megaflows there may be and how long they stay.
     SetLimits(Limits),
     /// Add or change a bridge.
@@ -53,6 +56,9 @@ pub fn diff(running: &Running, desired: &Desired) -> Vec<Step> {
     }
     if running.idle != Some(desired.idle) {
         steps.push(Step::SetIdle(desired.idle));
+    }
+    if running.balance != Some(desired.balance) {
+        steps.push(Step::SetBalance(desired.balance));
     }
     if running.limits != Some(desired.limits) {
         steps.push(Step::SetLimits(desired.limits));

@@ -18,6 +18,7 @@
 
 mod apply;
 mod diff;
+mod kind;
 mod model;
 mod reconcile;
 mod report;

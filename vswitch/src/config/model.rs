@@ -9,7 +9,7 @@ use super::validate;
 use crate::bridge::{BridgeConfig, VlanConfig};
 use crate::datapath::IdlePolicy;
 use crate::slowpath::Limits;
-use crate::switch::{PortChange, PortKind, PortOffloads, PortRequest};
+use crate::switch::{Balance, PortChange, PortKind, PortOffloads, PortRequest};
 
 /// A port that should run: one row of `Interface` under one of `Port`.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -80,6 +80,8 @@ pub struct Desired {
     pub workers: Option<Result<Vec<u32>, String>>,
     /// When workers sleep.
     pub idle: IdlePolicy,
+    /// How receive queues are spread over workers.
+    pub balance: Balance,
     /// How many megaflows there may be and how long they stay.
     pub limits: Limits,
     /// How often statistics are written.
@@ -104,6 +106,7 @@ impl Desired {
         desired.workers = config.get("pmd-cpu-mask").map(|mask| validate::cpu_mask(mask));
         desired.root_notes.extend(desired.workers.iter().filter_map(|mask| mask.clone().err()));
         desired.idle = validate::idle(&config, &mut desired.root_notes);
+        desired.balance = validate::balance(&config, &mut desired.root_notes);
         desired.limits = validate::limits(&config, &mut desired.root_notes);
         if let Some(ms) = validate::stats_interval_ms(&config, &mut desired.root_notes) {
             desired.stats_interval = Duration::from_millis(ms.max(SHORTEST_INTERVAL_MS));

@@ -6,8 +6,8 @@ use pmd::port::LinkState;
 use vswitch_ovsdb::{Datum, Db, LocalTxn, OvsdbError, RowView, Snapshot, Uuid};
 
 use super::apply::Running;
+use super::kind::TYPES;
 use super::model::Desired;
-use super::validate::TYPES;
 use crate::switch::PortReport;
 
 type Columns = Vec<(&'static str, Datum)>;

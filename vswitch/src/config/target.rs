@@ -3,7 +3,7 @@
 use crate::bridge::BridgeConfig;
 use crate::datapath::IdlePolicy;
 use crate::slowpath::Limits;
-use crate::switch::{PortChange, PortReport, PortRequest, Switch, SwitchError};
+use crate::switch::{Balance, PortChange, PortReport, PortRequest, Switch, SwitchError};
 
 /// The running side. Methods are called from one thread; errors are texts for the operator.
 pub trait Target: Send + Sync {
@@ -11,6 +11,8 @@ pub trait Target: Send + Sync {
     fn set_workers(&self, cpus: Option<&[u32]>) -> Result<(), String>;
     /// When workers sleep.
     fn set_idle(&self, idle: IdlePolicy);
+    /// How receive queues are spread over workers.
+    fn set_balance(&self, balance: Balance);
     /// How many megaflows there may be and how long they stay.
     fn set_limits(&self, limits: Limits);
     /// Adds or changes a bridge.
@@ -42,6 +44,10 @@ impl Target for Switch {
 
     fn set_idle(&self, idle: IdlePolicy) {
         self.set_idle(idle);
+    }
+
+    fn set_balance(&self, balance: Balance) {
+        self.set_balance(balance);
     }
 
     fn set_limits(&self, limits: Limits) {

@@ -54,6 +54,7 @@ impl Target for Fake {
         !self.state.lock().unwrap().refused.contains(&request.name)
     }
     fn set_idle(&self, _: IdlePolicy) {}
+    fn set_balance(&self, _: crate::switch::Balance) {}
     fn set_limits(&self, _: crate::slowpath::Limits) {}
     fn set_bridge(&self, config: BridgeConfig) -> Result<(), String> {
         let mut state = self.state.lock().unwrap();

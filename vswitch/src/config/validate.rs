@@ -1,38 +1,19 @@
 //! Rows to settings, each checked by itself. A fault names the value and what to write instead.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use pmd::drivers::af_xdp::{Filter, Mode};
 use pmd::port::Offloads;
 use vswitch_ovsdb::RowView;
 
+use super::kind::kind;
 use super::model::PortSpec;
 use crate::bridge::{BridgeConfig, FailMode, VlanConfig, VlanMode};
 use crate::datapath::IdlePolicy;
 use crate::slowpath::Limits;
-use crate::switch::{GuestOptions, PortKind, PortOffloads, RingOptions};
+use crate::switch::{Assign, AutoBalance, Balance, PortKind, PortOffloads};
 
-type Options<'a> = BTreeMap<&'a str, &'a str>;
-
-/// Types of interfaces there are, as published in `Open_vSwitch.iface_types`. Both names of each vhost-user
-/// type, because orchestrators look for the DPDK ones.
-pub(super) const TYPES: &[&str] = &[
-    "afpacket",
-    "afxdp",
-    "dpdk",
-    "dpdkvhostuser",
-    "dpdkvhostuserclient",
-    "internal",
-    "null",
-    "pcap",
-    "pmd",
-    "system",
-    "tap",
-    "vhost-user",
-    "vhost-user-client",
-];
+pub(super) type Options<'a> = BTreeMap<&'a str, &'a str>;
 
 /// `Open_vSwitch.other_config:pmd-cpu-mask`: hexadecimal, bit n is CPU n.
 pub(super) fn cpu_mask(text: &str) -> Result<Vec<u32>, String> {
@@ -62,6 +43,37 @@ pub(super) fn idle(config: &Options<'_>, notes: &mut Vec<String>) -> IdlePolicy 
         idle.always_poll = always;
     }
     idle
+}
+
+/// How receive queues are spread: `pmd-rxq-assign`, `pmd-rxq-isolate`, `pmd-auto-lb` and its thresholds. A value that cannot be is
+/// noted and its default holds.
+pub(super) fn balance(config: &Options<'_>, notes: &mut Vec<String>) -> Balance {
+    let mut balance = Balance::default();
+    if let Some(name) = config.get("pmd-rxq-assign") {
+        match Assign::NAMES.iter().find(|(known, _)| known == name) {
+            Some((_, assign)) => balance.assign = *assign,
+            None => {
+                notes.push(format!("other_config:pmd-rxq-assign={name}: use cycles, roundrobin or group"))
+            }
+        }
+    }
+    if let Some(isolate) = noted(notes, flag(config, "pmd-rxq-isolate", true)) {
+        balance.isolate = isolate;
+    }
+    let mut setting =
+        |key, default, min, max| noted(notes, number(config, key, min, max)).flatten().unwrap_or(default);
+    let minutes = setting("pmd-auto-lb-rebal-interval", 1, 0, 20_000);
+    let load = setting("pmd-auto-lb-load-threshold", 95, 0, 100);
+    let gain = setting("pmd-auto-lb-improvement-threshold", 25, 0, 100);
+    if noted(notes, flag(config, "pmd-auto-lb", false)) == Some(true) {
+        balance.auto = Some(AutoBalance {
+            // As Open vSwitch takes it: none is one.
+            interval: Duration::from_secs(minutes.max(1) * 60),
+            load_pct: load as u8,
+            improvement_pct: gain as u8,
+        });
+    }
+    balance
 }
 
 /// The largest `flow-limit`: sixteen million megaflows are about 16 GiB.
@@ -135,13 +147,13 @@ pub(super) fn bridge(row: &RowView<'_>) -> Result<BridgeConfig, String> {
     Ok(config)
 }
 
-fn number(options: &Options<'_>, key: &str, min: u64, max: u64) -> Result<Option<u64>, String> {
+pub(super) fn number(options: &Options<'_>, key: &str, min: u64, max: u64) -> Result<Option<u64>, String> {
     let Some(text) = options.get(key) else { return Ok(None) };
     let value = text.parse().ok().filter(|value| (min..=max).contains(value));
     value.map(Some).ok_or_else(|| format!("{key}={text}: use a number from {min} to {max}"))
 }
 
-fn flag(options: &Options<'_>, key: &str, default: bool) -> Result<bool, String> {
+pub(super) fn flag(options: &Options<'_>, key: &str, default: bool) -> Result<bool, String> {
     match options.get(key) {
         None => Ok(default),
         Some(&"true") => Ok(true),
@@ -231,127 +243,6 @@ fn vlan(port: &RowView<'_>) -> Result<VlanConfig, String> {
     })
 }
 
-fn kind(
-    name: &str,
-    kind: &str,
-    local: bool,
-    mac: Option<&str>,
-    options: &Options<'_>,
-) -> Result<PortKind, String> {
-    let path = |keys: [&str; 2]| keys.iter().find_map(|key| options.get(key)).map(PathBuf::from);
-    if local {
-        return tap(options);
-    }
-    match kind {
-        "internal" | "tap" => tap(options),
-        "" | "system" | "afpacket" => system(options),
-        "afxdp" => afxdp(options),
-        "vhost-user" | "dpdkvhostuser" => {
-            Ok(PortKind::VhostUser { path: path(["path", "vhost-server-path"]), guest: guest(mac, options)? })
-        }
-        "vhost-user-client" | "dpdkvhostuserclient" => {
-            let path = path(["path", "vhost-server-path"]).ok_or_else(|| {
-                format!("type {kind} needs the socket QEMU listens on: set Interface {name} options:vhost-server-path=PATH")
-            })?;
-            Ok(PortKind::VhostUserClient { path, guest: guest(mac, options)? })
-        }
-        "pmd" => card(name, "pci", options),
-        "dpdk" => card(name, "dpdk-devargs", options),
-        "null" => Ok(PortKind::Null),
-        "pcap" => {
-            let file = |key: &str| options.get(key).map(PathBuf::from);
-            let (replay, record) = (file("rx_pcap"), file("tx_pcap"));
-            if replay.is_none() && record.is_none() {
-                return Err(
-                    "type pcap needs options:rx_pcap=FILE to replay, options:tx_pcap=FILE to record, or both"
-                        .into(),
-                );
-            }
-            Ok(PortKind::Pcap { replay, record })
-        }
-        "patch" => Err("type patch is not built yet: put the ports on one bridge".into()),
-        other => Err(format!("type {other} is unknown: use one of {}", TYPES.join(", "))),
-    }
-}
-
-/// A card. `key` is the option with its address: ours, or that of Open vSwitch.
-fn card(name: &str, key: &str, options: &Options<'_>) -> Result<PortKind, String> {
-    let Some(text) = options.get(key) else {
-        return Err(format!(
-            "this type needs the PCI address of a card: set Interface {name} options:{key}=0000:05:00.0 (`vsctl nic list` shows cards)"
-        ));
-    };
-    let address = text.parse().map_err(|why| format!("options:{key}: {why}"))?;
-    let size = |key, default: u16| -> Result<u16, String> {
-        Ok(number(options, key, 64, 4096)?.and_then(|n| u16::try_from(n).ok()).unwrap_or(default))
-    };
-    let queues = queues(options, 256)?.unwrap_or(1);
-    let rings = RingOptions {
-        queues,
-        rx_descriptors: size("n_rxq_desc", 512)?,
-        tx_descriptors: size("n_txq_desc", 512)?,
-    };
-    Ok(PortKind::Card { address, rings })
-}
-
-fn queues(options: &Options<'_>, most: u64) -> Result<Option<u16>, String> {
-    let queues = number(options, "n_rxq", 1, most)?;
-    Ok(queues.and_then(|queues| u16::try_from(queues).ok()))
-}
-
-fn tap(options: &Options<'_>) -> Result<PortKind, String> {
-    Ok(PortKind::Tap { queues: queues(options, 256)?.unwrap_or(1) })
-}
-
-fn system(options: &Options<'_>) -> Result<PortKind, String> {
-    let bypass_qdisc = flag(options, "qdisc-bypass", false)?;
-    Ok(PortKind::System { queues: queues(options, 64)?.unwrap_or(1), bypass_qdisc })
-}
-
-fn afxdp(options: &Options<'_>) -> Result<PortKind, String> {
-    let mode = match options.get("xdp-mode") {
-        None => Mode::default(),
-        Some(name) => {
-            let found = Mode::NAMES.iter().find(|(known, _)| known == name).map(|(_, mode)| *mode);
-            found.ok_or_else(|| {
-                let known = Mode::NAMES.map(|(name, _)| name).join(", ");
-                format!("xdp-mode={name}: use one of {known}")
-            })?
-        }
-    };
-    let filter = options.get("xdp-filter").map(|text| text.parse::<Filter>()).transpose()?;
-    Ok(PortKind::AfXdp { queues: queues(options, 64)?, mode, filter: filter.unwrap_or_default() })
-}
-
-fn guest(mac: Option<&str>, options: &Options<'_>) -> Result<GuestOptions, String> {
-    let defaults = GuestOptions::default();
-    let speed = number(options, "link-speed", 1, u64::from(u32::MAX >> 1))?;
-    let pairs = number(options, "vhost-max-queue-pairs", 1, 128)?;
-    Ok(GuestOptions {
-        max_queue_pairs: pairs
-            .and_then(|pairs| u16::try_from(pairs).ok())
-            .unwrap_or(defaults.max_queue_pairs),
-        mac: mac.map(guest_mac).transpose()?,
-        link_speed: speed.and_then(|speed| u32::try_from(speed).ok()),
-    })
-}
-
-/// `Interface.mac`: an address that one card can have.
-fn guest_mac(text: &str) -> Result<[u8; 6], String> {
-    let mut mac = [0; 6];
-    let mut parts = text.split(':');
-    let read = mac.iter_mut().all(|byte| {
-        let digits = |part: &&str| part.len() <= 2 && part.bytes().all(|b| b.is_ascii_hexdigit());
-        let part = parts.next().filter(digits);
-        part.and_then(|part| u8::from_str_radix(part, 16).ok()).map(|value| *byte = value).is_some()
-    });
-    let one_card = mac[0] & 1 == 0 && mac != [0; 6];
-    if read && parts.next().is_none() && one_card {
-        return Ok(mac);
-    }
-    Err(format!("mac={text} is no Ethernet address of one card: write it as in 52:54:00:00:00:0a"))
-}
-
 /// `csum`, `tso`, `uso`, `ufo`, `gro`: what may be left to the far side, and merging. One that cannot be read is noted, and holds
 /// as if it were not there: a slip of the pen must not take a running port away.
 fn offloads(options: &Options<'_>, notes: &mut Vec<String>) -> PortOffloads {
@@ -399,24 +290,6 @@ mod tests {
     }
 
     #[test]
-    fn cards() {
-        let set = Options::from([("pci", "05:00.0"), ("n_rxq", "4"), ("n_rxq_desc", "1024")]);
-        let rings = RingOptions { queues: 4, rx_descriptors: 1024, tx_descriptors: 512 };
-        let address = "0000:05:00.0".parse().unwrap();
-        assert_eq!(kind("up0", "pmd", false, None, &set), Ok(PortKind::Card { address, rings }));
-        let set = Options::from([("dpdk-devargs", "0000:05:00.0")]);
-        assert!(matches!(kind("up0", "dpdk", false, None, &set), Ok(PortKind::Card { .. })));
-        for (key, value, word) in [
-            ("n_rxq", "4", "nic list"),
-            ("pci", "net_tap0", "no PCI address"),
-            ("n_rxq_desc", "5", "nic list"),
-        ] {
-            let fault = kind("up0", "pmd", false, None, &Options::from([(key, value)])).unwrap_err();
-            assert!(fault.contains(word), "{fault}");
-        }
-    }
-
-    #[test]
     fn limits_of_the_slow_path() {
         let mut notes = Vec::new();
         assert_eq!(limits(&Options::new(), &mut notes), Limits::default());
@@ -432,48 +305,33 @@ mod tests {
     }
 
     #[test]
+    fn ways_to_spread_queues() {
+        let mut notes = Vec::new();
+        assert_eq!(balance(&Options::new(), &mut notes), Balance::default());
+        let set = Options::from([
+            ("pmd-rxq-assign", "group"),
+            ("pmd-rxq-isolate", "false"),
+            ("pmd-auto-lb", "true"),
+            ("pmd-auto-lb-rebal-interval", "3"),
+            ("pmd-auto-lb-load-threshold", "70"),
+        ]);
+        let auto = AutoBalance { interval: Duration::from_secs(180), load_pct: 70, improvement_pct: 25 };
+        let wanted = Balance { assign: Assign::Group, isolate: false, auto: Some(auto) };
+        assert_eq!(balance(&set, &mut notes), wanted);
+        assert!(notes.is_empty());
+        let odd = Options::from([
+            ("pmd-rxq-assign", "fair"),
+            ("pmd-auto-lb", "maybe"),
+            ("pmd-auto-lb-load-threshold", "101"),
+        ]);
+        assert_eq!(balance(&odd, &mut notes), Balance::default());
+        assert_eq!(notes.len(), 3);
+    }
+
+    #[test]
     fn affinities() {
         assert_eq!(affinity("0:3,1:5"), Ok(BTreeMap::from([(0, 3), (1, 5)])));
         assert!(affinity("0-3").is_err());
-    }
-
-    #[test]
-    fn kinds_on_devices_of_the_kernel() {
-        let none = Options::new();
-        let plain = PortKind::System { queues: 1, bypass_qdisc: false };
-        for name in ["", "system", "afpacket"] {
-            assert_eq!(kind("eth1", name, false, None, &none), Ok(plain.clone()));
-        }
-        let set = Options::from([("n_rxq", "4"), ("qdisc-bypass", "true")]);
-        assert_eq!(
-            kind("eth1", "", false, None, &set),
-            Ok(PortKind::System { queues: 4, bypass_qdisc: true })
-        );
-        let all = PortKind::AfXdp { queues: None, mode: Mode::BestEffort, filter: Filter::All };
-        assert_eq!(kind("eth1", "afxdp", false, None, &none), Ok(all));
-        let set = Options::from([("n_rxq", "2"), ("xdp-mode", "generic"), ("xdp-filter", "vlan=7")]);
-        let filter = "vlan=7".parse().unwrap();
-        let some = PortKind::AfXdp { queues: Some(2), mode: Mode::Generic, filter };
-        assert_eq!(kind("eth1", "afxdp", false, None, &set), Ok(some));
-        for (key, value) in [("xdp-mode", "fast"), ("xdp-filter", "tcp=1"), ("n_rxq", "65")] {
-            let error = kind("eth1", "afxdp", false, None, &Options::from([(key, value)])).unwrap_err();
-            assert!(error.contains(&format!("{key}={value}: use")), "{error}");
-        }
-    }
-
-    #[test]
-    fn addresses_of_guests() {
-        assert_eq!(guest_mac("52:54:00:00:00:0A"), Ok([0x52, 0x54, 0, 0, 0, 10]));
-        for bad in [
-            "",
-            "52:54:00:00:00",
-            "52:54:00:00:00:0a:0b",
-            "53:54:00:00:00:0a",
-            "0:0:0:0:0:0",
-            "52:54:0:0:0:+a",
-        ] {
-            assert!(guest_mac(bad).unwrap_err().contains("52:54:00:00:00:0a"), "{bad}");
-        }
     }
 
     #[test]

@@ -68,19 +68,20 @@ pub(super) fn workers(switch: &Switch) -> Result<Value, String> {
 
 fn worker(report: &WorkerReport) -> Value {
     let counters = &report.counters;
-    let all: u64 = report.rxqs.iter().map(|q| q.cycles).sum();
     let rxq = |q: &crate::switch::RxqReport| {
         json!({
             "port": q.port,
             "queue": q.queue,
             "packets": q.packets,
             "cycles_per_packet": ratio(q.cycles, q.packets),
-            "usage_pct": 100.0 * ratio(q.cycles, all),
+            "usage_pct": (q.usage_pct * 10.0).round() / 10.0,
+            "pinned": q.pinned,
         })
     };
     json!({
         "core": report.core,
         "numa": report.numa,
+        "isolated": report.isolated,
         "state": if counters.sleeping { "sleeping" } else { "polling" },
         "busy_pct": 100.0 * ratio(counters.busy_cycles, counters.total_cycles),
         "busy_cycles": counters.busy_cycles,

@@ -1,16 +1,19 @@
 //! Changes that ports report, carried to a thread that may act on them.
 //!
 //! A port reports from its own control thread and must not wait for the switch, which may just be waiting for that
-//! thread. So a report is only the port's number in a channel; the maintenance thread takes the lock.
+//! thread. So a report is only the port's number in a channel; the maintenance thread takes the lock. It also looks at the load of
+//! queues every few seconds.
 
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use flowtable::key::PortNo;
 use pmd::port::PortEvents;
 
 use super::Switch;
+use super::assign::INTERVAL;
 
 /// A report, or the end.
 pub(super) enum Event {
@@ -73,9 +76,21 @@ impl Maintenance {
 }
 
 fn run(switch: &Weak<Switch>, receiver: &Receiver<Event>) {
-    while let Ok(Event::Changed(number)) = receiver.recv() {
+    let mut tick_at = Instant::now() + INTERVAL;
+    loop {
+        let event = receiver.recv_timeout(tick_at.saturating_duration_since(Instant::now()));
         let Some(switch) = switch.upgrade() else { return };
-        switch.lock().place_queues(number);
-        switch.notify_watchers();
+        match event {
+            Ok(Event::Changed(number)) => {
+                switch.lock().place_queues(number);
+                switch.notify_watchers();
+            }
+            Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if tick_at <= Instant::now() {
+            switch.lock().tick();
+            tick_at = Instant::now() + INTERVAL;
+        }
     }
 }

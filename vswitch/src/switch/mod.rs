@@ -14,7 +14,9 @@
 //! any lock and are handed to the maintenance thread.
 
 mod assign;
+mod balance;
 mod events;
+mod load;
 mod open;
 mod port;
 mod queries;
@@ -33,6 +35,7 @@ use crate::bridge::{BridgeConfig, BridgeError, Bridges};
 use crate::datapath::{IdlePolicy, UpcallSender, upcall_queue};
 use crate::slowpath::{SinkList, SlowPath, SlowPathHandle};
 
+pub use balance::{Assign, AutoBalance, Balance};
 pub use open::{GuestOptions, PortKind, RingOptions};
 pub use port::{PortChange, PortOffloads, PortRequest};
 pub use queries::{DpFlow, PortReport, QueueReport, RxqReport, WorkerReport};
@@ -95,6 +98,11 @@ struct Inner {
     workers: Vec<WorkerEntry>,
     next_worker: u16,
     idle: IdlePolicy,
+    balance: Balance,
+    /// When queues were last spread.
+    spread_at: Option<std::time::Instant>,
+    /// The time-stamp counter in the last minute.
+    clock: load::Recent,
 }
 
 impl Switch {
@@ -114,7 +122,10 @@ impl Switch {
             sinks,
             pool,
             upcalls,
-            inner: Mutex::new(Inner::default()),
+            inner: Mutex::new(Inner {
+                clock: load::Recent::from(pmd::sys::clock::cycles()),
+                ..Inner::default()
+            }),
             maintenance: Maintenance::start(weak.clone()),
             watchers: Mutex::default(),
         });

@@ -8,7 +8,8 @@ use pmd::nic::NicConfig;
 use pmd::packet::Pool;
 use pmd::pci::PciAddress;
 use pmd::port::{PmdError, Port};
-use vhost_port::{Mode, VhostConfig, VhostPort};
+use vhost_port::front_end::{VirtioUserConfig, VirtioUserPort};
+use vhost_port::{Mode, OffloadOffer, VhostConfig, VhostPort};
 
 use super::port::PortRequest;
 
@@ -49,6 +50,17 @@ pub enum PortKind {
         path: PathBuf,
         /// Options of the guest side.
         guest: GuestOptions,
+    },
+    /// Another switch's vhost-user port, to which we are the guest.
+    VirtioUser {
+        /// Socket.
+        path: PathBuf,
+        /// We listen, and the other switch connects.
+        server: bool,
+        /// Most queue pairs.
+        pairs: u16,
+        /// Packed rings, if there are any.
+        packed: bool,
     },
     /// A card, driven from this process through VFIO.
     Card {
@@ -115,10 +127,17 @@ pub(super) fn open(
         }
         PortKind::VhostUser { path, guest } => {
             let path = path.clone().unwrap_or_else(|| rundir.join(&name));
-            VhostPort::open(vhost_config(name, Mode::Listen(path), *guest))
+            VhostPort::open(vhost_config(name, Mode::Listen(path), *guest, rundir))
         }
         PortKind::VhostUserClient { path, guest } => {
-            VhostPort::open(vhost_config(name, Mode::Connect(path.clone()), *guest))
+            VhostPort::open(vhost_config(name, Mode::Connect(path.clone()), *guest, rundir))
+        }
+        PortKind::VirtioUser { path, server, pairs, packed } => {
+            let mode = if *server { Mode::Listen } else { Mode::Connect }(path.clone());
+            // A frame to be fragmented means something else to DPDK's back-end, so nobody is asked for that.
+            let offload = OffloadOffer { ufo: false, ..OffloadOffer::default() };
+            let (pairs, packed) = (*pairs, *packed);
+            VirtioUserPort::open(VirtioUserConfig { name, mode, pairs, packed, offload })
         }
         PortKind::Card { address, rings } => {
             let config = NicConfig {
@@ -139,11 +158,13 @@ pub(super) fn open(
     }
 }
 
-fn vhost_config(name: String, mode: Mode, guest: GuestOptions) -> VhostConfig {
+fn vhost_config(name: String, mode: Mode, guest: GuestOptions, rundir: &Path) -> VhostConfig {
     VhostConfig {
         max_queue_pairs: guest.max_queue_pairs,
         mac: guest.mac,
         link_speed: guest.link_speed,
+        // A port's name has no slash (`config::validate`).
+        ring_file: Some(rundir.join("rings").join(&name)),
         ..VhostConfig::new(name, mode)
     }
 }

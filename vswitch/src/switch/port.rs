@@ -7,6 +7,7 @@ use flowtable::key::PortNo;
 use pmd::port::{DropCounters, Offloads, PmdError, Port, QueueCounters};
 
 use super::events::Changed;
+use super::load::Recent;
 use super::open::PortKind;
 use super::{Inner, Switch, SwitchError};
 use crate::bridge::{BridgePortConfig, VlanConfig};
@@ -67,6 +68,15 @@ pub(super) struct RxqEntry {
     pub(super) worker: u16,
     pub(super) counters: Arc<QueueCounters>,
     pub(super) load: Arc<RxqCounters>,
+    /// Its load in the last minute.
+    pub(super) recent: Recent,
+}
+
+impl RxqEntry {
+    /// Ticks spent on it lately.
+    pub(super) fn recent(&self) -> u64 {
+        self.recent.growth(self.load.cycles())
+    }
 }
 
 /// A transmit queue of one worker, and its drops of packets from this port.

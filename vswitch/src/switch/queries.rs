@@ -8,7 +8,7 @@ use pmd::sys;
 
 use super::Switch;
 use super::port::{PortEntry, PortOffloads};
-use crate::datapath::{Megaflow, WorkerSnapshot};
+use crate::datapath::{Megaflow, WorkerHandle, WorkerSnapshot};
 
 /// A queue and what it has done.
 #[derive(Clone, Debug)]
@@ -74,6 +74,10 @@ pub struct RxqReport {
     pub packets: u64,
     /// Time-stamp counter ticks spent on them.
     pub cycles: u64,
+    /// Share of its worker's time in the last minute, in percent.
+    pub usage_pct: f64,
+    /// Whether it is pinned to its worker.
+    pub pinned: bool,
 }
 
 /// A worker and its load.
@@ -83,6 +87,8 @@ pub struct WorkerReport {
     pub core: u32,
     /// NUMA node of the CPU.
     pub numa: u32,
+    /// Whether it is kept for queues pinned to it.
+    pub isolated: bool,
     /// Its counters.
     pub counters: WorkerSnapshot,
     /// Its receive queues.
@@ -110,14 +116,16 @@ impl Switch {
     /// Reports of all workers, ordered by CPU.
     pub fn worker_reports(&self) -> Vec<WorkerReport> {
         let inner = self.lock();
+        let window = inner.window();
         let mut reports: Vec<_> = inner
             .workers
             .iter()
             .map(|worker| WorkerReport {
                 core: worker.handle.core(),
                 numa: sys::cpu::numa_node(worker.handle.core()).unwrap_or(0),
+                isolated: inner.is_isolated(worker),
                 counters: worker.handle.counters().snapshot(),
-                rxqs: inner.ports.values().flat_map(|port| rxqs_of(port, worker.handle.id())).collect(),
+                rxqs: inner.ports.values().flat_map(|port| rxqs_of(port, &worker.handle, window)).collect(),
             })
             .collect();
         reports.sort_by_key(|report| report.core);
@@ -143,12 +151,19 @@ impl Switch {
     }
 }
 
-fn rxqs_of(port: &PortEntry, worker: u16) -> impl Iterator<Item = RxqReport> + '_ {
-    port.rxqs.iter().filter(move |(_, rxq)| rxq.worker == worker).map(|(&queue, rxq)| RxqReport {
+fn rxqs_of<'a>(
+    port: &'a PortEntry,
+    worker: &'a WorkerHandle,
+    window: u64,
+) -> impl Iterator<Item = RxqReport> + 'a {
+    let theirs = port.rxqs.iter().filter(|(_, rxq)| rxq.worker == worker.id());
+    theirs.map(move |(&queue, rxq)| RxqReport {
         port: port.name.clone(),
         queue,
         packets: rxq.load.packets(),
         cycles: rxq.load.cycles(),
+        usage_pct: 100.0 * rxq.recent() as f64 / window as f64,
+        pinned: port.affinity.get(&queue) == Some(&worker.core()),
     })
 }
 

@@ -208,6 +208,88 @@ fn workers_come_and_go_under_traffic() {
     }
 }
 
+/// Ports polled on each of two CPUs.
+fn polled(switch: &Switch) -> Vec<Vec<String>> {
+    let names = |worker: &WorkerReport| worker.rxqs.iter().map(|rxq| rxq.port.clone()).collect();
+    switch.worker_reports().iter().map(names).collect()
+}
+
+#[test]
+fn queues_are_spread_when_a_worker_comes_and_a_pinned_one_has_its_worker_alone() {
+    let bench = Bench::new();
+    let switch = &bench.switch;
+    let cpus = pmd::sys::cpu::online();
+    if cpus.len() < 2 {
+        // Nothing to spread over.
+        return;
+    }
+    switch.set_workers(Some(&cpus[..1])).unwrap();
+    for name in ["p", "q", "r", "s"] {
+        switch.add_port(bench.source(name, &[frame(0xee, 1, 0)])).unwrap();
+    }
+    assert_eq!(polled(switch), [["p", "q", "r", "s"]]);
+    switch.set_workers(Some(&cpus[..2])).unwrap();
+    let counts = |switch: &Switch| polled(switch).iter().map(Vec::len).collect::<Vec<_>>();
+    assert_eq!(counts(switch), [2, 2]);
+
+    let pin = |core| PortChange { affinity: BTreeMap::from([(0, core)]), ..change(VlanConfig::default()) };
+    switch.set_port("r", pin(cpus[1])).unwrap();
+    assert_eq!(polled(switch), [vec!["p", "q", "s"], vec!["r"]]);
+    let isolated: Vec<bool> = switch.worker_reports().iter().map(|worker| worker.isolated).collect();
+    assert_eq!(isolated, [false, true]);
+    assert!(switch.worker_reports()[1].rxqs[0].pinned);
+    // With both isolated the others still are polled somewhere.
+    switch.set_port("p", pin(cpus[0])).unwrap();
+    assert_eq!(counts(switch).iter().sum::<usize>(), 4);
+    switch.set_port("p", change(VlanConfig::default())).unwrap();
+
+    switch.set_balance(Balance { isolate: false, assign: Assign::RoundRobin, auto: None });
+    assert!(polled(switch)[1].contains(&"r".to_owned()));
+    assert_eq!(polled(switch)[0].len(), 2);
+    switch.set_balance(Balance::default());
+    assert_eq!(polled(switch), [vec!["p", "q", "s"], vec!["r"]]);
+}
+
+#[test]
+fn a_busy_worker_gives_queues_away_by_itself() {
+    let bench = Bench::new();
+    let switch = &bench.switch;
+    let cpus = pmd::sys::cpu::online();
+    if cpus.len() < 2 {
+        return;
+    }
+    switch.set_workers(Some(&cpus[..2])).unwrap();
+    for name in ["p", "q"] {
+        switch.add_port(bench.source(name, &vec![frame(0xee, 1, 0); 100])).unwrap();
+    }
+    // Both on one worker, by hand.
+    let mut inner = switch.lock();
+    let first = inner.workers[0].handle.id();
+    for number in [1, 2] {
+        let from = inner.ports[&PortNo(number)].rxqs[&0].worker;
+        inner.move_to(PortNo(number), 0, from, first);
+    }
+    drop(inner);
+    assert_eq!(polled(switch).iter().map(Vec::len).max(), Some(2));
+    let balance = |load_pct, improvement_pct| {
+        let interval = Duration::ZERO;
+        Balance { auto: Some(AutoBalance { interval, load_pct, improvement_pct }), ..Balance::default() }
+    };
+    for name in ["p", "q"] {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while switch.port_reports(Some(name))[0].rx.packets < 100 {
+            assert!(Instant::now() < deadline);
+            std::thread::yield_now();
+        }
+    }
+    // Not busy enough; not worth it, since nothing more than all can be gained; then both.
+    for (balance, apart) in [(balance(100, 0), false), (balance(0, 101), false), (balance(0, 1), true)] {
+        switch.set_balance(balance);
+        switch.lock().tick();
+        assert_eq!(polled(switch).iter().map(Vec::len).max(), Some(if apart { 1 } else { 2 }), "{balance:?}");
+    }
+}
+
 /// Ports, workers, rules and queries from many threads at once. What is checked is that all of it ends, that nothing is left
 /// over, and that the switch still switches.
 #[test]

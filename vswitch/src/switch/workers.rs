@@ -4,7 +4,7 @@ use std::thread::JoinHandle;
 
 use pmd::sys;
 
-use super::{Inner, Switch, SwitchError};
+use super::{Balance, Inner, Switch, SwitchError};
 use crate::datapath::worker::WorkerConfig;
 use crate::datapath::{self, Command, IdlePolicy, WorkerHandle};
 use crate::slowpath::Limits;
@@ -18,8 +18,8 @@ pub(super) struct WorkerEntry {
 }
 
 impl Switch {
-    /// Runs one worker on each CPU of `cpus`, or a single one on a CPU of our choice. Queues move to the workers there
-    /// are; those already in place stay. CPUs that are not online are refused, and nothing changes.
+    /// Runs one worker on each CPU of `cpus`, or a single one on a CPU of our choice. Queues are spread over the workers there
+    /// are, anew if one has come. CPUs that are not online are refused, and nothing changes.
     pub fn set_workers(&self, cpus: Option<&[u32]>) -> Result<(), SwitchError> {
         let online = sys::cpu::online();
         let wanted = match cpus {
@@ -33,6 +33,7 @@ impl Switch {
             )));
         }
         let mut inner = self.lock();
+        let before = inner.next_worker;
         for cpu in &wanted {
             if !inner.workers.iter().any(|w| w.handle.core() == *cpu) {
                 self.start_worker(&mut inner, *cpu)?;
@@ -42,8 +43,16 @@ impl Switch {
             worker.leaving = !wanted.contains(&worker.handle.core());
         }
         inner.place_all_queues();
+        if inner.next_worker != before {
+            inner.spread();
+        }
         self.stop_leaving(&mut inner);
         Ok(())
+    }
+
+    /// Changes how receive queues are spread over workers.
+    pub fn set_balance(&self, balance: Balance) {
+        self.lock().set_balance(balance);
     }
 
     /// Changes when workers sleep.

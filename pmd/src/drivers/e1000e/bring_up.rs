@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::registers::*;
-use super::rx::E1000eRx;
+use super::rx::{self, E1000eRx};
 use super::stats::Stats;
-use super::tx::E1000eTx;
+use super::tx::{self, E1000eTx};
+use crate::nic::intel::DESCRIPTOR;
 use crate::nic::{Card, CardInfo, Fault, Link, Queues, Settings};
 use crate::pci::{Bar, PciFn};
 use crate::port::PmdError;
@@ -123,7 +124,8 @@ impl E1000e {
         let arena = Arc::new(self.function.dma("e1000e rx ring", E1000eRx::bytes(size))?);
         self.place_ring([RX_BASE, RX_LEN, RX_HEAD, RX_TAIL], index, size, arena.iova(0));
         self.bar.write32(RXDCTL + usize::from(index) * QUEUE, DCTL_DESCRIPTORS);
-        Ok(E1000eRx::new(arena, self.bar.clone(), index, size, has_vector))
+        let interrupt = has_vector.then(|| rx::interrupt(index));
+        Ok(E1000eRx::new(arena, self.bar.clone(), rx::tail(index), size, interrupt))
     }
 
     fn tx_ring(&self, index: u16, settings: &Settings) -> Result<E1000eTx, PmdError> {
@@ -131,14 +133,14 @@ impl E1000e {
         let arena = Arc::new(self.function.dma("e1000e tx ring", E1000eTx::bytes(size))?);
         self.place_ring([TX_BASE, TX_LEN, TX_HEAD, TX_TAIL], index, size, arena.iova(0));
         self.bar.write32(TXDCTL + usize::from(index) * QUEUE, DCTL_DESCRIPTORS | TXDCTL_RESERVED);
-        Ok(E1000eTx::new(arena, self.bar.clone(), index, size, settings.max_frame()))
+        Ok(E1000eTx::new(arena, self.bar.clone(), tx::tail(index), size, settings.max_frame()))
     }
 
     fn place_ring(&self, [base, len, head, tail]: [usize; 4], index: u16, size: u16, iova: u64) {
         let at = usize::from(index) * QUEUE;
         self.bar.write32(base + at, iova as u32);
         self.bar.write32(base + at + 4, (iova >> 32) as u32);
-        self.bar.write32(len + at, u32::from(size) * super::descriptors::LEN as u32);
+        self.bar.write32(len + at, u32::from(size) * DESCRIPTOR as u32);
         self.bar.write32(head + at, 0);
         self.bar.write32(tail + at, 0);
     }

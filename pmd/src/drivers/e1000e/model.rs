@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::descriptors::{LEN, Received, Sent, TX_DONE};
+use super::descriptors::Sent;
 use super::registers::*;
-use super::rx::BUFFER;
+use crate::nic::intel::{BUFFER, DESCRIPTOR as LEN, Received, TX_DONE};
 use crate::pci::{FakeDma, FakeModel};
 
 /// A frame that was sent, and where the card was to put a checksum.

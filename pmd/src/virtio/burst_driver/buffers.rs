@@ -10,6 +10,7 @@
 
 use core::marker::PhantomData;
 
+use crate::packet::{Span, short_copy};
 use crate::virtio::shared_ptr::SharedPtr;
 
 /// Where the buffers lie and how they are cut.
@@ -103,6 +104,18 @@ impl BufferView<'_> {
         self.check(offset, src.len());
         // SAFETY: as in `read`.
         unsafe { self.at.add(offset).copy_in(src) };
+    }
+
+    /// Copies payload in, from `offset` on.
+    pub fn copy_from(&self, offset: usize, src: Span<'_>) {
+        self.check(offset, src.len());
+        // SAFETY: as in `read`; the span is readable, and lies in other memory than a buffer that is being filled.
+        unsafe { short_copy::copy(src.as_ptr(), self.at.add(offset).as_non_null().as_ptr(), src.len()) };
+    }
+
+    /// The first byte, for who lends the buffer while it is not staged.
+    pub fn start(&self) -> SharedPtr {
+        self.at
     }
 
     /// Says how many bytes of the buffer the device is to see; at most its capacity. The descriptor is written only when

@@ -31,12 +31,13 @@
 //! more use. Name a buffer twice, or scribble over the avail ring: then frames are wrong, but every id is
 //! bounded before it is used, so accesses stay inside the memory named at the start.
 //!
-//! [`PackedBurstRing`] is the same for packed rings.
+//! [`PackedBurstRing`] is the same for packed rings, [`EitherRing`] one of the two.
 //!
 //! Not thread-safe: one owner (`Send`, no `Sync` needed). Specification: VIRTIO 1.2, section 2.7.
 #![expect(unsafe_code, reason = "ring memory is shared with a device")]
 
 mod buffers;
+mod either;
 mod packed;
 #[cfg(test)]
 mod packed_tests;
@@ -47,6 +48,7 @@ use core::marker::PhantomData;
 use core::sync::atomic::{Ordering, fence};
 
 pub use buffers::{BufferView, Buffers};
+pub use either::EitherRing;
 pub use packed::PackedBurstRing;
 
 use super::driver_ring::RingMemory;

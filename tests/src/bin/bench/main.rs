@@ -37,6 +37,7 @@ mod stats;
 mod summary;
 mod table;
 mod tcp;
+mod veth;
 mod vsgen;
 mod wake;
 
@@ -97,6 +98,8 @@ pub(crate) const ROWS: &[Row] = &[
     row("start", 5, start::start),
     row("ports", 3, ports::ports),
     row("tcp", 5, tcp::tcp),
+    row("afpacket", 3, veth::af_packet),
+    row("afxdp", 3, veth::af_xdp),
 ];
 
 /// Above this load others take part of the processors we measure with.

@@ -8,7 +8,7 @@ pub(super) const CRATE_ARROWS: &[(&str, &[&str])] = &[
     ("vhost-port", &["pmd"]),
     ("vswitch", &["flowtable", "pmd", "vhost-port", "vswitch-ovsdb"]),
     ("vsctl", &["vswitch-ovsdb"]),
-    // The generator needs rings; its tests put real ports at the other end.
+    // The generator needs rings and the front-end's session; its tests put real ports at the other end.
     ("vsgen", &["pmd", "vhost-port"]),
     ("xtask", &[]),
     // End-to-end tests and fuzz targets see everything; nothing imports them.

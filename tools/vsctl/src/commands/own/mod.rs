@@ -8,6 +8,7 @@ mod fdb;
 mod flows;
 mod nic;
 mod pmd;
+mod pmd_rxq;
 mod stats;
 mod top;
 
@@ -49,6 +50,8 @@ pub(crate) enum Own {
     Stats(stats::Args),
     /// Print the load of each worker (PMD thread) and of its rx queues
     Pmd(pmd::Args),
+    /// Print which worker polls which rx queue, as ovs-appctl dpif-netdev/pmd-rxq-show does
+    PmdRxqShow(pmd_rxq::Args),
     /// Watch ports, rates, flows and hit rate live
     Top(top::Args),
     /// Print the completion script of a shell
@@ -66,6 +69,7 @@ pub(crate) const NAMES: &[&str] = &[
     "nic",
     "stats",
     "pmd",
+    "pmd-rxq-show",
     "top",
     "completion",
 ];
@@ -95,6 +99,7 @@ pub(crate) fn run(
         Own::Nic(args) => nic::run(args, &mut *connect()?, style)?,
         Own::Stats(args) => stats::run(args, &mut *connect()?, style)?,
         Own::Pmd(_) => pmd::run(&mut *connect()?, style)?,
+        Own::PmdRxqShow(_) => pmd_rxq::run(&mut *connect()?)?,
         Own::Top(args) => return top::run(args, &mut *connect()?, style, out),
         Own::Completion(args) => completion::run(args),
     };

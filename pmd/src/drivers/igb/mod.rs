@@ -1,0 +1,41 @@
+//! Intel 82576, a gigabit card with sixteen queues in each direction; QEMU's `igb`. The physical function, without virtual ones.
+//!
+//! | | |
+//! |---|---|
+//! | receive | 2 KiB buffers, as many per frame as it needs |
+//! | transmit | one copy into 2 KiB buffers; a report per batch |
+//! | offloads | TCP and UDP checksum both ways; segmentation in software |
+//! | queues | up to eight, flows spread by a symmetric hash |
+//! | link | by interrupt |
+//!
+//! Source: Intel 82576EB GbE Controller datasheet 2.63; section numbers refer to it.
+
+mod bring_up;
+mod descriptors;
+mod registers;
+mod rx;
+mod stats;
+mod tx;
+
+use std::sync::Arc;
+
+use crate::nic::{self, NicConfig};
+use crate::pci::PciFn;
+use crate::port::{PmdError, Port};
+
+/// Vendor and device ids this driver is for.
+pub const IDS: &[(u16, u16)] = &[(0x8086, 0x10c9)];
+
+/// Opens a function as a port.
+///
+/// # Errors
+/// The function is none, or does not start as configured.
+pub fn open(config: NicConfig, function: Arc<dyn PciFn>) -> Result<Arc<dyn Port>, PmdError> {
+    let card = bring_up::Igb::new(function.clone())?;
+    nic::open(config, function, card)
+}
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;
