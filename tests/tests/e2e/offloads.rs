@@ -135,7 +135,7 @@ fn guests_with_and_without_large_frames() {
     let host = Netns::new(&stage.lab).unwrap();
     stage.tap_port("br0", "t", &host, "10.1.0.100/24");
     stage.switch.vsctl("set Open_vSwitch . other_config:stats-update-interval=200").unwrap();
-    // QEMU 10 and 11 mask USO for vhost-user, so UFO is the UDP offload a Linux guest can get.
+    // QEMU 10 masks USO for vhost-user, so UFO is the UDP offload a Linux guest can get.
     let plain = "host_tso4=off,host_tso6=off,host_ufo=off,guest_tso4=off,guest_tso6=off,guest_ufo=off";
     let first = Nic { properties: plain.into(), ..stage.vhost_port("vma", Socket::SwitchListens, 0xa) };
     let cards = [(first, "10.1.0.1"), (stage.vhost_port("vmb", Socket::SwitchListens, 0xb), "10.1.0.2")];
