@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use super::queue_slots::Subscriber;
-use crate::port::{PortInfo, Waker};
+use crate::port::{LinkState, PortInfo, Waker};
 use crate::sys::netlink::LinkEvents;
 
 /// What is watched.
@@ -34,8 +34,10 @@ impl LinkWatch {
         let events = LinkEvents::open()?;
         let stop = Waker::new()?;
         let stopped = stop.clone();
+        // Looked at before this returns: what happens from now on is a change, however late the thread starts.
+        let known = State::of(&*device);
         let thread = thread::Builder::new().name("link-watch".into()).spawn(move || {
-            if let Err(error) = watch(&*device, &events, &stopped) {
+            if let Err(error) = watch(&*device, known, &events, &stopped) {
                 log::warn!("{}: its link is no longer watched: {error}", device.name());
             }
         })?;
@@ -53,16 +55,27 @@ impl Drop for LinkWatch {
     }
 }
 
-fn watch(device: &impl Watched, events: &LinkEvents, stop: &Waker) -> io::Result<()> {
-    let look = || {
-        let info = device.info();
-        (info.link, info.mtu, info.mac, info.error.is_some())
-    };
-    let mut known = look();
+/// What a subscriber wants to hear of when it changes.
+#[derive(PartialEq, Eq)]
+struct State {
+    link: LinkState,
+    mtu: u16,
+    mac: Option<[u8; 6]>,
+    faulty: bool,
+}
+
+impl State {
+    fn of(device: &impl Watched) -> State {
+        let PortInfo { link, mtu, mac, error, .. } = device.info();
+        State { link, mtu, mac, faulty: error.is_some() }
+    }
+}
+
+fn watch(device: &impl Watched, mut known: State, events: &LinkEvents, stop: &Waker) -> io::Result<()> {
     while events.wait(stop)? {
-        let now = look();
+        let now = State::of(device);
         if now != known {
-            if now.0 != known.0 {
+            if now.link != known.link {
                 device.count_link_change();
             }
             known = now;
