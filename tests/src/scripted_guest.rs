@@ -14,6 +14,7 @@ use pmd::virtio::driver_ring::RingMemory;
 use pmd::virtio::features::{
     VHOST_USER_F_PROTOCOL_FEATURES, VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1, VIRTIO_NET_F_MRG_RXBUF,
 };
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use vhost::vhost_user::message::{VhostUserHeaderFlag, VhostUserProtocolFeatures};
 use vhost::vhost_user::{Frontend, VhostUserFrontend as _};
 use vhost::{VhostBackend as _, VhostUserMemoryRegionInfo, VringConfigData};
@@ -71,7 +72,10 @@ impl ScriptedGuest {
     pub fn connect(path: &Path, packed: bool) -> Result<Self> {
         let frontend = Frontend::connect(path, 2).during(path.display())?;
         let len = 2 * RING_AREA + 2 * usize::from(RING_SIZE) * BUFFER as usize;
-        let memory = SharedMap::create("scripted guest", len, false).during("guest memory")?;
+        // Without seals, as QEMU's is: a guest of this kind may take its memory away.
+        let file = memfd_create("scripted guest", MemfdFlags::CLOEXEC).during("guest memory")?;
+        ftruncate(&file, len as u64).during("guest memory")?;
+        let memory = SharedMap::of(file, len).during("guest memory")?;
         let mut guest = Self { rings: Vec::new(), events: Vec::new(), frontend, packed, memory };
         guest.negotiate().during(path.display())?;
         for index in [RECEIVE, TRANSMIT] {
