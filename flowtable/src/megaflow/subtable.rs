@@ -336,9 +336,14 @@ impl<const N: usize, V> Words<N, V> {
         }
     }
 
+    /// Enters all slots into so many new buckets. A worker waits for it, so the buckets are asked for some slots ahead.
     fn rebuild(&mut self, buckets: usize) {
+        const AHEAD: usize = 16;
         self.buckets = vec![Bucket::default(); buckets];
         for slot in 0..self.hashes.len() {
+            if let Some(hash) = self.hashes.get(slot + AHEAD) {
+                prefetch(self.first_bucket(*hash));
+            }
             self.place(self.hashes[slot], slot as u32);
         }
     }

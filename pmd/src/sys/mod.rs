@@ -7,6 +7,7 @@ pub mod clock;
 pub mod cpu;
 pub mod ethtool;
 pub mod gather;
+pub mod huge_alloc;
 pub mod map;
 pub mod netif;
 pub mod netlink;

@@ -3,7 +3,11 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use pmd::sys::huge_alloc::HugeAlloc;
 use vswitch::daemon::{Daemon, Options};
+
+#[global_allocator]
+static ALLOCATOR: HugeAlloc = HugeAlloc;
 
 fn main() -> ExitCode {
     let options = Options::parse();

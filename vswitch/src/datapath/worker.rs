@@ -167,6 +167,8 @@ impl Worker {
         if let Err(error) = sys::cpu::pin_current_thread(self.core) {
             log::warn!("worker on CPU {}: not pinned: {error}", self.core); // tidy: once per worker
         }
+        // For the flow tables.
+        sys::huge_alloc::wanted_here();
         let mut ticks = Ticks::now();
         while self.round(&mut ticks) {}
         self.mailbox.end();
