@@ -3,6 +3,7 @@
 use pmd::packet::{Gso, Offload, OffloadCaps};
 use pmd::virtio::NetHeader;
 use pmd::virtio::features::*;
+use pmd::virtio::net_driver::device_offloads;
 
 /// Negotiated rules of both directions.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -29,14 +30,7 @@ impl NetRules {
                 NetHeader::LEGACY_LEN
             },
             mergeable,
-            from_guest: OffloadCaps {
-                csum: has(VIRTIO_NET_F_CSUM),
-                tso4: has(VIRTIO_NET_F_HOST_TSO4),
-                tso6: has(VIRTIO_NET_F_HOST_TSO6),
-                ecn: has(VIRTIO_NET_F_HOST_ECN),
-                ufo: has(VIRTIO_NET_F_HOST_UFO),
-                uso: has(VIRTIO_NET_F_HOST_USO),
-            },
+            from_guest: device_offloads(features),
             to_guest: OffloadCaps {
                 csum: has(VIRTIO_NET_F_GUEST_CSUM),
                 tso4: has(VIRTIO_NET_F_GUEST_TSO4),

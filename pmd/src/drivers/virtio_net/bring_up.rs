@@ -22,6 +22,7 @@ use crate::virtio::features::{
     VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ,
     VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU, VIRTIO_NET_F_SPEED_DUPLEX, VIRTIO_NET_F_STATUS,
 };
+use crate::virtio::net_driver::device_offloads;
 
 /// What we take if it is offered, whatever else.
 const WANTED: u64 = VIRTIO_F_VERSION_1
@@ -215,14 +216,9 @@ impl VirtioNet {
 
     fn tx_ring(&self, pair: u16, settings: &Settings) -> Result<VirtioTx, PmdError> {
         let size = self.queue_size(2 * pair + 1, settings.tx_descriptors)?;
-        let csum = self.has(VIRTIO_NET_F_CSUM);
-        let caps = OffloadCaps {
-            csum,
-            tso4: csum && self.has(VIRTIO_NET_F_HOST_TSO4),
-            tso6: csum && self.has(VIRTIO_NET_F_HOST_TSO6),
-            ecn: csum && self.has(VIRTIO_NET_F_HOST_ECN),
-            ..OffloadCaps::default()
-        };
+        let caps = device_offloads(self.features);
+        // A device that offers segmentation without checksums is not asked for it.
+        let caps = if caps.csum { caps } else { OffloadCaps::default() };
         let long = caps.tso4 || caps.tso6;
         let longest = if long { LONGEST_SEGMENT } else { settings.max_frame() };
         let shape = Shape {
