@@ -14,7 +14,6 @@ mod bring_up;
 mod descriptors;
 mod registers;
 mod rx;
-mod stats;
 mod tx;
 
 use std::sync::Arc;
