@@ -41,3 +41,11 @@ pub(super) fn await_up(port: &dyn Port) {
         thread::yield_now();
     }
 }
+
+/// A frame of `len` bytes that no other length or number has.
+pub(super) fn frame(len: usize, number: u32) -> Vec<u8> {
+    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x88, 0xb5];
+    frame.extend(number.to_be_bytes());
+    frame.extend((frame.len()..len).map(|i| (i * 7 + len) as u8));
+    frame
+}

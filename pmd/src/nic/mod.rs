@@ -34,6 +34,8 @@ mod model;
 mod parts;
 mod port;
 mod rx;
+#[cfg(test)]
+pub(crate) mod test_cards;
 mod tx;
 mod watch;
 

@@ -9,6 +9,8 @@ mod error;
 mod info;
 mod offloads;
 mod stats;
+#[cfg(test)]
+pub(crate) mod test_bursts;
 mod traits;
 mod waker;
 

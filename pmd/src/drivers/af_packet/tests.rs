@@ -6,49 +6,13 @@ use std::time::{Duration, Instant};
 use etherparse::PacketBuilder;
 
 use super::*;
-use crate::drivers::test_net::{await_up, in_namespace, ip, veth};
-use crate::packet::{BURST, BatchStorage, Gso, Offload, Span};
+use crate::drivers::test_net::{await_up, frame, in_namespace, ip, veth};
+use crate::packet::{BURST, Gso, Offload};
 use crate::port::LinkState;
+use crate::port::test_bursts::{receive_burst, send_burst};
 
 fn port(name: &str, queues: u16) -> Arc<dyn Port> {
     open(&AfPacketConfig { name: name.into(), queues, bypass_qdisc: false }).unwrap()
-}
-
-/// A frame of `len` bytes that no other length or number has.
-fn frame(len: usize, number: u32) -> Vec<u8> {
-    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x88, 0xb5];
-    frame.extend(number.to_be_bytes());
-    frame.extend((frame.len()..len).map(|i| (i * 7 + len) as u8));
-    frame
-}
-
-fn send(tx: &mut dyn TxQueue, frames: &[Vec<u8>], offload: Offload) -> usize {
-    let mut storage = BatchStorage::new();
-    let mut batch = storage.begin();
-    for frame in frames {
-        assert!(batch.receive(Span::from_slice(frame)));
-        batch.packet_mut((batch.len() - 1) as SlotId).offload = offload;
-    }
-    let slots: Vec<SlotId> = (0..frames.len() as SlotId).collect();
-    tx.tx_burst(&batch, &slots)
-}
-
-/// One burst: the frames and what is said of them.
-fn burst(rx: &mut dyn RxQueue) -> Vec<(Vec<u8>, Offload)> {
-    let mut storage = BatchStorage::new();
-    let got = {
-        let mut batch = storage.begin();
-        let count = rx.rx_burst(&mut batch);
-        let copy = |slot| {
-            let frame = batch.frame(slot as SlotId);
-            let mut bytes = vec![0; frame.len()];
-            frame.copy_to(&mut bytes);
-            (bytes, frame.offload)
-        };
-        (0..count).map(copy).collect()
-    };
-    rx.rx_done();
-    got
 }
 
 /// Receives `count` frames.
@@ -57,7 +21,7 @@ fn receive(rx: &mut dyn RxQueue, count: usize) -> Vec<Vec<u8>> {
     let mut frames = Vec::new();
     while frames.len() < count {
         assert!(Instant::now() < deadline, "{} of {count}, drops {:?}", frames.len(), drops(rx));
-        frames.extend(burst(rx).into_iter().map(|(bytes, _)| bytes));
+        frames.extend(receive_burst(rx).into_iter().map(|(bytes, _)| bytes));
     }
     frames
 }
@@ -75,7 +39,7 @@ fn frames_of_every_size_cross_unchanged() {
         let (mut rx, mut tx) = (one.rx_queue(0).unwrap(), other.tx_queue(0).unwrap());
         for sizes in (60..=9018).collect::<Vec<_>>().chunks(BURST) {
             let frames: Vec<_> = sizes.iter().map(|&len| frame(len, len as u32)).collect();
-            assert_eq!(send(&mut *tx, &frames, Offload::default()), frames.len());
+            assert_eq!(send_burst(&mut *tx, &frames, Offload::default()), frames.len());
             assert_eq!(receive(&mut *rx, frames.len()), frames);
         }
         // The ring was made for that MTU; a device whose MTU grows later still brings every frame.
@@ -90,12 +54,12 @@ fn frames_of_every_size_cross_unchanged() {
         let mut tx = other.tx_queue(0).unwrap();
         let frames: Vec<_> =
             [60, 1514, 1969, 1970, 1971, 1972, 2048, 9000, 61].map(|len| frame(len, 1)).into();
-        assert_eq!(send(&mut *tx, &frames, Offload::default()), frames.len());
+        assert_eq!(send_burst(&mut *tx, &frames, Offload::default()), frames.len());
         assert_eq!(receive(&mut *rx, frames.len()), frames);
         assert_eq!(drops(&*rx), []);
         // One that is too long for the device is refused, and those beside it are not.
         let frames = [frame(60, 0), frame(9030, 1), frame(61, 2)];
-        assert_eq!(send(&mut *tx, &frames, Offload::default()), 2);
+        assert_eq!(send_burst(&mut *tx, &frames, Offload::default()), 2);
         assert_eq!(tx.counters().drops.get(DropReason::TxTooLong), 1);
         assert_eq!(receive(&mut *rx, 2), [frames[0].clone(), frames[2].clone()]);
     });
@@ -119,7 +83,7 @@ fn tags_and_large_segments_cross_as_they_are() {
             tagged(&[0x88, 0xa8, 0, 9]),
             tagged(&[0x88, 0xa8, 0, 9, 0x81, 0, 0, 5]),
         ];
-        assert_eq!(send(&mut *tx, &frames, Offload::default()), 3);
+        assert_eq!(send_burst(&mut *tx, &frames, Offload::default()), 3);
         assert_eq!(receive(&mut *rx, 3), frames);
 
         // TCP of 60 KiB with its checksum still to be made, tagged and not.
@@ -140,18 +104,18 @@ fn tags_and_large_segments_cross_as_they_are() {
                 ..Offload::default()
             };
             let frames = [frame(80, 1), large.clone(), frame(90, 2)];
-            assert_eq!(send(&mut *tx, &frames[1..2], offload), 1);
+            assert_eq!(send_burst(&mut *tx, &frames[1..2], offload), 1);
             let mut got = Vec::new();
             while got.is_empty() {
-                got = burst(&mut *rx);
+                got = receive_burst(&mut *rx);
             }
             assert!(got[0].0 == large);
             let said = got[0].1;
             assert_eq!((said.gso, said.gso_size, said.csum_start), (Gso::TcpV4, 1448, l4));
             // Between ordinary ones it keeps its place; what asks for nothing crosses in the same call.
-            assert_eq!(send(&mut *tx, &frames[..1], Offload::default()), 1);
-            assert_eq!(send(&mut *tx, &frames[1..2], offload), 1);
-            assert_eq!(send(&mut *tx, &frames[2..], Offload::default()), 1);
+            assert_eq!(send_burst(&mut *tx, &frames[..1], Offload::default()), 1);
+            assert_eq!(send_burst(&mut *tx, &frames[1..2], offload), 1);
+            assert_eq!(send_burst(&mut *tx, &frames[2..], Offload::default()), 1);
             assert!(receive(&mut *rx, 3) == frames);
         }
         assert_eq!(drops(&*rx), []);
@@ -167,15 +131,15 @@ fn what_the_ring_cannot_hold_is_counted() {
         let (mut rx, mut tx) = (one.rx_queue(0).unwrap(), other.tx_queue(0).unwrap());
         let frames: Vec<_> = (0..BURST as u32).map(|n| frame(60, n)).collect();
         for _ in 0..80 {
-            assert_eq!(send(&mut *tx, &frames, Offload::default()), BURST);
+            assert_eq!(send_burst(&mut *tx, &frames, Offload::default()), BURST);
         }
         // The ring has 2048 slots.
         assert_eq!(receive(&mut *rx, 2048).len(), 2048);
-        assert_eq!(send(&mut *tx, &frames, Offload::default()), BURST);
+        assert_eq!(send_burst(&mut *tx, &frames, Offload::default()), BURST);
         assert_eq!(receive(&mut *rx, BURST), frames);
         assert_eq!(drops(&*rx), [(DropReason::RxRingFull, (80 * BURST - 2048) as u64)]);
         // A queue that is handed back and taken again goes on where it was.
-        assert_eq!(send(&mut *tx, &frames, Offload::default()), BURST);
+        assert_eq!(send_burst(&mut *tx, &frames, Offload::default()), BURST);
         assert!(one.rx_queue(0).err().unwrap().to_string().contains("in use"));
         drop(rx);
         let mut rx = one.rx_queue(0).unwrap();
@@ -202,14 +166,14 @@ fn queues_share_the_flows_of_a_device() {
             })
             .collect();
         for frames in sent.chunks(BURST) {
-            assert_eq!(send(&mut *tx, frames, Offload::default()), frames.len());
+            assert_eq!(send_burst(&mut *tx, frames, Offload::default()), frames.len());
         }
         let deadline = Instant::now() + Duration::from_secs(30);
         let mut got = vec![Vec::new(); 3];
         while got.iter().map(Vec::len).sum::<usize>() < sent.len() {
             assert!(Instant::now() < deadline);
             for (rx, got) in rxs.iter_mut().zip(&mut got) {
-                got.extend(burst(&mut **rx).into_iter().map(|(bytes, _)| bytes));
+                got.extend(receive_burst(&mut **rx).into_iter().map(|(bytes, _)| bytes));
             }
         }
         assert!(got.iter().all(|got| !got.is_empty()), "a queue got nothing");
@@ -251,20 +215,20 @@ fn what_happens_to_the_device_is_told() {
         // Counted, too: a state that lasts shorter than it takes to look was never there.
         until(&|info| info.link == LinkState::Down && info.link_resets == 1);
         ip("link set dev a down");
-        assert_eq!(send(&mut *tx, &[frame(60, 1)], Offload::default()), 0);
+        assert_eq!(send_burst(&mut *tx, &[frame(60, 1)], Offload::default()), 0);
         assert_eq!(tx.counters().drops.get(DropReason::TxLinkDown), 1);
         ip("link set dev a name other mtu 1400");
         until(&|info| info.mtu == 1400 && info.status.iter().any(|(_, value)| value == "other"));
         ip("link set dev b up");
         ip("link set dev other up");
         until(&|info| info.link == LinkState::Up && info.link_resets >= 2);
-        assert_eq!(send(&mut *tx, &[frame(60, 1)], Offload::default()), 1);
+        assert_eq!(send_burst(&mut *tx, &[frame(60, 1)], Offload::default()), 1);
         ip("link del dev other");
         until(&|info| info.gone && info.error.as_ref().is_some_and(|error| error.contains("a was deleted")));
         // The queues of a device that is gone do nothing, and do not keep their worker awake.
-        assert!(burst(&mut *rx).is_empty());
+        assert!(receive_burst(&mut *rx).is_empty());
         assert_eq!(rx.arm(), Armed::Idle);
-        assert_eq!(send(&mut *tx, &[frame(60, 1)], Offload::default()), 0);
+        assert_eq!(send_burst(&mut *tx, &[frame(60, 1)], Offload::default()), 0);
     });
 }
 

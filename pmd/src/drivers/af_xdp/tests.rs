@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use etherparse::PacketBuilder;
 
 use super::*;
-use crate::drivers::test_net::{await_up, in_namespace, ip, veth};
-use crate::packet::{BURST, Batch, BatchStorage, Gso, Offload, SlotId, Span};
+use crate::drivers::test_net::{await_up, frame, in_namespace, ip, veth};
+use crate::packet::{BURST, Gso, Offload};
+use crate::port::test_bursts::{receive_burst, send_burst};
 use crate::port::{Armed, DropReason};
 use crate::sys::packet_socket::PacketSocket;
 
@@ -34,42 +35,10 @@ fn outside(device: &str) -> PacketSocket {
     socket
 }
 
-/// A frame of `len` bytes that no other length or number has.
-fn frame(len: usize, number: u32) -> Vec<u8> {
-    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x88, 0xb5];
-    frame.extend(number.to_be_bytes());
-    frame.extend((frame.len()..len).map(|i| (i * 7 + len) as u8));
-    frame
-}
-
 fn send(tx: &mut dyn TxQueue, frames: &[Vec<u8>], offload: Offload) -> usize {
-    let mut storage = BatchStorage::new();
-    let mut batch = storage.begin();
-    for frame in frames {
-        assert!(batch.receive(Span::from_slice(frame)));
-        batch.packet_mut((batch.len() - 1) as SlotId).offload = offload;
-    }
-    let slots: Vec<SlotId> = (0..frames.len() as SlotId).collect();
-    let sent = tx.tx_burst(&batch, &slots);
+    let sent = send_burst(tx, frames, offload);
     while !tx.notify() {}
     sent
-}
-
-fn burst(rx: &mut dyn RxQueue) -> Vec<Vec<u8>> {
-    let mut storage = BatchStorage::new();
-    let frames = {
-        let mut batch: Batch<'_> = storage.begin();
-        let count = rx.rx_burst(&mut batch);
-        let copy = |slot| {
-            let frame = batch.frame(slot as SlotId);
-            let mut bytes = vec![0; frame.len()];
-            frame.copy_to(&mut bytes);
-            bytes
-        };
-        (0..count).map(copy).collect()
-    };
-    rx.rx_done();
-    frames
 }
 
 fn receive(rx: &mut dyn RxQueue, count: usize) -> Vec<Vec<u8>> {
@@ -78,7 +47,7 @@ fn receive(rx: &mut dyn RxQueue, count: usize) -> Vec<Vec<u8>> {
     while frames.len() < count {
         let drops: Vec<_> = rx.counters().drops.nonzero().collect();
         assert!(Instant::now() < deadline, "{} of {count}, {drops:?}", frames.len());
-        frames.extend(burst(rx));
+        frames.extend(receive_burst(rx).into_iter().map(|(bytes, _)| bytes));
     }
     frames
 }
@@ -179,7 +148,7 @@ fn the_filter_leaves_the_rest_to_the_kernel() {
             }
             assert!(receive(&mut *rx, 20).chunks(2).all(|pair| pair == [ours.clone(), datagram.clone()]));
             assert!(capture(&kernel, 10).iter().all(|frame| *frame == other));
-            assert!(burst(&mut *rx).is_empty());
+            assert!(receive_burst(&mut *rx).is_empty());
             assert!(rustix::io::read(kernel.as_fd(), &mut [0; 2000][..]).is_err());
         });
     }
@@ -234,7 +203,7 @@ fn what_is_lost_is_counted_and_a_queue_goes_on() {
         // Of what is gone nothing comes, and its worker may sleep.
         let mut tx = port.tx_queue(0).unwrap();
         ip("link del dev a");
-        assert!(burst(&mut *rx).is_empty());
+        assert!(receive_burst(&mut *rx).is_empty());
         assert_eq!(rx.arm(), Armed::Idle);
         for _ in 0..70 {
             send(&mut *tx, &vec![frame(60, 1); BURST], Offload::default());

@@ -1,14 +1,15 @@
 //! The driver over a card that is played.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::model::{SentFrame, Shared};
 use super::registers::*;
 use super::*;
-use crate::packet::{BURST, Batch, BatchStorage, Offload, SlotId, Span};
+use crate::nic::test_cards::{frame, receive, restarts, send, send_with, until};
+use crate::packet::{BURST, Offload};
 use crate::pci::FakeFn;
-use crate::port::{Armed, DropReason, LinkState, PortInfo, RxQueue, TxQueue};
+use crate::port::{Armed, DropReason, LinkState, PortInfo};
 
 struct Bench {
     chip: Shared,
@@ -33,71 +34,14 @@ fn bench_with(config: NicConfig) -> Bench {
     Bench { chip, function, port }
 }
 
-fn frame(len: usize, seed: usize) -> Vec<u8> {
-    (0..len).map(|i| (i * 7 + seed) as u8).collect()
-}
-
-fn send_with(tx: &mut dyn TxQueue, frames: &[Vec<u8>], offload: Offload) -> usize {
-    let mut storage = BatchStorage::new();
-    let mut sent = 0;
-    for burst in frames.chunks(BURST) {
-        let mut batch = storage.begin();
-        for (slot, frame) in burst.iter().enumerate() {
-            assert!(batch.receive(Span::from_slice(frame)));
-            batch.packet_mut(slot as SlotId).offload = offload;
-        }
-        let slots: Vec<SlotId> = (0..burst.len() as SlotId).collect();
-        sent += tx.tx_burst(&batch, &slots);
-        assert!(tx.notify());
-    }
-    sent
-}
-
-fn send(tx: &mut dyn TxQueue, frames: &[Vec<u8>]) -> usize {
-    send_with(tx, frames, Offload::default())
-}
-
-fn receive(rx: &mut dyn RxQueue) -> Vec<Vec<u8>> {
-    let mut storage = BatchStorage::new();
-    let frames = {
-        let mut batch = storage.begin();
-        rx.rx_burst(&mut batch);
-        whole(&batch)
-    };
-    rx.rx_done();
-    frames
-}
-
-fn whole(batch: &Batch<'_>) -> Vec<Vec<u8>> {
-    let one = |slot| {
-        let frame = batch.frame(slot);
-        let mut bytes = vec![0; frame.len()];
-        frame.copy_to(&mut bytes);
-        bytes
-    };
-    (0..batch.len() as SlotId).map(one).collect()
-}
-
 impl Bench {
     fn deliver(&self, frame: &[u8]) -> bool {
         self.chip.lock().deliver(self.function.dma_view(), 0, frame)
     }
 
     fn until(&self, what: &str, good: impl Fn(&PortInfo) -> bool) -> PortInfo {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        loop {
-            let info = self.port.info();
-            if good(&info) {
-                return info;
-            }
-            assert!(Instant::now() < deadline, "{what}: {info:?}");
-            std::thread::yield_now();
-        }
+        until(&*self.port, what, good)
     }
-}
-
-fn restarts(info: &PortInfo) -> u64 {
-    info.status.iter().find(|(name, _)| name == "restarts").unwrap().1.parse().unwrap()
 }
 
 #[test]

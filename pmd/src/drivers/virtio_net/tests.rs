@@ -1,13 +1,15 @@
 //! The driver over a device that is played.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::model::Shared;
 use super::*;
-use crate::packet::{BURST, Batch, BatchStorage, SlotId, Span};
+use crate::nic::test_cards::{frame, receive, restarts, send, until};
+use crate::packet::{BURST, BatchStorage};
 use crate::pci::FakeFn;
-use crate::port::{Armed, DropReason, LinkState, PortInfo, RxQueue, TxQueue};
+use crate::port::test_bursts::whole;
+use crate::port::{Armed, DropReason, LinkState, PortInfo};
 use crate::virtio::features::*;
 
 struct Bench {
@@ -37,64 +39,14 @@ fn bench() -> Bench {
     bench_with(VIRTIO_NET_F_MRG_RXBUF, config())
 }
 
-fn frame(len: usize, seed: usize) -> Vec<u8> {
-    (0..len).map(|i| (i * 7 + seed) as u8).collect()
-}
-
-fn send(tx: &mut dyn TxQueue, frames: &[Vec<u8>]) -> usize {
-    let mut storage = BatchStorage::new();
-    let mut sent = 0;
-    for burst in frames.chunks(BURST) {
-        let mut batch = storage.begin();
-        burst.iter().for_each(|frame| assert!(batch.receive(Span::from_slice(frame))));
-        let slots: Vec<SlotId> = (0..burst.len() as SlotId).collect();
-        sent += tx.tx_burst(&batch, &slots);
-        assert!(tx.notify());
-    }
-    sent
-}
-
-fn receive(rx: &mut dyn RxQueue) -> Vec<Vec<u8>> {
-    let mut storage = BatchStorage::new();
-    let frames = {
-        let mut batch = storage.begin();
-        rx.rx_burst(&mut batch);
-        whole(&batch)
-    };
-    rx.rx_done();
-    frames
-}
-
-fn whole(batch: &Batch<'_>) -> Vec<Vec<u8>> {
-    let one = |slot| {
-        let mut bytes = vec![0; 70_000];
-        let len = batch.frame(slot).copy_to(&mut bytes);
-        bytes.truncate(len);
-        bytes
-    };
-    (0..batch.len() as SlotId).map(one).collect()
-}
-
 impl Bench {
     fn deliver(&self, frame: &[u8]) -> bool {
         self.device.lock().deliver(self.function.dma_view(), 0, frame)
     }
 
     fn until(&self, what: &str, good: impl Fn(&PortInfo) -> bool) -> PortInfo {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        loop {
-            let info = self.port.info();
-            if good(&info) {
-                return info;
-            }
-            assert!(Instant::now() < deadline, "{what}: {info:?}");
-            std::thread::yield_now();
-        }
+        until(&*self.port, what, good)
     }
-}
-
-fn restarts(info: &PortInfo) -> u64 {
-    info.status.iter().find(|(name, _)| name == "restarts").unwrap().1.parse().unwrap()
 }
 
 #[test]
