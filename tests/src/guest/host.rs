@@ -24,7 +24,7 @@ pub struct Card {
     pub mac: String,
     /// Further properties, each beginning with a comma; empty for none.
     pub properties: String,
-    /// The wire ends in a TAP device of this name, with two queues, instead of a [`Wire`].
+    /// The wire ends in a TAP device of this name instead of a [`Wire`]; with two queues if the properties say `mq=on`.
     pub tap: Option<String>,
 }
 
@@ -194,8 +194,9 @@ fn arguments(lab: &Lab, cards: &[Card], image: &Path, channels: &Channels<'_>) -
             here.display(),
             there.display()
         );
+        let queues = if card.properties.contains("mq=on") { ",queues=2" } else { "" };
         let wire = card.tap.as_ref().map_or(datagrams, |tap| {
-            format!("tap,id=net{i},ifname={tap},script=no,downscript=no,vhost=off,queues=2")
+            format!("tap,id=net{i},ifname={tap},script=no,downscript=no,vhost=off{queues}")
         });
         // A root port of its own puts each card into an IOMMU group of its own.
         let port = format!("pcie-root-port,id=root{i},chassis={},slot={},addr={:#x}", i + 1, i + 1, slot(i));
