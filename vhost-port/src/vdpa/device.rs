@@ -28,7 +28,7 @@
 //!   stopped device had read, but not used, are the next engine's: a frame may be sent twice, none gets lost.
 
 use std::ops::RangeInclusive;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -80,7 +80,7 @@ pub trait VdpaDev: Send {
 
     /// Becomes readable when there is something for [`VdpaDev::poll`] to find. `None` if the device has no way to say so: it is polled
     /// some times a second then.
-    fn event_fd(&self) -> Option<BorrowedFd<'_>>;
+    fn event_fd(&self) -> Option<Arc<OwnedFd>>;
 
     /// What has happened since this was asked last. Clears the descriptor.
     fn poll(&mut self) -> DeviceEvents;
