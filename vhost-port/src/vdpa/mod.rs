@@ -1,10 +1,11 @@
 //! vDPA: a guest's rings on a device, and back.
 //!
 //! ```text
-//!   device    VdpaDev: what a device must do, and may rely on
-//!   memory    the memory it is given to reach
-//!   error     why it did not
-//!   name      which device the operator means, and opening it
+//!   device      VdpaDev: what a device must do, and may rely on
+//!   memory      the memory it is given to reach
+//!   error       why it did not
+//!   name        which device the operator means, and opening it
+//!   virtio_pci  a virtio-net function of a card, through VFIO
 //! ```
 //!
 //! A device here is anything that speaks virtio-net rings by itself: a virtio function of a network card, the kernel's vDPA bus,
@@ -15,6 +16,7 @@ mod device;
 mod error;
 mod memory;
 mod name;
+mod virtio_pci;
 
 pub use device::{
     Capabilities, DeviceEvents, DeviceStatistics, DirtyTracking, Doorbell, DoorbellPage, PATIENCE, RingStart,

@@ -125,6 +125,8 @@ pub(super) struct Registers {
     /// Base address register that the doorbells are behind.
     pub(super) notify_bar: u8,
     pub(super) device: Window,
+    /// Bytes of the device's configuration.
+    pub(super) device_len: usize,
 }
 
 /// Kinds of parts, as the capabilities name them.
@@ -140,7 +142,7 @@ impl Registers {
     pub(super) fn find(function: &dyn PciFn) -> Result<Registers, PmdError> {
         let mut bars: [Option<Arc<Bar>>; 6] = Default::default();
         let (mut common, mut notify, mut device) = (None, None, None);
-        let (mut notify_multiplier, mut notify_bar) = (0, 0);
+        let (mut notify_multiplier, mut notify_bar, mut device_len) = (0, 0, 0);
         for capability in Capabilities::of(function).filter(|cap| cap.id == Capability::VENDOR) {
             let mut body = [0; 20];
             function.config_read(u16::from(capability.offset), &mut body)?;
@@ -165,14 +167,16 @@ impl Registers {
             {
                 continue;
             }
-            if kind == NOTIFY {
-                (notify_multiplier, notify_bar) = (word(16), index);
+            match kind {
+                NOTIFY => (notify_multiplier, notify_bar) = (word(16), index),
+                DEVICE => device_len = len,
+                _ => {}
             }
             *slot = Some(Window { bar, offset });
         }
         match (common, notify, device) {
             (Some(common), Some(notify), Some(device)) => {
-                Ok(Registers { common, notify, notify_multiplier, notify_bar, device })
+                Ok(Registers { common, notify, notify_multiplier, notify_bar, device, device_len })
             }
             _ => Err(PmdError::Config(format!(
                 "{} has no modern virtio interface (VIRTIO 1.0): in QEMU, set disable-legacy=on or do not set disable-modern=on",

@@ -56,6 +56,11 @@ impl Transport {
         &self.registers.device
     }
 
+    /// Bytes of the configuration.
+    pub fn config_len(&self) -> usize {
+        self.registers.device_len
+    }
+
     /// An error that says which device it is of.
     pub fn failed(&self, what: &str) -> PmdError {
         PmdError::Config(format!("{}: {what} (virtio-net)", self.function.address()))
