@@ -4,6 +4,7 @@
 //!   device      VdpaDev: what a device must do, and may rely on
 //!   memory      the memory it is given to reach
 //!   error       why it did not
+//!   shadow      a relay between a guest's ring and one of ours, which the device runs
 //!   name        which device the operator means, and opening it
 //!   virtio_pci  a virtio-net function of a card, through VFIO
 //! ```
@@ -16,6 +17,9 @@ mod device;
 mod error;
 mod memory;
 mod name;
+#[cfg_attr(not(test), expect(unused_imports, reason = "the engine that runs it is on its way"))]
+#[expect(dead_code, reason = "as above")]
+mod shadow;
 mod virtio_pci;
 
 pub use device::{
