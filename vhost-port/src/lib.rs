@@ -6,6 +6,7 @@
 //!   ring      split and packed rings, device side: bounded walks, notifications
 //!   front_end the same conversation from the other side: an uplink into another switch's vhost-user port
 //!   net       frames in and out: the Port and its queues ◀──lock── worker
+//!   vdpa      a device that runs the rings instead of us
 //! ```
 //!
 //! # Trust
@@ -35,6 +36,7 @@ mod net;
 mod port;
 mod ring;
 mod session;
+pub mod vdpa;
 
 pub use config::{Mode, OffloadOffer, VhostConfig};
 pub use port::VhostPort;

@@ -4,13 +4,15 @@
 //! datagram sockets on our side ([`Wire`]): one datagram is one frame, whatever is in it.
 //!
 //! The image is the ordinary guest image with a second archive behind it: the VFIO modules, and `vswitchd` and `vsctl` with this
-//! machine's own loader and libraries, since the guest's may be older.
+//! machine's own loader and libraries, since the guest's may be older. One with virtual functions or guests of its own
+//! ([`HostConfig`]) runs on QEMU 11, and for the latter has a third archive.
 
 use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::console::Console;
 use super::{Channels, Guest, base_arguments};
 use crate::failure::{During as _, Failure, Result};
 use crate::lab::Lab;
@@ -38,6 +40,31 @@ impl Card {
             properties: properties.to_owned(),
             tap: None,
         }
+    }
+}
+
+/// What a host guest has.
+#[derive(Debug, Clone, Default)]
+pub struct HostConfig {
+    /// Cards, each behind a root port of its own.
+    pub cards: Vec<Card>,
+    /// Virtual functions of one more card, an SR-IOV virtio-net that the guest's kernel drives and that has no wire; at most seven.
+    /// Each has a wire of its own.
+    pub functions: Vec<Card>,
+    /// How many guests it may run itself ([`HostGuest::nested`]), on the processor's virtualisation as QEMU emulates it.
+    pub guests: usize,
+    /// Further properties of the physical function, each beginning with a comma.
+    pub physical: String,
+}
+
+impl HostConfig {
+    /// The cards of the host, and then the virtual functions.
+    fn wired(&self) -> impl Iterator<Item = &Card> {
+        self.cards.iter().chain(&self.functions)
+    }
+
+    fn needs_qemu11(&self) -> bool {
+        !self.functions.is_empty() || self.guests > 0
     }
 }
 
@@ -95,10 +122,14 @@ impl Wire {
 pub struct HostGuest {
     /// The guest, for commands.
     pub guest: Guest,
-    /// The wire of each card, in their order.
+    /// The wire of each card, in their order, and then of each virtual function.
     pub wires: Vec<Wire>,
     /// The PCI address of each card.
     pub addresses: Vec<String>,
+    /// The PCI address of each virtual function.
+    pub functions: Vec<String>,
+    /// Command channels that guests of this guest will answer on.
+    pub(super) channels: Vec<Option<(Console, PathBuf)>>,
 }
 
 impl HostGuest {
@@ -107,20 +138,50 @@ impl HostGuest {
     /// # Errors
     /// As [`Guest::boot`].
     pub fn boot(lab: &Lab, cards: &[Card]) -> Result<Self> {
+        Self::boot_with(lab, &HostConfig { cards: cards.to_vec(), ..HostConfig::default() })
+    }
+
+    /// Boots as configured and starts the switch in it.
+    ///
+    /// # Errors
+    /// As [`Guest::boot`].
+    pub fn boot_with(lab: &Lab, config: &HostConfig) -> Result<Self> {
+        let mut qemu = lab.program("qemu-system-x86_64");
+        if config.needs_qemu11() {
+            lab.fetch_qemu11()?;
+            qemu = lab.qemu11();
+        }
         let image = lab.path("host.cpio");
         let mut bytes = fs::read(lab.image()).during(lab.image().display())?;
         bytes.extend(lab.host_archive()?);
+        if config.guests > 0 {
+            bytes.extend(lab.nested_archive()?);
+        }
         fs::write(&image, bytes).during(image.display())?;
-        let wires: Vec<Wire> = (0..cards.len()).map(|i| Wire::new(lab, i)).collect::<Result<_>>()?;
+        let wires: Vec<Wire> =
+            (0..config.wired().count()).map(|i| Wire::new(lab, i)).collect::<Result<_>>()?;
         let mut guest =
-            Guest::launch(lab, "host", false, |channels| arguments(lab, cards, &image, channels))?;
+            Guest::launch(lab, &qemu, "host", false, |channels| arguments(lab, config, &image, channels))?;
+        let channels = (0..config.guests).map(|i| channel(lab, i).map(Some)).collect::<Result<_>>()?;
         guest.wait_ready()?;
-        let addresses = (0..cards.len()).map(|i| address(&mut guest, i)).collect::<Result<_>>()?;
-        let mut host = Self { guest, wires, addresses };
+        let addresses = (0..config.cards.len()).map(|i| address(&mut guest, i)).collect::<Result<_>>()?;
+        let mut host = Self { guest, wires, addresses, functions: Vec::new(), channels };
+        if !config.functions.is_empty() {
+            host.make_functions(config)?;
+        }
         host.guest.run("mkdir -p /run/vs; ulimit -l unlimited; /host/vswitchd --rundir /run/vs >/tmp/vswitchd.log 2>&1 &")?;
         host.guest
             .run("for i in $(seq 100); do [ -S /run/vs/db.sock ] && exit 0; sleep 0.1; done; exit 1")?;
         Ok(host)
+    }
+
+    fn make_functions(&mut self, config: &HostConfig) -> Result<()> {
+        let physical = address(&mut self.guest, config.cards.len())?;
+        let count = config.functions.len();
+        self.guest.run(&format!("echo {count} > /sys/bus/pci/devices/{physical}/sriov_numvfs"))?;
+        let slot = physical.trim_end_matches('0');
+        self.functions = (1..=count).map(|number| format!("{slot}{number}")).collect();
+        Ok(())
     }
 
     /// Runs `vsctl` in the guest and gives what it printed.
@@ -181,30 +242,83 @@ fn address(guest: &mut Guest, index: usize) -> Result<String> {
     guest.run(&format!("cd /sys/bus/pci/devices/0000:00:{:02x}.0 && ls -d 0000:??:00.0", slot(index)))
 }
 
-fn arguments(lab: &Lab, cards: &[Card], image: &Path, channels: &Channels<'_>) -> Vec<String> {
+/// Connects to the serial port that guest `index` of the host guest will use; at once, lest its first words are lost.
+fn channel(lab: &Lab, index: usize) -> Result<(Console, PathBuf)> {
+    let path = nested_port(lab, index);
+    let console = Console::connect(&path)
+        .ok_or_else(|| Failure::new(format!("QEMU has not made {}", path.display())))?;
+    Ok((console, path))
+}
+
+fn nested_port(lab: &Lab, index: usize) -> PathBuf {
+    lab.path(&format!("nested{index}.con"))
+}
+
+fn arguments(lab: &Lab, config: &HostConfig, image: &Path, channels: &Channels<'_>) -> Vec<String> {
     let mut list = base_arguments(lab, "host", image, "intel_iommu=on", channels);
-    let more =
-        |list: &mut Vec<String>, items: &[&str]| list.extend(items.iter().map(|&item| item.to_owned()));
-    more(&mut list, &["-machine", "q35,kernel-irqchip=split", "-smp", "2", "-m", "1024"]);
+    more(&mut list, &["-machine", "q35,kernel-irqchip=split", "-smp", "2"]);
     more(&mut list, &["-device", "intel-iommu,intremap=on,device-iotlb=on"]);
-    for (i, card) in cards.iter().enumerate() {
-        let (here, there) = (lab.path(&format!("wire{i}.card")), lab.path(&format!("wire{i}.host")));
-        let datagrams = format!(
-            "dgram,id=net{i},local.type=unix,local.path={},remote.type=unix,remote.path={}",
-            here.display(),
-            there.display()
+    if config.guests > 0 {
+        more(&mut list, &["-m", "2048", "-cpu", "max,svm=on,npt=on"]);
+    } else {
+        more(&mut list, &["-m", "1024"]);
+    }
+    for i in 0..config.guests {
+        // The third and fourth port, on interrupts that no other device has.
+        let (path, base, irq) = (nested_port(lab, i), 0x3e8 - 0x100 * i, 5 - 2 * i);
+        let socket = format!("socket,id=nested{i},path={},server=on,wait=off", path.display());
+        let port = format!("isa-serial,chardev=nested{i},index={},iobase={base:#x},irq={irq}", i + 2);
+        more(&mut list, &["-chardev", &socket, "-device", &port]);
+    }
+    for (i, card) in config.wired().enumerate() {
+        more(&mut list, &["-netdev", &wire(lab, card, i)]);
+    }
+    for (i, card) in config.cards.iter().enumerate() {
+        more(&mut list, &["-device", &root_port(i), "-device", &device(card, i, &format!("bus=root{i}"))]);
+    }
+    let slot = config.cards.len();
+    if !config.functions.is_empty() {
+        more(&mut list, &["-netdev", "hubport,id=physical,hubid=0", "-device", &root_port(slot)]);
+    }
+    // Virtual functions come before the physical one.
+    for (i, card) in config.functions.iter().enumerate() {
+        let place = format!("bus=root{slot},addr=0x0.{:#x},sriov-pf=physical", i + 1);
+        more(&mut list, &["-device", &device(card, slot + i, &place)]);
+    }
+    if !config.functions.is_empty() {
+        let physical = format!(
+            "virtio-net-pci,netdev=physical,bus=root{slot},addr=0x0.0x0,id=physical,romfile=,disable-legacy=on,iommu_platform=on,ats=on{}",
+            config.physical
         );
-        let queues = if card.properties.contains("mq=on") { ",queues=2" } else { "" };
-        let wire = card.tap.as_ref().map_or(datagrams, |tap| {
-            format!("tap,id=net{i},ifname={tap},script=no,downscript=no,vhost=off{queues}")
-        });
-        // A root port of its own puts each card into an IOMMU group of its own.
-        let port = format!("pcie-root-port,id=root{i},chassis={},slot={},addr={:#x}", i + 1, i + 1, slot(i));
-        let device = format!(
-            "{},netdev=net{i},bus=root{i},id=card{i},mac={},romfile={}",
-            card.model, card.mac, card.properties
-        );
-        more(&mut list, &["-netdev", &wire, "-device", &port, "-device", &device]);
+        more(&mut list, &["-device", &physical]);
     }
     list
+}
+
+fn more(list: &mut Vec<String>, items: &[&str]) {
+    list.extend(items.iter().map(|&item| item.to_owned()));
+}
+
+/// A root port of its own puts each card into an IOMMU group of its own.
+fn root_port(index: usize) -> String {
+    let (number, at) = (index + 1, slot(index));
+    format!("pcie-root-port,id=root{index},chassis={number},slot={number},addr={at:#x}")
+}
+
+fn wire(lab: &Lab, card: &Card, index: usize) -> String {
+    let (here, there) = (lab.path(&format!("wire{index}.card")), lab.path(&format!("wire{index}.host")));
+    let datagrams = format!(
+        "dgram,id=net{index},local.type=unix,local.path={},remote.type=unix,remote.path={}",
+        here.display(),
+        there.display()
+    );
+    let queues = if card.properties.contains("mq=on") { ",queues=2" } else { "" };
+    card.tap.as_ref().map_or(datagrams, |tap| {
+        format!("tap,id=net{index},ifname={tap},script=no,downscript=no,vhost=off{queues}")
+    })
+}
+
+fn device(card: &Card, index: usize, place: &str) -> String {
+    let (model, mac, properties) = (&card.model, &card.mac, &card.properties);
+    format!("{model},netdev=net{index},{place},id=card{index},mac={mac},romfile={properties}")
 }

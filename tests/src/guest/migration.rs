@@ -33,7 +33,7 @@ impl Guest {
     pub fn monitor(&mut self, command: &str, arguments: &Value) -> Result<Value> {
         if self.monitor.is_none() {
             let path = self.monitor_path.clone();
-            self.monitor = Some(self.process.until("monitor", MIGRATION, |_| Monitor::connect(&path))?);
+            self.monitor = Some(self.process()?.until("monitor", MIGRATION, |_| Monitor::connect(&path))?);
         }
         let monitor = self.monitor.as_mut().ok_or_else(|| Failure::new("no monitor"))?;
         monitor.execute(command, arguments).during(format_args!("guest {}", self.name))
@@ -96,7 +96,8 @@ impl Guest {
     /// # Errors
     /// QEMU is gone.
     pub fn memory(&self) -> Result<File> {
-        let folder = PathBuf::from(format!("/proc/{}/fd", self.process.pid()));
+        let qemu = self.process.as_ref().ok_or_else(|| Failure::new("its QEMU is in a host guest"))?;
+        let folder = PathBuf::from(format!("/proc/{}/fd", qemu.pid()));
         let is_memory = |path: &PathBuf| {
             fs::read_link(path).is_ok_and(|to| to.to_string_lossy().starts_with("/memfd:memory-backend"))
         };

@@ -8,6 +8,7 @@ mod console;
 mod host;
 mod migration;
 mod monitor;
+mod nested;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,7 +21,8 @@ use crate::failure::{Failure, Result};
 use crate::lab::Lab;
 use crate::process::{Process, last_lines};
 
-pub use host::{Card, HostGuest, Wire};
+pub use host::{Card, HostConfig, HostGuest, Wire};
+pub use nested::NestedConfig;
 
 /// How long a boot may take on a machine that is busy with other things.
 const BOOT: Duration = Duration::from_secs(180);
@@ -216,7 +218,8 @@ fn base_arguments(
 #[derive(Debug)]
 pub struct Guest {
     name: String,
-    process: Process,
+    /// QEMU; `None` when it runs in a host guest.
+    process: Option<Process>,
     console_path: PathBuf,
     console: Console,
     serial: PathBuf,
@@ -231,12 +234,14 @@ impl Guest {
     /// # Errors
     /// QEMU cannot be started.
     pub fn start(lab: &Lab, config: &GuestConfig) -> Result<Self> {
-        Self::launch(lab, &config.name, config.keep, |channels| config.arguments(lab, channels))
+        let qemu = lab.program("qemu-system-x86_64");
+        Self::launch(lab, &qemu, &config.name, config.keep, |channels| config.arguments(lab, channels))
     }
 
-    /// Starts QEMU with `arguments`, made from the paths of its channels.
+    /// Starts `qemu` with `arguments`, made from the paths of its channels.
     fn launch(
         lab: &Lab,
+        qemu: &Path,
         name: &str,
         keep: bool,
         arguments: impl FnOnce(&Channels<'_>) -> Vec<String>,
@@ -249,12 +254,17 @@ impl Guest {
         let monitor_path = lab.path(&format!("{name}.qmp"));
         let arguments =
             arguments(&Channels { console: &console_path, serial: &serial, monitor: &monitor_path });
-        let qemu = lab.program("qemu-system-x86_64");
-        let mut process = Process::start(name, &qemu, &arguments, &log, keep)?;
+        let mut process = Process::start(name, qemu, &arguments, &log, keep)?;
         // At once, because what the guest says while nobody is connected is lost.
         let console = process.until("command channel", BOOT, |_| Console::connect(&console_path))?;
         let name = name.to_owned();
+        let process = Some(process);
         Ok(Self { name, process, console, console_path, serial, monitor_path, monitor: None })
+    }
+
+    /// An error if its QEMU has ended; that of a nested guest is looked after by its host guest.
+    fn alive(process: &mut Option<Process>) -> Result<()> {
+        process.as_mut().map_or(Ok(()), Process::must_run)
     }
 
     /// Starts QEMU and waits until the guest takes commands.
@@ -273,7 +283,7 @@ impl Guest {
     /// QEMU ends or the guest stays silent; the message holds the end of both logs.
     pub fn wait_ready(&mut self) -> Result<()> {
         let process = &mut self.process;
-        self.console.ready(BOOT, || process.must_run()).map_err(|e| {
+        self.console.ready(BOOT, || Self::alive(process)).map_err(|e| {
             let serial = std::fs::read_to_string(&self.serial).unwrap_or_default();
             Failure::new(format!(
                 "guest {} did not boot: {e}\nserial console:\n{}",
@@ -310,7 +320,7 @@ impl Guest {
     pub fn try_run(&mut self, command: &str, patience: Duration) -> Result<(i32, String)> {
         let process = &mut self.process;
         self.console
-            .run(command, patience, || process.must_run())
+            .run(command, patience, || Self::alive(process))
             .map_err(|e| Failure::new(format!("guest {}: {e}", self.name)))
     }
 
@@ -434,12 +444,16 @@ impl Guest {
 
     /// Kills QEMU without warning.
     pub fn kill(&mut self) {
-        self.process.kill();
+        self.process.iter_mut().for_each(Process::kill);
     }
 
     /// QEMU's process.
-    pub fn process(&mut self) -> &mut Process {
-        &mut self.process
+    ///
+    /// # Errors
+    /// It runs in a host guest.
+    pub fn process(&mut self) -> Result<&mut Process> {
+        let name = &self.name;
+        self.process.as_mut().ok_or_else(|| Failure::new(format!("QEMU of {name} runs in a host guest")))
     }
 
     /// The socket of its command channel.

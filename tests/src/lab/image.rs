@@ -24,6 +24,10 @@ const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 
 /// Loaded in a guest that plays the host, beside the others.
 const HOST_DRIVERS: [&str; 3] = ["vfio_iommu_type1", "vfio_pci", "tun"];
+/// Loaded in one that has guests of its own.
+const NESTED_DRIVERS: [&str; 1] = ["kvm_amd"];
+/// Where QEMU 11 finds what it starts machines with.
+const FIRMWARE: [&str; 4] = ["qboot.rom", "kvmvapic.bin", "linuxboot_dma.bin", "pvh.bin"];
 
 /// What a guest that plays the host has more: VFIO, and `programs` of this machine in `/host`, each with the loader and libraries of
 /// this machine behind a script of its name. To be put behind the image; the kernel unpacks one after the other.
@@ -47,13 +51,47 @@ pub(super) fn host_archive(cache: &Path, programs: &[PathBuf]) -> Result<Vec<u8>
     for library in libraries {
         archive.file(&format!("host/lib/{}", file_name(&library)), &read(&library)?);
     }
+    more_drivers(&mut archive, cache, &HOST_DRIVERS, 'h')?;
+    Ok(archive.finish())
+}
+
+/// What a host guest with guests of its own has more: KVM, and in `/nested` QEMU 11, the kernel and the image of those guests.
+/// `/nested/qemu ARGUMENTS` starts one. To be put behind the image, as [`host_archive`].
+pub(super) fn nested_archive(cache: &Path, kernel: &Path, image: &Path) -> Result<Vec<u8>> {
+    let mut archive = Cpio::default();
+    let root = cache.join("root11");
+    let qemu = root.join("usr/bin/qemu-system-x86_64");
+    for folder in ["nested", "nested/lib", "nested/share"] {
+        archive.folder(folder);
+    }
+    archive.file("nested/lib/qemu", &read(&qemu)?);
+    archive.file("nested/lib/ld.so", &read(&root.join("usr/lib64/ld-linux-x86-64.so.2"))?);
+    for library in shared_libraries(&root, &qemu)? {
+        archive.file(&format!("nested/lib/{}", file_name(&library)), &read(&library)?);
+    }
+    for name in FIRMWARE {
+        let found = ["qemu", "seabios"].map(|folder| root.join("usr/share").join(folder).join(name));
+        let path = found.iter().find(|path| path.exists());
+        let path = path.ok_or_else(|| Failure::new(format!("{name} is not in {}", root.display())))?;
+        archive.file(&format!("nested/share/{name}"), &read(path)?);
+    }
+    archive.file("nested/kernel", &read(kernel)?);
+    archive.file("nested/image", &read(image)?);
+    let script = "#!/bin/sh\nexec /nested/lib/ld.so --library-path /nested/lib /nested/lib/qemu -L /nested/share \"$@\"\n";
+    archive.file("nested/qemu", script.as_bytes());
+    more_drivers(&mut archive, cache, &NESTED_DRIVERS, 'n')?;
+    Ok(archive.finish())
+}
+
+/// Adds modules that the image does not have. They are loaded in the order of their names, so those of a smaller `letter` first.
+fn more_drivers(archive: &mut Cpio, cache: &Path, wanted: &[&str], letter: char) -> Result<()> {
     let usual = drivers(cache, &DRIVERS)?;
-    let more = drivers(cache, &HOST_DRIVERS)?;
+    let more = drivers(cache, wanted)?;
     let new = more.iter().filter(|(name, _)| usual.iter().all(|(have, _)| have != name));
     for (i, (name, bytes)) in new.enumerate() {
-        archive.file(&format!("modules/h{i:02}-{name}.ko"), bytes);
+        archive.file(&format!("modules/{letter}{i:02}-{name}.ko"), bytes);
     }
-    Ok(archive.finish())
+    Ok(())
 }
 
 /// The program without debug information, if there is a `strip`: the guest unpacks it the faster.

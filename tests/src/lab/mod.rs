@@ -110,6 +110,29 @@ impl Lab {
         image::host_archive(&self.cache, &[self.binaries.vswitchd(), self.binaries.vsctl()])
     }
 
+    /// Fetches QEMU 11 when needed: [`Self::qemu11`] and [`Self::nested_archive`] have it then.
+    ///
+    /// # Errors
+    /// `tools/lab/qemu11.sh` fails; it has said why.
+    pub fn fetch_qemu11(&self) -> Result<()> {
+        script("qemu11.sh").map(drop)
+    }
+
+    /// QEMU 11, which can play SR-IOV, after [`Self::fetch_qemu11`].
+    #[must_use]
+    pub fn qemu11(&self) -> PathBuf {
+        self.cache.join("root11/qemu")
+    }
+
+    /// What a host guest has more that runs guests of its own: KVM, QEMU 11, and kernel and image of those guests. An archive as
+    /// [`Self::host_archive`]; after [`Self::fetch_qemu11`].
+    ///
+    /// # Errors
+    /// A file is missing.
+    pub fn nested_archive(&self) -> Result<Vec<u8>> {
+        image::nested_archive(&self.cache, &self.kernel, &self.image)
+    }
+
     /// Our own programs.
     #[must_use]
     pub fn binaries(&self) -> &Binaries {
@@ -179,14 +202,22 @@ fn prepare() -> Result<Prepared> {
 /// # Errors
 /// `tools/lab/setup.sh` fails; it has said why.
 pub fn fill() -> Result<PathBuf> {
-    let script = workspace().join("tools/lab/setup.sh");
+    script("setup.sh")
+}
+
+/// Runs a script of `tools/lab` that fills the cache, and gives the cache's path.
+fn script(name: &str) -> Result<PathBuf> {
+    let script = workspace().join("tools/lab").join(name);
     let out = Command::new(&script)
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()
         .during(format_args!("starting {}", script.display()))?;
     if !out.status.success() {
-        return Err(Failure::new("tools/lab/setup.sh could not fill the cache; its message is above"));
+        return Err(Failure::new(format!(
+            "{} could not fill the cache; its message is above",
+            script.display()
+        )));
     }
     Ok(PathBuf::from(String::from_utf8_lossy(&out.stdout).trim()))
 }

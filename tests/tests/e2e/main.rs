@@ -34,4 +34,5 @@ mod switch_restart;
 mod tap;
 mod two_guests;
 mod uplinks;
+mod vdpa;
 mod vlans;

@@ -107,7 +107,7 @@ impl Set {
             number += 1;
             let mut guest =
                 Guest::start(&lab, &GuestConfig { keep, ..GuestConfig::new(&format!("vm{number}"), nic) })?;
-            description.started(guest.process().pid(), Some(guest.console_path()));
+            description.started(guest.process()?.pid(), Some(guest.console_path()));
             Ok(guest)
         };
         let [first, second] = cards;
