@@ -8,7 +8,7 @@
 //! | queues | up to eight; flows are spread by a symmetric hash if the card does that |
 //! | link | by interrupt |
 //!
-//! The card has few registers. What it is to do lies in memory that both sides see ([`area`]), and a command register says when to look at it.
+//! The card has few registers. What it is to do lies in memory that both sides see (`area`), and a command register says when to look at it.
 //! Rings have generation bits: a descriptor is the reader's when its bit has the value of this round, so no index is read over the bus.
 //!
 //! Source: the interface as Linux (`drivers/net/vmxnet3/vmxnet3_defs.h`, `upt1_defs.h`) and QEMU (`hw/net/vmxnet3.c`) know it; the names behind
