@@ -1,10 +1,12 @@
 //! The driver side of a split ring: what a guest's driver does.
 //!
-//! Used as the peer in tests of the device side and by traffic generators; a virtio PMD can stand on it too.
-//! The memory is the driver's own, so a device that lies can at worst make [`DriverRing::poll_used`] return an
-//! error: heads are checked against what was really handed out.
+//! Used by control queues, by relays that put a guest's chains into a device's ring, and as the peer in tests of the device side.
+//! The memory is the driver's own, but the device may write all of it. So nothing that counts is read back from there: which descriptors
+//! a chain has stands in private lists, and a device that lies can at worst make [`DriverRing::poll_used`] return an
+//! error: heads are checked against what was really handed out, and the index against how much that was.
 //!
-//! Cost: one descriptor write per buffer; indexes are published once per [`DriverRing::publish`].
+//! Cost: one descriptor write per buffer and no allocation; indexes are published once per [`DriverRing::publish`], and read when what
+//! was seen before has been taken.
 #![expect(unsafe_code, reason = "ring memory is shared with a device")]
 
 use core::sync::atomic::{Ordering, fence};
@@ -73,13 +75,21 @@ impl RingMemory {
     }
 }
 
-/// The device returned a head that it does not have.
+/// The device returned what it does not have. The ring is of no more use.
 #[derive(thiserror::Error, Clone, Copy, PartialEq, Eq, Debug)]
-#[error("the device returned chain {0}, which it was not given")]
-pub struct BadUsed(
-    /// Head it named.
-    pub u32,
-);
+pub enum BadUsed {
+    /// A chain, by what it is called.
+    #[error("the device returned chain {0}, which it was not given")]
+    NotGiven(u32),
+    /// More chains than it was shown.
+    #[error("the device says that it has used {used} more chains, but it had {given}")]
+    TooMany {
+        /// Chains it says it used since it was looked at last.
+        used: u16,
+        /// Chains it had then.
+        given: u16,
+    },
+}
 
 /// What a driver does with a ring of either kind, split ([`DriverRing`]) or packed
 /// ([`PackedDriverRing`](super::packed_driver_ring::PackedDriverRing)).
@@ -153,17 +163,21 @@ pub struct DriverRing {
     memory: RingMemory,
     size: u16,
     event_idx: bool,
-    /// Free descriptors, as a stack.
-    free: Vec<u16>,
-    /// Descriptors of the chain that starts here; empty when the device does not have it.
-    chains: Vec<Vec<u16>>,
+    /// What follows each descriptor, in its chain or in the list of free ones.
+    links: Vec<u16>,
+    /// The first free descriptor, and how many there are.
+    first_free: u16,
+    free: u16,
+    /// How many descriptors the chain has that starts here, and its last one; none when the device does not have it.
+    chains: Vec<(u16, u16)>,
     /// Next avail index, and the one published last.
     avail_idx: u16,
     published: u16,
     /// Avail index at the last decision to kick.
     kicked: u16,
-    /// Next used index to look at.
+    /// Next used index to look at, and the device's as loaded last.
     used_idx: u16,
+    used_seen: u16,
 }
 
 impl DriverRing {
@@ -183,12 +197,15 @@ impl DriverRing {
             memory,
             size,
             event_idx,
-            free: (0..size).rev().collect(),
-            chains: vec![Vec::new(); usize::from(size)],
+            links: (1..=size).collect(),
+            first_free: 0,
+            free: size,
+            chains: vec![(0, 0); usize::from(size)],
             avail_idx: 0,
             published: 0,
             kicked: 0,
             used_idx: 0,
+            used_seen: 0,
         })
     }
 
@@ -199,7 +216,7 @@ impl DriverRing {
 
     /// Free descriptors.
     pub fn free(&self) -> usize {
-        self.free.len()
+        usize::from(self.free)
     }
 
     fn mask(&self, index: u16) -> usize {
@@ -209,43 +226,42 @@ impl DriverRing {
     /// Adds a chain; the device sees it after [`DriverRing::publish`]. `None`, and nothing done, when `buffers` is empty
     /// or does not fit the free descriptors.
     pub fn add(&mut self, buffers: &[Buffer]) -> Option<u16> {
-        if buffers.is_empty() || buffers.len() > self.free.len() {
-            return None;
+        let count = u16::try_from(buffers.len()).ok().filter(|&count| count > 0 && count <= self.free)?;
+        let head = self.first_free;
+        let mut last = head;
+        for (buffer, left) in buffers.iter().zip((0..count).rev()) {
+            last = self.first_free;
+            self.first_free = self.links[usize::from(last)];
+            let more = if left > 0 { DESC_F_NEXT } else { 0 };
+            let flags = if buffer.write { DESC_F_WRITE } else { 0 } | more;
+            let next = if left > 0 { self.first_free } else { 0 };
+            let desc = Descriptor { addr: buffer.addr, len: buffer.len, flags, next };
+            // SAFETY: the list of free descriptors has those of the table (contract of `new`).
+            unsafe { self.memory.descriptors.store_descriptor(usize::from(last), desc) };
         }
-        let chain = self.free.split_off(self.free.len() - buffers.len());
-        for (i, (buffer, &index)) in buffers.iter().zip(&chain).enumerate() {
-            let next = chain.get(i + 1).copied();
-            let flags = if buffer.write { DESC_F_WRITE } else { 0 } | next.map_or(0, |_| DESC_F_NEXT);
-            let desc = Descriptor { addr: buffer.addr, len: buffer.len, flags, next: next.unwrap_or(0) };
-            // SAFETY: index < size, inside the table (contract of `new`).
-            unsafe { self.memory.descriptors.store_descriptor(usize::from(index), desc) };
-        }
-        self.offer(chain)
+        self.free -= count;
+        Some(self.offer(head, (count, last)))
     }
 
     /// Adds a chain through an indirect table that the caller has written at guest address `table` with `count`
     /// descriptors.
     pub fn add_indirect(&mut self, table: u64, count: u16) -> Option<u16> {
-        let index = self.free.pop()?;
-        let len = u32::from(count) * 16;
-        // SAFETY: index < size, inside the table (contract of `new`).
-        unsafe {
-            self.memory.descriptors.store_descriptor(
-                usize::from(index),
-                Descriptor { addr: table, len, flags: DESC_F_INDIRECT, next: 0 },
-            );
-        }
-        self.offer(vec![index])
+        self.free = self.free.checked_sub(1)?;
+        let index = self.first_free;
+        self.first_free = self.links[usize::from(index)];
+        let desc = Descriptor { addr: table, len: u32::from(count) * 16, flags: DESC_F_INDIRECT, next: 0 };
+        // SAFETY: as in `add`.
+        unsafe { self.memory.descriptors.store_descriptor(usize::from(index), desc) };
+        Some(self.offer(index, (1, index)))
     }
 
-    fn offer(&mut self, chain: Vec<u16>) -> Option<u16> {
-        let head = *chain.first()?;
+    fn offer(&mut self, head: u16, chain: (u16, u16)) -> u16 {
         let offset = RING + self.mask(self.avail_idx) * 2;
         // SAFETY: the masked index lies inside the avail ring (contract of `new`).
         unsafe { self.memory.avail.store_u16(offset, head, Ordering::Relaxed) };
         self.avail_idx = self.avail_idx.wrapping_add(1);
         self.chains[usize::from(head)] = chain;
-        Some(head)
+        head
     }
 
     /// Shows added chains to the device. Returns whether the device wants a kick for them.
@@ -268,18 +284,27 @@ impl DriverRing {
 
     /// Takes the next chain the device has used: its head, and the bytes written.
     pub fn poll_used(&mut self) -> Result<Option<(u16, u32)>, BadUsed> {
-        // SAFETY: the index lies inside the used ring (contract of `new`).
-        if unsafe { self.memory.used.load_u16(IDX, Ordering::Acquire) } == self.used_idx {
-            return Ok(None);
+        if self.used_seen == self.used_idx {
+            // SAFETY: the index lies inside the used ring (contract of `new`).
+            let seen = unsafe { self.memory.used.load_u16(IDX, Ordering::Acquire) };
+            let (used, given) =
+                (seen.wrapping_sub(self.used_idx), self.published.wrapping_sub(self.used_idx));
+            if used == 0 {
+                return Ok(None);
+            }
+            if used > given {
+                return Err(BadUsed::TooMany { used, given });
+            }
+            self.used_seen = seen;
         }
         let offset = RING + self.mask(self.used_idx) * 8;
         // SAFETY: the masked index lies inside the used ring (contract of `new`).
         let element = unsafe { self.memory.used.load_used(offset) };
-        let chain = self.chains.get_mut(element.id as usize).map(core::mem::take).unwrap_or_default();
-        if chain.is_empty() {
-            return Err(BadUsed(element.id));
-        }
-        self.free.extend(chain.iter().rev());
+        let chain = self.chains.get_mut(element.id as usize).map(core::mem::take);
+        let Some((count @ 1.., last)) = chain else { return Err(BadUsed::NotGiven(element.id)) };
+        // The chain goes before the other free ones as it is.
+        self.links[usize::from(last)] = self.first_free;
+        (self.first_free, self.free) = (element.id as u16, self.free + count);
         self.used_idx = self.used_idx.wrapping_add(1);
         Ok(Some((element.id as u16, element.len)))
     }
@@ -343,6 +368,58 @@ mod tests {
             parts.used.store_used(RING, super::super::split::UsedElement { id: 900, len: 5 });
             parts.used.store_u16(IDX, 1, Ordering::Release);
         }
-        assert_eq!(ring.poll_used(), Err(BadUsed(900)));
+        assert_eq!(ring.poll_used(), Err(BadUsed::TooMany { used: 1, given: 0 }));
+        let head = ring.add(&[Buffer { addr: 0x1000, len: 12, write: false }; 2]).unwrap();
+        let _ = ring.publish();
+        assert_eq!(ring.poll_used(), Err(BadUsed::NotGiven(900)));
+        // The second descriptor of a chain is no chain.
+        for (id, is_one) in [(head + 1, false), (head, true)] {
+            // SAFETY: as above.
+            unsafe {
+                parts.used.store_used(RING, super::super::split::UsedElement { id: id.into(), len: 5 });
+            }
+            assert_eq!(ring.poll_used().is_ok(), is_one);
+        }
+    }
+
+    /// Chains of all lengths, which come back in any order: no descriptor is in two chains.
+    #[test]
+    fn descriptors_are_in_one_chain_at_a_time() {
+        let mut memory = vec![0u64; 1024];
+        let (mut ring, parts) = ring(&mut memory, 16, false);
+        let (mut with_device, mut used, mut random) = (Vec::<(u16, Vec<u16>)>::new(), 0u16, 7u32);
+        for _ in 0..2000 {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let pick = (random >> 16) as usize;
+            if pick.is_multiple_of(2) {
+                let buffers = vec![Buffer { addr: 0x1000, len: 12, write: false }; pick / 2 % 6 + 1];
+                if let Some(head) = ring.add(&buffers) {
+                    let mut chain = vec![head];
+                    for _ in 1..buffers.len() {
+                        // SAFETY: inside the table made above.
+                        let desc =
+                            unsafe { parts.descriptors.load_descriptor((*chain.last().unwrap()).into()) };
+                        assert_eq!(desc.flags, DESC_F_NEXT);
+                        chain.push(desc.next);
+                    }
+                    let taken = |slot: &u16| with_device.iter().any(|(_, other)| other.contains(slot));
+                    assert!(!chain.iter().any(taken));
+                    with_device.push((head, chain));
+                    let _ = ring.publish();
+                }
+            } else if !with_device.is_empty() {
+                let (head, _) = with_device.swap_remove(pick / 2 % with_device.len());
+                let element = super::super::split::UsedElement { id: head.into(), len: 0 };
+                // SAFETY: offsets inside the rings made above.
+                unsafe {
+                    parts.used.store_used(RING + usize::from(used % 16) * 8, element);
+                    used = used.wrapping_add(1);
+                    parts.used.store_u16(IDX, used, Ordering::Release);
+                }
+                assert_eq!(ring.poll_used(), Ok(Some((head, 0))));
+            }
+            let out: usize = with_device.iter().map(|(_, chain)| chain.len()).sum();
+            assert_eq!(ring.free() + out, 16);
+        }
     }
 }

@@ -183,13 +183,13 @@ impl ChainRing for PackedDriverRing {
                 return Ok(None);
             }
             if !self.in_order {
-                let bad = BadUsed(element.id.into());
+                let bad = BadUsed::NotGiven(element.id.into());
                 return self.take_back(element.id).ok_or(bad).map(|id| Some((id, element.len)));
             }
             self.batch = Some((element.id, element.len));
         }
         let Some((last, len)) = self.batch else { return Ok(None) };
-        let bad = BadUsed(last.into());
+        let bad = BadUsed::NotGiven(last.into());
         let id = self.order.pop_front().and_then(|id| self.take_back(id)).ok_or(bad)?;
         if id == last {
             self.batch = None;
@@ -288,6 +288,6 @@ mod tests {
         let element = Element { len: 0, id: 900, flags: Position::START.used_flags() };
         // SAFETY: inside the ring made above.
         unsafe { parts.descriptors.store_packed_element(0, element, Ordering::Release) };
-        assert_eq!(ring.poll_used(), Err(BadUsed(900)));
+        assert_eq!(ring.poll_used(), Err(BadUsed::NotGiven(900)));
     }
 }

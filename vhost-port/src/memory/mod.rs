@@ -27,7 +27,7 @@ mod window;
 pub(crate) use dirty::{DirtyLog, Pages};
 pub(crate) use iotlb::{Access, Iotlb, IotlbCounters, Translation};
 pub(crate) use misses::{Miss, MissQueue, PAGE};
-pub(crate) use page_log::{Marks, NoMarks, PageLog};
+pub(crate) use page_log::{HostRange, Marks, NoMarks, PageLog};
 pub(crate) use region::{Region, RegionSpec};
 pub(crate) use table::{MAX_REGIONS, MemTable, RegionCache, RingPart, Unplaced};
 pub(crate) use window::{Piece, Window};

@@ -77,6 +77,19 @@ impl PageLog {
         self.near.gpa(addr)
     }
 
+    /// `len` bytes, at least one, were written at this guest address.
+    #[inline]
+    pub(crate) fn wrote_at(&mut self, gpa: u64, len: u64) {
+        let pages = Pages::of(gpa, len);
+        if self.pending.last_mut().is_some_and(|last| last.join(pages)) {
+            return;
+        }
+        if self.pending.len() == PENDING {
+            self.flush();
+        }
+        self.pending.push(pages);
+    }
+
     /// Writes the notes to the log. To be done before the guest is shown what was written.
     pub(crate) fn flush(&mut self) {
         if !self.pending.is_empty() {
@@ -91,13 +104,6 @@ impl Marks for PageLog {
             self.log.note_outside();
             return;
         };
-        let pages = Pages::of(gpa, len as u64);
-        if self.pending.last_mut().is_some_and(|last| last.join(pages)) {
-            return;
-        }
-        if self.pending.len() == PENDING {
-            self.flush();
-        }
-        self.pending.push(pages);
+        self.wrote_at(gpa, len as u64);
     }
 }

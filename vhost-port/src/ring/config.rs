@@ -259,7 +259,7 @@ impl PartPlace {
 #[cfg(test)]
 impl RingConfig {
     /// A ring of these settings that nobody has run before.
-    pub(super) fn started_for_test(&self, memory: &Arc<MemTable>, rules: RingRules) -> DeviceRing {
+    pub(crate) fn started_for_test(&self, memory: &Arc<MemTable>, rules: RingRules) -> DeviceRing {
         let file = Arc::new(RingFile::anonymous(1).unwrap());
         self.activate(memory, rules, (&file, 0), Resume::ByRecord).unwrap().unwrap().ring
     }

@@ -28,6 +28,13 @@ pub(crate) struct Extent {
     pub(super) descriptors: u16,
 }
 
+impl Extent {
+    /// Descriptors of a packed ring that it takes; none are counted in a split one.
+    pub(crate) fn descriptors(&self) -> u16 {
+        self.descriptors
+    }
+}
+
 /// How far a walk over waiting chains has come, without taking any. The default stands at the next chain.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Cursor {
@@ -35,6 +42,13 @@ pub(crate) struct Cursor {
     pub(super) chains: u16,
     /// Where the next chain begins in a packed ring, once beyond those that were looked at.
     pub(super) at: Option<Position>,
+}
+
+impl Cursor {
+    /// The chain passed first was completed.
+    pub(crate) fn completed_one(&mut self) {
+        self.chains = self.chains.saturating_sub(1);
+    }
 }
 
 /// What a burst does with a ring. Guests are told, and rings started and stopped, through [`DeviceRing`].
@@ -203,6 +217,19 @@ impl DeviceRing {
         same
     }
 
+    /// The memory it finds buffers in.
+    pub(crate) fn memory(&self) -> &Arc<MemTable> {
+        either!(self, ring => &ring.memory)
+    }
+
+    /// Descriptors, or entries.
+    pub(crate) fn size(&self) -> u16 {
+        match self {
+            DeviceRing::Split(ring) => ring.mask + 1,
+            DeviceRing::Packed(ring) => ring.size,
+        }
+    }
+
     /// Keeps what its parts are seen through, as long as it lives.
     pub(crate) fn keep(&mut self, windows: Vec<Arc<Window>>) {
         either!(self, ring => ring.windows = windows);
@@ -251,6 +278,11 @@ impl DeviceRing {
     /// Asks the guest to kick at the next chain it adds. True when one waits already.
     pub(crate) fn arm(&mut self) -> bool {
         either!(self, ring => ring.arm())
+    }
+
+    /// The same for a walk that has come further: at the next chain after those it passed. True when one waits there already.
+    pub(crate) fn arm_at(&mut self, cursor: &Cursor) -> bool {
+        either!(self, ring => ring.arm_at(cursor))
     }
 
     /// Tells the guest that kicks are not needed.

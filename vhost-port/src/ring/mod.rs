@@ -31,7 +31,7 @@ mod tests;
 mod vring;
 
 pub(crate) use ahead::Chain;
-pub(crate) use chain::{Direction, Segment};
+pub(crate) use chain::{Direction, MAX_SEGMENTS, Segment};
 pub(crate) use config::{Activated, Resume, RingAddresses, RingConfig, RingConfigError, checked_size};
 pub(crate) use device::{Cursor, DeviceRing, Extent, Ring};
 pub(crate) use fault::RingFault;

@@ -224,12 +224,21 @@ impl PackedRing {
     /// Asks the guest to kick at the next chain it adds. True when one waits already.
     pub(crate) fn arm(&mut self) -> bool {
         // For the chains looked at before that the guest will not kick.
-        let next = self.ahead.at;
+        self.arm_for(self.ahead.at) || self.known() > 0
+    }
+
+    /// The same for the chain after those that a walk has passed.
+    pub(super) fn arm_at(&mut self, cursor: &Cursor) -> bool {
+        self.arm_for(cursor.at.unwrap_or(self.ahead.at)) || cursor.chains < self.known()
+    }
+
+    /// Asks for a kick at `next`. True when a chain is there already.
+    fn arm_for(&mut self, next: Position) -> bool {
         // Without event indexes the position says nothing to the driver.
         let (event, flags) =
             if self.rules.event_idx { (next.bits(), EVENT_F_DESC) } else { (u16::MAX, EVENT_F_ENABLE) };
         // SAFETY: the words lie inside the checked event area, the position inside the checked ring.
-        let available = unsafe {
+        unsafe {
             self.parts.used.store_u16(EVENT_OFF_WRAP, event, Ordering::Relaxed);
             self.parts.used.store_u16(EVENT_FLAGS, flags, Ordering::Release);
             if let Some(log) = &self.log {
@@ -237,8 +246,7 @@ impl PackedRing {
             }
             fence(Ordering::SeqCst);
             next.is_available(self.parts.descriptors.load_packed_flags(usize::from(next.slot())))
-        };
-        available || self.known() > 0
+        }
     }
 
     /// Tells the guest that kicks are not needed.

@@ -21,6 +21,7 @@ use pmd::virtio::split::{AVAIL_F_NO_INTERRUPT, IDX, RING, USED_F_NO_NOTIFY, Used
 
 use super::ahead::LookAhead;
 use super::chain::{Direction, MAX_SEGMENTS, Segment, Table, Tables, Walk};
+use super::device::Cursor;
 use super::fault::RingFault;
 use super::kill;
 use super::ring_log::RingLog;
@@ -271,11 +272,17 @@ impl SplitRing {
 
     /// Asks the guest to kick at the next chain it adds. True when one waits already.
     pub(crate) fn arm(&mut self) -> bool {
+        self.arm_at(&Cursor::default())
+    }
+
+    /// The same for the chain after those that a walk has passed.
+    pub(super) fn arm_at(&mut self, cursor: &Cursor) -> bool {
         let size = usize::from(self.mask) + 1;
+        let next = self.next_avail.wrapping_add(cursor.chains);
         // SAFETY: flags, avail_event and idx lie inside their checked rings.
         unsafe {
             if self.rules.event_idx {
-                self.parts.used.store_u16(RING + size * 8, self.next_avail, Ordering::Relaxed);
+                self.parts.used.store_u16(RING + size * 8, next, Ordering::Relaxed);
             } else {
                 self.parts.used.store_u16(0, 0, Ordering::Relaxed);
             }
@@ -283,7 +290,7 @@ impl SplitRing {
                 if self.rules.event_idx { log.said_behind(size) } else { log.said() }
             }
             fence(Ordering::SeqCst);
-            self.parts.avail.load_u16(IDX, Ordering::Acquire) != self.next_avail
+            self.parts.avail.load_u16(IDX, Ordering::Acquire) != next
         }
     }
 

@@ -9,6 +9,8 @@
 //!   unit      a device of a port, and what of the guest's memory it reaches
 //!   offload   the devices of a port: which runs, which may, when to try; session::offload moves the rings
 //!   kicks     a guest's kicks, for devices that do not hear them        progress   what can be seen of rings that a device runs
+//!   shadow    a relay between a guest's ring and one of ours, which the device runs
+//!   virtio_pci  a virtio-net function of a card, through VFIO
 //!   desk      where operator and control thread meet
 //!   fake      a device in software, for tests
 //! ```
@@ -28,7 +30,11 @@ mod memory;
 mod name;
 mod offload;
 mod progress;
+#[cfg_attr(not(test), expect(unused_imports, reason = "the engine that runs it is on its way"))]
+#[expect(dead_code, reason = "as above")]
+mod shadow;
 mod unit;
+mod virtio_pci;
 
 pub use desk::{Engine, OpenDevice};
 pub use device::{

@@ -1,7 +1,7 @@
 //! The driver side of a split ring, for speed: what a poll-mode driver or a traffic generator stands on.
 //!
-//! [`DriverRing`](super::driver_ring::DriverRing) can do everything a ring can (chains, indirect tables) and keeps a vector per
-//! chain. This one does what the fast path of a network driver needs and nothing else: **one descriptor per buffer, and buffer
+//! [`DriverRing`](super::driver_ring::DriverRing) can do everything a ring can (chains, indirect tables) and writes every
+//! descriptor anew. This one does what the fast path of a network driver needs and nothing else: **one descriptor per buffer, and buffer
 //! and descriptor belong together for good.** Descriptor `i` always names buffer `i`, so the descriptor table is written once,
 //! its cache lines stay shared, and the device finds them in its own cache.
 //!
