@@ -363,15 +363,14 @@ impl Session {
         let slot = self.offload.slots.iter_mut().find(|slot| slot.name == running.name);
         if let Some(slot) = slot {
             match failed {
+                // One that failed before is closed, and what it failed at first is what counts.
+                _ if slot.trouble.is_some() => {}
                 Some(why) => slot.set_aside(why, true),
-                // One that failed before is closed.
-                None if slot.trouble.is_some() => {}
                 None => slot.unit = Some(running.unit),
             }
         }
         self.offload.between = true;
         self.take_doorbells_back();
-        self.tell_of_devices();
     }
 
     /// Remembers how many frames had been refused when the rings were taken from an engine.
@@ -408,6 +407,7 @@ impl Session {
             self.take_back("the front-end stops the rings");
             // Not a change of engines.
             self.offload.between = false;
+            self.tell_of_devices();
             self.offload.hold();
             self.offload.retry = true;
         }
@@ -579,11 +579,14 @@ impl Session {
         let mut status = self.shared.vdpa.status();
         let running = self.offload.running.as_ref();
         status.error = self.offload.trouble();
+        self.changed = true;
+        if self.offload.between {
+            return;
+        }
         status.engine = running.map_or(Engine::Software, |running| running.engine);
         status.device =
             running.map(|running| (running.name.to_string(), running.unit.dev.capabilities().kind));
         status.uplink = running.map(|running| running.unit.dev.uplink()).unwrap_or_default();
-        self.changed = true;
     }
 
     /// When to look again.
@@ -595,6 +598,7 @@ impl Session {
     pub(super) fn park_devices(&mut self) {
         self.take_back("the front-end has gone");
         self.offload.between = false;
+        self.tell_of_devices();
         let nothing = MemTable::default();
         for slot in &mut self.offload.slots {
             if let Some(unit) = &mut slot.unit

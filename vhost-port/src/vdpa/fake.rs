@@ -190,6 +190,11 @@ impl Fake {
         self.card().started_with
     }
 
+    /// Queue pairs it uses.
+    pub fn pairs(&self) -> u16 {
+        self.card().pairs
+    }
+
     /// I/O addresses and bytes it reaches.
     pub fn reaches(&self) -> Vec<(u64, u64)> {
         self.card().mappings.iter().map(|m| (m.iova, m.memory.len())).collect()
