@@ -20,6 +20,7 @@ mod device_state;
 mod divert;
 mod doorbells;
 mod endpoint;
+mod engage;
 mod features;
 mod iommu;
 mod machine;
