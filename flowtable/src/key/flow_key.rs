@@ -24,6 +24,10 @@ use zerocopy::{
 /// 64-bit words in a [`FlowKey`].
 pub const KEY_WORDS: usize = 24;
 
+/// Index of the first key word that is zero for a plain packet: one that is neither ARP nor ND and comes from no
+/// tunnel and no conntrack.
+pub const PLAIN_WORDS: usize = 10;
+
 /// Bit of [`FlowKey::vlan_tci`] that says a tag is there. It takes the place of the CFI/DEI bit, as in Open
 /// vSwitch, so that "untagged" and "VLAN 0" differ.
 pub const VLAN_PRESENT: u16 = 0x1000;

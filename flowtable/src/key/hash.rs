@@ -6,7 +6,7 @@
 //! None is cryptographic. A table whose entries a peer can choose takes its salts from a secret seed, and stays
 //! correct (only slower) under collisions; see [`crate::megaflow`].
 
-use super::{FlowKey, KEY_WORDS};
+use super::{FlowKey, KEY_WORDS, PLAIN_WORDS};
 
 /// The salts of the hashes that need no seed: odd, and without a pattern.
 static SALT: [u64; KEY_WORDS] = {
@@ -40,10 +40,6 @@ pub(super) fn mix(a: u64, b: u64) -> u64 {
 pub(super) fn finish(sum: u64) -> u32 {
     (sum.wrapping_mul(0x9fb2_1c65_1e98_df25) >> 32) as u32
 }
-
-/// Index of the first key word that is zero for a plain packet: one that is neither ARP nor ND and comes from no
-/// tunnel and no conntrack.
-const PLAIN_WORDS: usize = 10;
 
 /// Whether every word from [`PLAIN_WORDS`] on is zero.
 #[inline(always)]

@@ -8,9 +8,9 @@ mod hash;
 mod mask;
 mod shallow;
 
-pub use extract::{Layers, extract};
+pub use extract::{Layers, extract, extract_unusual, extract_usual};
 pub use field::{FIELDS, Field, FieldSpec, Prerequisite, ValueKind};
-pub use flow_key::{FlowKey, FlowMask, KEY_WORDS, PortNo, VLAN_PRESENT};
+pub use flow_key::{FlowKey, FlowMask, KEY_WORDS, PLAIN_WORDS, PortNo, VLAN_PRESENT};
 pub use flow_match::FlowMatch;
 pub use hash::{flow_hash, hash_key};
 pub use mask::SparseMask;

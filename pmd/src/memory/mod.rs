@@ -5,6 +5,8 @@
 
 mod arena;
 mod dma;
+mod io_space;
 
 pub use arena::Arena;
 pub use dma::DmaArena;
+pub use io_space::{IoMapError, IoSpace, memlock_remedy};

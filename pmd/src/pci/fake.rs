@@ -4,6 +4,7 @@
 //! the model can do what hardware does once in years: stop in the middle, write rubbish back, vanish.
 //!
 //! The model reaches memory only through [`FakeDma`], which plays the IOMMU: an address that was not mapped is refused and counted.
+#![expect(unsafe_code, reason = "reaches memory that a test has mapped")]
 
 use std::collections::HashMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -11,8 +12,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::{Bar, PciAddress, PciFn, RegisterModel};
-use crate::memory::{Arena, DmaArena};
+use crate::memory::{Arena, DmaArena, IoMapError, IoSpace};
+use crate::packet::short_copy;
 use crate::port::PmdError;
+use crate::virtio::SharedPtr;
 
 /// What a device does. All methods have a default, so that a model says only what it is about.
 pub trait FakeModel: Send + 'static {
@@ -40,13 +43,39 @@ pub trait FakeModel: Send + 'static {
 #[derive(Default)]
 pub struct FakeDma {
     arenas: Mutex<Vec<(u64, Weak<Arena>)>>,
+    /// What [`IoSpace::map`] has mapped.
+    mapped: Mutex<Vec<Mapped>>,
     events: Mutex<Vec<Option<OwnedFd>>>,
     faults: AtomicU64,
+}
+
+/// Memory of the function's user.
+struct Mapped {
+    iova: u64,
+    start: SharedPtr,
+    len: usize,
+}
+
+impl Mapped {
+    /// The memory at `iova`, if `len` bytes from there are inside.
+    fn at(&self, iova: u64, len: usize) -> Option<*mut u8> {
+        let offset = usize::try_from(iova.checked_sub(self.iova)?).ok()?;
+        // SAFETY: not beyond the end of what was mapped.
+        (offset.checked_add(len)? <= self.len)
+            .then(|| unsafe { self.start.add(offset) }.as_non_null().as_ptr())
+    }
 }
 
 impl FakeDma {
     /// Reads memory at an I/O address. False, and counted, when it is not mapped; the bytes are then all ones.
     pub fn read(&self, iova: u64, bytes: &mut [u8]) -> bool {
+        let mapped = lock(&self.mapped);
+        if let Some(from) = mapped.iter().find_map(|mapped| mapped.at(iova, bytes.len())) {
+            // SAFETY: mapped, as `IoSpace::map` was promised, and not unmapped while the lock is held.
+            unsafe { short_copy::copy(from, bytes.as_mut_ptr(), bytes.len()) };
+            return true;
+        }
+        drop(mapped);
         let done = self.with(iova, bytes.len(), |arena, offset| arena.copy_out(offset, bytes)).is_some();
         if !done {
             bytes.fill(0xff);
@@ -56,6 +85,13 @@ impl FakeDma {
 
     /// Writes memory at an I/O address. False, and counted, when it is not mapped.
     pub fn write(&self, iova: u64, bytes: &[u8]) -> bool {
+        let mapped = lock(&self.mapped);
+        if let Some(to) = mapped.iter().find_map(|mapped| mapped.at(iova, bytes.len())) {
+            // SAFETY: as in `read`.
+            unsafe { short_copy::copy(bytes.as_ptr(), to, bytes.len()) };
+            return true;
+        }
+        drop(mapped);
         self.with(iova, bytes.len(), |arena, offset| arena.copy_in(offset, bytes)).is_some()
     }
 
@@ -98,6 +134,8 @@ pub struct FakeFn {
     dma: Arc<FakeDma>,
     next_iova: AtomicU64,
     gone: Arc<AtomicBool>,
+    /// Signalled when the kernel wants the function back.
+    removal: Mutex<Option<OwnedFd>>,
 }
 
 impl FakeFn {
@@ -110,6 +148,7 @@ impl FakeFn {
             // High, so that a driver that cuts addresses to 32 bits is found out.
             next_iova: AtomicU64::new(0x70_0000_0000),
             gone: Arc::default(),
+            removal: Mutex::default(),
         })
     }
 
@@ -126,6 +165,13 @@ impl FakeFn {
     /// Register writes so far, wherever.
     pub fn writes(&self) -> u64 {
         lock(&self.state).writes.values().sum()
+    }
+
+    /// Asks for the function back, as the kernel does before it is unplugged.
+    pub fn ask_back(&self) {
+        if let Some(event) = &*lock(&self.removal) {
+            let _ = rustix::io::write(event, &1u64.to_ne_bytes());
+        }
     }
 
     /// Pulls the card: reads give all ones from now on, writes do nothing.
@@ -177,6 +223,13 @@ impl PciFn for FakeFn {
         Ok(Bar::modelled(Arc::new(Registers { index, state, dma, gone }), 1 << 20))
     }
 
+    /// A file of its own for each call: what is written there, nobody reads.
+    fn bar_file(&self, index: u8, offset: usize, len: usize) -> Option<(OwnedFd, u64)> {
+        let file = rustix::fs::memfd_create(format!("bar{index}"), rustix::fs::MemfdFlags::CLOEXEC).ok()?;
+        rustix::fs::ftruncate(&file, (offset + len) as u64).ok()?;
+        Some((file, offset as u64))
+    }
+
     fn dma(&self, name: &str, len: usize) -> Result<DmaArena, PmdError> {
         let arena = Arc::new(Arena::create(name, len)?);
         // A hole after each, so that one that runs over its end is found out.
@@ -197,7 +250,20 @@ impl PciFn for FakeFn {
         Ok(())
     }
 
-    fn on_removal(&self, _event: BorrowedFd<'_>) -> Result<(), PmdError> {
+    fn set_vector(&self, vector: u16, event: Option<BorrowedFd<'_>>) -> Result<(), PmdError> {
+        self.check()?;
+        let copy = event.map(|event| event.try_clone_to_owned()).transpose();
+        let copy = copy.map_err(|e| PmdError::system("copying an eventfd", "", e))?;
+        match lock(&self.dma.events).get_mut(usize::from(vector)) {
+            Some(slot) => *slot = copy,
+            None => return Err(PmdError::Config(format!("vector {vector} has not been set before"))),
+        }
+        Ok(())
+    }
+
+    fn on_removal(&self, event: BorrowedFd<'_>) -> Result<(), PmdError> {
+        let copy = event.try_clone_to_owned().map_err(|e| PmdError::system("copying an eventfd", "", e))?;
+        *lock(&self.removal) = Some(copy);
         Ok(())
     }
 
@@ -205,6 +271,41 @@ impl PciFn for FakeFn {
         if self.check().is_ok() {
             lock(&self.state).model.reset();
         }
+    }
+}
+
+impl IoSpace for FakeFn {
+    /// All addresses, as an IOMMU of 39 bits has them with the hole of x86 machines.
+    fn ranges(&self) -> Result<Vec<(u64, u64)>, PmdError> {
+        self.check()?;
+        Ok(vec![(0, 0xfedf_ffff), (0xfef0_0000, 0x7f_ffff_ffff)])
+    }
+
+    unsafe fn map(&self, iova: u64, start: *mut u8, len: usize) -> Result<(), IoMapError> {
+        let refused = |what: &str| IoMapError {
+            limit: false,
+            what: format!("mapping {len:#x} bytes at {iova:#x}: {what}"),
+            remedy: "it is the caller's fault".into(),
+        };
+        let Some(start) = std::ptr::NonNull::new(start) else { return Err(refused("no memory")) };
+        let mut mapped = lock(&self.dma.mapped);
+        let end = iova.checked_add(len as u64).ok_or_else(|| refused("beyond the end of all addresses"))?;
+        if mapped.iter().any(|other| iova < other.iova + other.len as u64 && other.iova < end) {
+            return Err(refused("something is mapped there"));
+        }
+        mapped.push(Mapped { iova, start: SharedPtr::new(start), len });
+        Ok(())
+    }
+
+    fn unmap(&self, iova: u64, len: usize) -> Result<(), IoMapError> {
+        let mut mapped = lock(&self.dma.mapped);
+        let before = mapped.len();
+        mapped.retain(|one| one.iova != iova || one.len != len);
+        if mapped.len() == before {
+            let what = format!("nothing of {len:#x} bytes is mapped at {iova:#x}");
+            return Err(IoMapError { limit: false, what, remedy: "it is the caller's fault".into() });
+        }
+        Ok(())
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a driver needs of a PCI function.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use super::{Bar, PciAddress};
 use crate::memory::DmaArena;
@@ -38,6 +38,10 @@ pub trait PciFn: Send + Sync {
     /// The function has none there.
     fn bar(&self, index: u8) -> Result<Bar, PmdError>;
 
+    /// The file in which another process can map `len` bytes from `offset` of these registers, and where in it they are. `None` when it
+    /// cannot. Offset and length are whole pages. Holds the function open.
+    fn bar_file(&self, index: u8, offset: usize, len: usize) -> Option<(OwnedFd, u64)>;
+
     /// Makes zeroed memory that the function can read and write.
     ///
     /// # Errors
@@ -52,6 +56,13 @@ pub trait PciFn: Send + Sync {
     /// # Errors
     /// More events than vectors, or the kernel refuses.
     fn set_vectors(&self, events: &[Option<BorrowedFd<'_>>]) -> Result<(), PmdError>;
+
+    /// Has one of the vectors that [`PciFn::set_vectors`] has set, with an event or none, signal another event, or none. The others are not
+    /// touched.
+    ///
+    /// # Errors
+    /// There is no such vector, or the kernel refuses.
+    fn set_vector(&self, vector: u16, event: Option<BorrowedFd<'_>>) -> Result<(), PmdError>;
 
     /// An eventfd is signalled when the kernel wants the function back (it is being unplugged).
     ///

@@ -120,6 +120,15 @@ impl Sysfs {
         })
     }
 
+    /// Which of the virtual functions of `physical` it is, counted from zero.
+    pub fn virtual_function_number(&self, physical: PciAddress, address: PciAddress) -> Option<u16> {
+        let folder = self.device(physical);
+        names_in(&folder).iter().find_map(|name| {
+            let number = name.strip_prefix("virtfn")?.parse().ok()?;
+            (link_name(&folder.join(name))? == address.to_string()).then_some(number)
+        })
+    }
+
     /// Every function of an IOMMU group.
     pub fn group(&self, group: u32) -> Vec<PciInfo> {
         let folder = self.sys.join("kernel/iommu_groups").join(group.to_string()).join("devices");

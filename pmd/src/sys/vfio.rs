@@ -29,10 +29,20 @@ pub fn set_interrupts(
     index: u32,
     events: &[Option<BorrowedFd<'_>>],
 ) -> io::Result<()> {
+    set_interrupts_from(device, index, 0, events)
+}
+
+/// The same from vector `start` on; those before it stay as they are. `start` is zero, or one of those set before.
+pub fn set_interrupts_from(
+    device: &impl AsRawFd,
+    index: u32,
+    start: u32,
+    events: &[Option<BorrowedFd<'_>>],
+) -> io::Result<()> {
     let data = if events.is_empty() { DATA_NONE } else { DATA_EVENTFD };
     let bytes = 20 + 4 * events.len() as u32;
     // argsz, flags, index, start, count, then one descriptor per vector.
-    let mut request = vec![bytes, data | ACTION_TRIGGER, index, 0, events.len() as u32];
+    let mut request = vec![bytes, data | ACTION_TRIGGER, index, start, events.len() as u32];
     request.extend(events.iter().map(|event| event.map_or(-1, |event| event.as_raw_fd()) as u32));
     // SAFETY: the kernel reads argsz bytes of the request, which is that long.
     check(unsafe { libc::ioctl(device.as_raw_fd(), DEVICE_SET_IRQS, request.as_ptr()) }).map(drop)

@@ -8,13 +8,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vfio_ioctls::{VfioDevice, VfioError, VfioRegionInfoCap};
 
 use super::container::{Container, shared};
-use crate::memory::DmaArena;
+use crate::memory::{DmaArena, IoSpace};
 use crate::pci::{Bar, PciAddress, PciFn, Sysfs};
 use crate::port::PmdError;
 use crate::sys;
 use crate::sys::sigbus::Alarm;
 
 /// Regions and interrupts by their numbers (Linux `vfio.h`).
+const LAST_BAR: u32 = 5;
 const CONFIG_REGION: u32 = 7;
 const MSI_X: u32 = 2;
 const REQUEST: u32 = 4;
@@ -52,6 +53,26 @@ impl Drop for Claim {
 /// # Errors
 /// It is not bound, in use, or the kernel refuses: the text says what to do.
 pub fn open(address: PciAddress) -> Result<Arc<dyn PciFn>, PmdError> {
+    Ok(open_in(address, shared)?.0)
+}
+
+/// A function and its own addresses.
+pub type Apart = (Arc<dyn PciFn>, Arc<dyn IoSpace>);
+
+/// Opens a function that is bound to `vfio-pci` in a container of its own, and resets it. Which addresses mean what to it is then said
+/// by its user, by the second of the two; [`PciFn::dma`] takes addresses from the end of the highest range.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_apart(address: PciAddress) -> Result<Apart, PmdError> {
+    let (function, container) = open_in(address, Container::private)?;
+    Ok((function, container))
+}
+
+fn open_in(
+    address: PciAddress,
+    container: impl FnOnce() -> Result<Arc<Container>, PmdError>,
+) -> Result<(Arc<dyn PciFn>, Arc<Container>), PmdError> {
     let sysfs = Sysfs::default();
     let info = sysfs.info(address)?;
     match info.driver.as_deref() {
@@ -69,13 +90,14 @@ pub fn open(address: PciAddress) -> Result<Arc<dyn PciFn>, PmdError> {
         )));
     }
     let claim = Claim(address);
-    let container = shared()?;
+    let container = container()?;
     let device = VfioDevice::new(&sysfs.device(address), container.vfio.clone(), false)
         .map_err(|error| refused(address, info.group, &error))?;
     let lost = Alarm::new().map_err(|e| PmdError::system("making an eventfd", "", e))?;
-    let function = VfioFn { address, device: Some(device), container, lost, _claim: claim };
+    let function =
+        VfioFn { address, device: Some(device), container: container.clone(), lost, _claim: claim };
     function.reset();
-    Ok(Arc::new(function))
+    Ok((Arc::new(function), container))
 }
 
 fn refused(address: PciAddress, group: Option<u32>, error: &VfioError) -> PmdError {
@@ -96,6 +118,20 @@ fn refused(address: PciAddress, group: Option<u32>, error: &VfioError) -> PmdErr
         _ => "the kernel log says why".into(),
     };
     PmdError::Config(format!("opening {address} through VFIO: {error} ({remedy})"))
+}
+
+/// Offset and length of the parts of a register space that can be mapped.
+fn mappable(device: &VfioDevice, region: u32) -> Vec<(u64, u64)> {
+    if region > LAST_BAR || device.get_region_flags(region) & CAN_MAP == 0 {
+        return Vec::new();
+    }
+    let sparse = device.get_region_caps(region).into_iter().find_map(|cap| match cap {
+        VfioRegionInfoCap::SparseMmap(cap) => {
+            Some(cap.areas.iter().map(|area| (area.offset, area.size)).collect::<Vec<_>>())
+        }
+        _ => None,
+    });
+    sparse.unwrap_or_else(|| vec![(0, device.get_region_size(region))])
 }
 
 impl VfioFn {
@@ -133,25 +169,31 @@ impl PciFn for VfioFn {
     fn bar(&self, index: u8) -> Result<Bar, PmdError> {
         let device = self.device()?;
         let region = u32::from(index);
-        let size = if index < 6 { device.get_region_size(region) } else { 0 };
+        let size = if region <= LAST_BAR { device.get_region_size(region) } else { 0 };
         let Some(len) = usize::try_from(size).ok().filter(|&len| len > 0) else {
             return Err(PmdError::Config(format!(
                 "{}: there are no registers behind BAR {index}",
                 self.address
             )));
         };
-        let can_map = device.get_region_flags(region) & CAN_MAP != 0;
-        let sparse = device.get_region_caps(region).into_iter().find_map(|cap| match cap {
-            VfioRegionInfoCap::SparseMmap(cap) => {
-                Some(cap.areas.iter().map(|area| (area.offset, area.size)).collect::<Vec<_>>())
-            }
-            _ => None,
-        });
-        let areas = if can_map { sparse.unwrap_or_else(|| vec![(0, size)]) } else { Vec::new() };
+        let areas = mappable(device, region);
         let offset = device.get_region_offset(region);
         let map = sys::vfio::RegionMap::new(self.descriptor(device)?, offset, len, &areas, &self.lost)
             .map_err(|e| PmdError::system(format!("{}: mapping BAR {index}", self.address), "", e))?;
         Ok(Bar::mapped(map))
+    }
+
+    fn bar_file(&self, index: u8, offset: usize, len: usize) -> Option<(OwnedFd, u64)> {
+        let device = self.device().ok()?;
+        let inside = |start: u64, size: u64| {
+            offset as u64 >= start
+                && (offset as u64).checked_add(len as u64).is_some_and(|end| end <= start + size)
+        };
+        if !mappable(device, index.into()).iter().any(|&(start, size)| inside(start, size)) {
+            return None;
+        }
+        let fd = self.descriptor(device).ok()?;
+        Some((fd, device.get_region_offset(index.into()) + offset as u64))
     }
 
     fn dma(&self, name: &str, len: usize) -> Result<DmaArena, PmdError> {
@@ -174,6 +216,11 @@ impl PciFn for VfioFn {
         sys::vfio::set_interrupts(device, MSI_X, events).map_err(|e| {
             PmdError::system(format!("{}: setting {} MSI-X vectors", self.address, events.len()), "", e)
         })
+    }
+
+    fn set_vector(&self, vector: u16, event: Option<BorrowedFd<'_>>) -> Result<(), PmdError> {
+        sys::vfio::set_interrupts_from(self.device()?, MSI_X, vector.into(), &[event])
+            .map_err(|e| PmdError::system(format!("{}: setting MSI-X vector {vector}", self.address), "", e))
     }
 
     fn on_removal(&self, event: BorrowedFd<'_>) -> Result<(), PmdError> {

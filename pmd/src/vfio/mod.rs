@@ -8,6 +8,8 @@
 //! addresses are our own choice (`window`), not virtual addresses: the IOMMU of a desktop or a guest may translate 39 bits
 //! only, and ours lie at 47.
 //!
+//! A function that works for one guest ([`open_apart`]) has a container of its own: there the guest's addresses are the I/O addresses.
+//!
 //! There is no mode without an IOMMU: a device that could write anywhere would make every other check of the switch idle. `vfio-ioctls`
 //! could not open one either.
 //!
@@ -17,4 +19,4 @@ mod container;
 mod device;
 mod window;
 
-pub use device::{is_open, open};
+pub use device::{Apart, is_open, open, open_apart};

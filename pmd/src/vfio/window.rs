@@ -33,6 +33,23 @@ impl Window {
         None
     }
 
+    /// Takes `len` addresses at the end of the highest range, below those taken there before. `None` when there is no room.
+    pub(super) fn take_last(&mut self, len: u64, ranges: &[(u64, u64)]) -> Option<u64> {
+        let len = len.checked_next_multiple_of(ALIGN).filter(|&len| len > 0)?;
+        let &(first, last) = ranges.iter().max_by_key(|&&(_, last)| last)?;
+        // Of a range that ends with the last address, that address is left out.
+        let mut end = last.saturating_add(1) / ALIGN * ALIGN;
+        for &(start, taken_end) in self.taken.iter().rev() {
+            if taken_end > end.saturating_sub(len) {
+                end = end.min(start);
+            }
+        }
+        let start = end.checked_sub(len).filter(|&start| start >= first)?;
+        let place = self.taken.partition_point(|&(other, _)| other < start);
+        self.taken.insert(place, (start, end));
+        Some(start)
+    }
+
     /// Gives back what began at `start`.
     pub(super) fn give(&mut self, start: u64) {
         self.taken.retain(|&(first, _)| first != start);
@@ -58,6 +75,18 @@ mod tests {
         assert_eq!(window.take(1 << 40, &INTEL), None);
         assert_eq!(window.take(u64::MAX, &INTEL), None);
         assert_eq!(window.take(1, &[]), None);
+    }
+
+    #[test]
+    fn the_end_is_filled_downwards() {
+        let mut window = Window::default();
+        let top = 0x80_0000_0000 - ALIGN;
+        assert_eq!(window.take_last(1, &INTEL), Some(top));
+        assert_eq!(window.take_last(3 << 20, &INTEL), Some(top - 2 * ALIGN));
+        window.give(top);
+        assert_eq!(window.take_last(1, &INTEL), Some(top));
+        assert_eq!(window.take_last(ALIGN, &[(0, u64::MAX)]), Some(0u64.wrapping_sub(2 * ALIGN)));
+        assert_eq!(window.take_last(1, &[(0, 100)]), None);
     }
 
     proptest! {

@@ -70,6 +70,8 @@ bits! { FEATURE_NAMES:
     VIRTIO_F_RING_PACKED = 34,
     /// Buffers are used in order.
     VIRTIO_F_IN_ORDER = 35,
+    /// The driver orders its accesses to memory as for a device of the platform, not of another processor.
+    VIRTIO_F_ORDER_PLATFORM = 36,
     /// The driver takes UDP/IPv4 segmentation (virtio 1.3).
     VIRTIO_NET_F_GUEST_USO4 = 54,
     /// The driver takes UDP/IPv6 segmentation (virtio 1.3).

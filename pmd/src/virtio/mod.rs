@@ -1,5 +1,5 @@
 //! Virtio as the specification writes it down: feature bits, the network header, ring layouts, and the driver
-//! side of split and packed rings: of each kind one that can do everything, one that is fast.
+//! side of split and packed rings: of each kind one that can do everything, one that is fast. And a virtio function on PCI.
 //!
 //! Shared by everything that speaks virtio: the vhost-user device side (`vhost-port`), the TAP driver (whose
 //! packets carry the same header), tests and traffic generators. Only layouts and rules live here; who owns the
@@ -14,6 +14,7 @@ pub mod net_driver;
 mod net_header;
 pub mod packed;
 pub mod packed_driver_ring;
+pub mod pci;
 mod shared_ptr;
 pub mod split;
 

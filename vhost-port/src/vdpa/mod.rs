@@ -1,11 +1,12 @@
 //! vDPA: a guest's rings on a device, and back.
 //!
 //! ```text
-//!   device    VdpaDev: what a device must do, and may rely on
-//!   memory    the memory it is given to reach
-//!   error     why it did not
-//!   shadow    a relay between a guest's ring and one of ours, which the device runs
-//!   name      which device the operator means, and opening it
+//!   device      VdpaDev: what a device must do, and may rely on
+//!   memory      the memory it is given to reach
+//!   error       why it did not
+//!   shadow      a relay between a guest's ring and one of ours, which the device runs
+//!   name        which device the operator means, and opening it
+//!   virtio_pci  a virtio-net function of a card, through VFIO
 //! ```
 //!
 //! A device here is anything that speaks virtio-net rings by itself: a virtio function of a network card, the kernel's vDPA bus,
@@ -19,6 +20,7 @@ mod name;
 #[cfg_attr(not(test), expect(unused_imports, reason = "the engine that runs it is on its way"))]
 #[expect(dead_code, reason = "as above")]
 mod shadow;
+mod virtio_pci;
 
 pub use device::{
     Capabilities, DeviceEvents, DeviceStatistics, DirtyTracking, Doorbell, DoorbellPage, PATIENCE, RingStart,

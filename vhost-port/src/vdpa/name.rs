@@ -8,6 +8,7 @@ use pmd::pci::PciAddress;
 
 use super::device::VdpaDev;
 use super::error::{VdpaError, VdpaProblem};
+use super::virtio_pci;
 
 /// Where the kernel's vDPA devices are.
 const KERNEL_DEVICES: &str = "/dev/vhost-vdpa-";
@@ -53,11 +54,14 @@ impl fmt::Display for DeviceName {
 
 /// Opens a device for one guest. It belongs to the caller until it is dropped. May take some hundred milliseconds.
 pub fn open(name: &DeviceName) -> Result<Box<dyn VdpaDev>, VdpaError> {
-    let missing = match name {
-        DeviceName::Pci(_) => "this build has no driver for PCI functions as vDPA devices",
-        DeviceName::Kernel(_) => "this build has no driver for the kernel's vDPA devices",
-    };
-    Err(VdpaError::new(VdpaProblem::Name, format!("{name}: {missing}"), "take options:vdpa away"))
+    match name {
+        DeviceName::Pci(address) => virtio_pci::open(*address),
+        DeviceName::Kernel(_) => Err(VdpaError::new(
+            VdpaProblem::Name,
+            format!("{name}: this build has no driver for the kernel's vDPA devices"),
+            "take options:vdpa away",
+        )),
+    }
 }
 
 #[cfg(test)]

@@ -24,8 +24,9 @@ pub(super) struct Burst {
     count: usize,
     /// Whether `full` and `layers` are filled, else `limited` is.
     deep: bool,
-    /// The key of each train.
+    /// The key of each train. Of those that have no bit in `unusual` all words from [`key::PLAIN_WORDS`] on are zero.
     full: [FlowKey; BURST],
+    unusual: u32,
     /// The limited key of each train. But for the first two words of a key all are zero where `stained` has no bit.
     limited: [FlowKey; BURST],
     stained: u32,
@@ -40,6 +41,7 @@ impl Burst {
             count: 0,
             deep: false,
             full: [FlowKey::default(); BURST],
+            unusual: 0,
             limited: [FlowKey::default(); BURST],
             stained: 0,
             layers: [Layers::NONE; BURST],
@@ -81,13 +83,25 @@ impl Burst {
             let packet = batch.packet(i as SlotId);
             let (before, rest) = self.full.split_at_mut(count);
             let Some(key) = rest.first_mut() else { break };
-            self.layers[i] = key::extract(packet.head(), packet.len(), in_port, key);
+            let (head, len, here) = (packet.head(), packet.len(), 1 << count);
+            self.layers[i] = match key::extract_usual(head, len, in_port, key) {
+                Some(layers) if self.unusual & here == 0 => layers,
+                Some(layers) => {
+                    self.unusual &= !here;
+                    key.words_mut()[key::PLAIN_WORDS..].fill(0);
+                    layers
+                }
+                None => {
+                    self.unusual |= here;
+                    key::extract_unusual(head, len, in_port, key)
+                }
+            };
             if before.last().is_some_and(|before| key.equals(before)) {
                 let train = &mut self.trains[count - 1];
                 train.end = i as SlotId + 1;
-                train.bytes += packet.len() as u32;
+                train.bytes += len as u32;
             } else {
-                let (tcp_flags, bytes) = (key.tcp_flags.get(), packet.len() as u32);
+                let (tcp_flags, bytes) = (key.tcp_flags.get(), len as u32);
                 self.trains[count] = Train { end: i as SlotId + 1, tcp_flags, bytes };
                 count += 1;
             }

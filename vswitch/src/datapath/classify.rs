@@ -26,7 +26,7 @@ const SIGNATURE_INSERT_INVERSE: u32 = 16;
 const SIGNATURES_FROM: usize = 3;
 
 /// The flow of each train of a burst.
-pub(super) type Flows<'t> = [Option<&'t Megaflow>; BURST];
+pub(super) type Flows<'t> = [Option<&'t Arc<Megaflow>>; BURST];
 
 /// The flow tables of one worker.
 pub(super) struct Classifier {
@@ -86,11 +86,8 @@ impl Classifier {
             }
         }
         // The entries are here; the flows' own lines are asked for together before the first is needed.
-        found.map(|flow| {
-            let flow: &Megaflow = flow?;
-            flow.prefetch();
-            Some(flow)
-        })
+        found.iter().take(keys.len()).flatten().for_each(|flow| flow.prefetch());
+        found
     }
 
     /// Installs a flow, in place of one with the same key and mask.

@@ -105,13 +105,13 @@ impl Megaflow {
         Megaflow { key, mask, stats: FlowStats::new(&actions), actions, drop_reason }
     }
 
-    /// The port, when packets go to one and nothing else happens to them.
+    /// The port, when packets go to one and nothing else happens to them; else [`PortNo::NONE`].
     #[inline]
-    pub(super) fn single_output(&self) -> Option<PortNo> {
-        (self.stats.output != PortNo::NONE).then_some(self.stats.output)
+    pub(super) fn output(&self) -> PortNo {
+        self.stats.output
     }
 
-    /// Asks for what [`FlowStats::hit_by_train`] and [`Megaflow::single_output`] need. The allocator aligns to 16 bytes, so the half
+    /// Asks for what [`FlowStats::hit_by_train`] and [`Megaflow::output`] need. The allocator aligns to 16 bytes, so the half
     /// line may lie across two.
     #[inline(always)]
     pub(super) fn prefetch(&self) {

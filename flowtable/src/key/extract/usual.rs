@@ -3,8 +3,8 @@
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 use super::{
-    Layers, TYPE_AND_BEFORE, W_ETH, W_NW, W_NW_DST, W_NW_SRC, W_PORT, W_TP, ipv4_word, network_word, pair,
-    ports, transport_word, view,
+    Layers, TYPE_AND_BEFORE, W_ETH, W_NW, W_NW_DST, W_NW_SRC, W_PORT, W_TP, W_TPID, ipv4_word, network_word,
+    pair, transport_word, view,
 };
 use crate::key::{KEY_WORDS, PortNo};
 use crate::wire::{
@@ -22,9 +22,10 @@ struct Usual {
     tcp: TcpHeader,
 }
 
-/// Writes the key of an untagged IPv4 packet with TCP or UDP and without options or fragments: everything is where it
-/// always is, so one check of the length does for all. `None`, with nothing written, says that it is another packet, or
-/// one that lies somewhere; the general way finds out.
+/// Writes the first [`PLAIN_WORDS`](crate::key::PLAIN_WORDS) words of the key of an untagged IPv4 packet with TCP or UDP and without options or
+/// fragments: everything is where it always is, so one check of the length does for all. The other words of such a key are zero,
+/// and are left as they are. `None`, with nothing written, says that it is another packet, or one that lies somewhere; the
+/// general way finds out.
 #[inline(always)]
 pub(super) fn extract(
     head: &[u8],
@@ -50,14 +51,15 @@ pub(super) fn extract(
         }
         _ => return None,
     };
-    let [front, back]: [u64; 2] = zerocopy::transmute!(*head.first_chunk::<16>()?);
-    *words = [0; KEY_WORDS];
-    words[W_ETH] = front;
-    words[W_ETH + 1] = back & TYPE_AND_BEFORE;
-    words[W_NW_SRC] = ipv4_word(ip.src);
-    words[W_NW_DST] = ipv4_word(ip.dst);
+    let first = head.first_chunk::<{ L4 + 4 }>()?;
+    let [front, back]: [u64; 2] = zerocopy::transmute!(*first.first_chunk::<16>()?);
+    // Both at once: put together from two fields they are taken apart and put together again.
+    let ports = u32::from_ne_bytes(*first.last_chunk::<4>()?);
+    [words[W_ETH], words[W_ETH + 1]] = [front, back & TYPE_AND_BEFORE];
+    [words[W_NW_SRC], words[W_NW_SRC + 1]] = [ipv4_word(ip.src), 0];
+    [words[W_NW_DST], words[W_NW_DST + 1]] = [ipv4_word(ip.dst), 0];
     words[W_NW] = network_word(0, ip.protocol, ip.tos, ip.ttl, 0);
-    words[W_TP] = transport_word(ports(tcp.src, tcp.dst), flags, 0);
-    words[W_PORT] = pair(in_port.0, 0);
+    words[W_TP] = transport_word(ports, flags, 0);
+    [words[W_PORT], words[W_TPID]] = [pair(in_port.0, 0), 0];
     Some(Layers { l3: L3 as u16, l4: L4 as u16 })
 }

@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use super::registers::Window;
 use crate::memory::DmaArena;
 use crate::packet::Frame;
 use crate::virtio::burst_driver::{BadDevice, BufferView, Buffers, BurstRing, Direction, PackedBurstRing};
 use crate::virtio::driver_ring::RingMemory;
+use crate::virtio::pci::Window;
 
 /// Bytes of a buffer before the virtio-net header: header and frame then meet at a cache line.
 const HEADROOM: usize = 52;

@@ -1,7 +1,7 @@
 //! A virtio network device on PCI, modern (VIRTIO 1.0 and later), with split or packed rings.
 //!
 //! In a virtual machine this is the machine's own card; on SmartNICs it is what a virtual function looks like. The rings are those of
-//! [`crate::virtio::burst_driver`]: one descriptor per buffer for good, so on both sides descriptors are written once.
+//! [`crate::virtio::burst_driver`], over the function as [`crate::virtio::pci`] sees it: one descriptor per buffer for good, so on both sides descriptors are written once.
 //!
 //! | | |
 //! |---|---|
@@ -15,9 +15,7 @@
 //! device.
 
 mod bring_up;
-mod control;
 mod descriptors;
-mod registers;
 mod rx;
 mod stats;
 mod tx;
@@ -40,7 +38,5 @@ pub fn open(config: NicConfig, function: Arc<dyn PciFn>) -> Result<Arc<dyn Port>
     nic::open(config, function, card)
 }
 
-#[cfg(test)]
-mod model;
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::model::Shared;
 use super::*;
 use crate::nic::test_cards::{frame, receive, restarts, send, until};
 use crate::packet::{BURST, BatchStorage};
@@ -11,9 +10,10 @@ use crate::pci::FakeFn;
 use crate::port::test_bursts::whole;
 use crate::port::{Armed, DropReason, LinkState, PortInfo};
 use crate::virtio::features::*;
+use crate::virtio::pci::VirtioNetModel;
 
 struct Bench {
-    device: Shared,
+    device: VirtioNetModel,
     function: Arc<FakeFn>,
     port: Arc<dyn Port>,
 }
@@ -29,7 +29,7 @@ fn config() -> NicConfig {
 }
 
 fn bench_with(features: u64, config: NicConfig) -> Bench {
-    let device = Shared::new(features);
+    let device = VirtioNetModel::new(features);
     let function = FakeFn::new(device.clone());
     let port = open(config, function.clone()).unwrap();
     Bench { device, function, port }
@@ -121,11 +121,12 @@ fn the_device_is_told_what_it_is_for() {
 
 #[test]
 fn what_cannot_be_is_refused_with_a_remedy() {
-    let refused = |config: NicConfig| open(config, FakeFn::new(Shared::new(0))).err().unwrap().to_string();
+    let refused =
+        |config: NicConfig| open(config, FakeFn::new(VirtioNetModel::new(0))).err().unwrap().to_string();
     assert!(refused(NicConfig { queues: 3, ..config() }).contains("1 to 2 queues"));
     assert!(refused(NicConfig { mtu: 20_000, ..config() }).contains("68 to 9216"));
     assert!(refused(NicConfig { rx_descriptors: 100, ..config() }).contains("power of two"));
-    let dead = Shared::new(0);
+    let dead = VirtioNetModel::new(0);
     dead.lock().dead = true;
     let error = open(config(), FakeFn::new(dead)).err().unwrap().to_string();
     assert!(error.contains("out of reset"), "{error}");

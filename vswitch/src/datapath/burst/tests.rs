@@ -21,6 +21,12 @@ fn frames() -> Vec<Vec<u8>> {
     other_port[37] = 81;
     let mut llc = ip(1, 0, 17);
     llc[12..14].copy_from_slice(&[0, 46]);
+    // Of these the key has fields far behind those of others.
+    let mut arp = vec![0xff; 6];
+    arp.extend([
+        2, 0, 0, 0, 0, 9, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 9, 10, 0, 0, 9, 0, 0, 0, 0, 0, 0,
+    ]);
+    arp.extend([10, 0, 0, 1]);
     vec![
         ip(1, 0, 17),
         other_port,
@@ -31,6 +37,7 @@ fn frames() -> Vec<Vec<u8>> {
         tag(ip(1, 0, 17)),
         tag(ip(1, 0, 6)),
         llc,
+        arp,
         vec![2, 0, 0, 0, 0, 1],
         Vec::new(),
     ]

@@ -1,6 +1,9 @@
 //! A virtio network device for tests: split rings, and the ways in which hardware fails.
+//!
+//! Here and not among the tests, because those of `vhost-port` use it, too. It never panics: what a driver does wrong is counted, as
+//! [`ModelDevice::complaints`] and by [`FakeDma::faults`].
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::registers::{common, status};
 use crate::pci::{FakeDma, FakeModel};
@@ -9,7 +12,7 @@ use crate::virtio::features::*;
 /// Where the parts lie in BAR 4.
 const DEVICE: usize = 0x1000;
 const NOTIFY: usize = 0x2000;
-pub(super) const NOTIFY_END: usize = 0x3000;
+const NOTIFY_END: usize = 0x10_000;
 const BAR: u8 = 4;
 
 #[derive(Clone, Copy, Default)]
@@ -24,34 +27,46 @@ struct Queue {
 
 /// The device.
 #[derive(Default)]
-pub(super) struct Device {
-    pub(super) offered: u64,
-    pub(super) accepted: u64,
+pub struct ModelDevice {
+    /// Features it offers.
+    pub offered: u64,
+    /// Features the driver has taken.
+    pub accepted: u64,
     select: u32,
     status: u8,
     queue: u16,
     queues: Vec<Queue>,
-    pub(super) link_up: bool,
-    pub(super) sent: Vec<Vec<u8>>,
+    /// What it says of its link.
+    pub link_up: bool,
+    /// Frames the driver has sent, without header.
+    pub sent: Vec<Vec<u8>>,
     /// Class, command and first byte of data.
-    pub(super) commands: Vec<[u8; 3]>,
-    pub(super) resets: u32,
+    pub commands: Vec<[u8; 3]>,
+    /// Control commands it refuses, as class and command.
+    pub refused: Vec<[u8; 2]>,
+    /// Resets so far.
+    pub resets: u32,
+    /// Bytes from one doorbell to the next.
+    pub doorbell_stride: usize,
+    /// What the driver did that no driver may do.
+    pub complaints: Vec<String>,
     /// Takes no frames to send.
-    pub(super) stuck: bool,
+    pub stuck: bool,
     /// Returns a buffer that does not exist for the next frame.
-    pub(super) lies: bool,
-    pub(super) needs_reset: bool,
+    pub lies: bool,
+    /// Says that it needs a reset, until it is reset.
+    pub needs_reset: bool,
     /// Stays in reset.
-    pub(super) dead: bool,
+    pub dead: bool,
 }
 
 /// A device that a test and a function share.
 #[derive(Clone)]
-pub(super) struct Shared(pub(super) Arc<Mutex<Device>>);
+pub struct VirtioNetModel(Arc<Mutex<ModelDevice>>);
 
-impl Shared {
+impl VirtioNetModel {
     /// A device with two queue pairs and a control queue.
-    pub(super) fn new(more: u64) -> Shared {
+    pub fn new(more: u64) -> VirtioNetModel {
         let offered = VIRTIO_F_VERSION_1
             | VIRTIO_F_ACCESS_PLATFORM
             | VIRTIO_NET_F_MAC
@@ -61,34 +76,40 @@ impl Shared {
             | VIRTIO_NET_F_MQ
             | more;
         let queues = vec![Queue { size: 256, ..Queue::default() }; 5];
-        Shared(Arc::new(Mutex::new(Device { offered, queues, link_up: true, ..Device::default() })))
+        let device =
+            ModelDevice { offered, queues, link_up: true, doorbell_stride: 4, ..ModelDevice::default() };
+        VirtioNetModel(Arc::new(Mutex::new(device)))
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, Device> {
-        self.0.lock().unwrap()
+    /// The device, for the test. Not while a driver is being called.
+    pub fn lock(&self) -> MutexGuard<'_, ModelDevice> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Device {
+impl ModelDevice {
     /// Brings a frame in by a queue pair, in as many buffers as it takes. False when there are too few.
-    pub(super) fn deliver(&mut self, dma: &FakeDma, pair: usize, frame: &[u8]) -> bool {
+    pub fn deliver(&mut self, dma: &FakeDma, pair: usize, frame: &[u8]) -> bool {
         let merges = self.accepted & VIRTIO_NET_F_MRG_RXBUF != 0;
-        let queue = self.queues[2 * pair];
+        let Some(queue) = self.queues.get(2 * pair).copied() else { return false };
         let mut left = [&[0; 12][..], frame].concat();
         let mut used = Vec::new();
         let mut header_at = 0;
         while !left.is_empty() {
             let Some((id, addr, len)) = queue.buffer(dma, used.len() as u16) else { return false };
             let n = left.len().min(len as usize);
-            assert!(merges || n == left.len(), "does not fit and may not be split");
-            assert!(dma.write(addr, &left[..n]));
+            if !merges && n != left.len() {
+                self.complaints.push("a frame does not fit and may not be split".into());
+                return false;
+            }
+            dma.write(addr, &left[..n]);
             if used.is_empty() {
                 header_at = addr;
             }
             used.push((id, n as u32));
             left.drain(..n);
         }
-        assert!(dma.write(header_at + 10, &(used.len() as u16).to_le_bytes()));
+        dma.write(header_at + 10, &(used.len() as u16).to_le_bytes());
         for (id, len) in used {
             let id = if std::mem::take(&mut self.lies) { 9999 } else { id };
             self.queues[2 * pair].put_used(dma, id, len);
@@ -102,17 +123,22 @@ impl Device {
             return;
         }
         while !self.stuck || index == 4 {
-            let queue = self.queues[index];
+            let Some(queue) = self.queues.get(index).copied() else { return };
             let Some((id, addr, len)) = queue.buffer(dma, 0) else { return };
             let mut bytes = vec![0; len as usize];
-            assert!(dma.read(addr, &mut bytes), "the device was given an address that is not mapped");
+            // Of an address that is not mapped it reads ones, and the function counts a fault.
+            dma.read(addr, &mut bytes);
             if index == 4 {
-                self.commands.push([bytes[0], bytes[1], bytes[2]]);
+                let byte = |at: usize| bytes.get(at).copied().unwrap_or_default();
+                self.commands.push([byte(0), byte(1), byte(2)]);
                 let answer = queue.descriptor(dma, queue.descriptor(dma, id).3).0;
-                assert!(dma.write(answer, &[0]));
+                dma.write(answer, &[self.refused.contains(&[byte(0), byte(1)]).into()]);
             } else {
-                assert_eq!(bytes[10..12], [0, 0], "num_buffers");
-                self.sent.push(bytes.split_off(12));
+                if bytes.get(10..12) != Some(&[0, 0]) {
+                    self.complaints.push(format!("a frame to send has num_buffers: {bytes:02x?}"));
+                }
+                self.sent.push(bytes.get(12..).unwrap_or_default().to_vec());
+                dma.interrupt(queue.vector);
             }
             let id = if index != 4 && std::mem::take(&mut self.lies) { 9999 } else { id };
             self.queues[index].put_used(dma, id, 0);
@@ -124,7 +150,7 @@ impl Queue {
     /// Address, length, flags and next of a descriptor.
     fn descriptor(&self, dma: &FakeDma, id: u16) -> (u64, u32, u16, u16) {
         let mut d = [0; 16];
-        assert!(dma.read(self.parts[0] + u64::from(id) * 16, &mut d));
+        dma.read(self.parts[0] + u64::from(id) * 16, &mut d);
         let part =
             |range: std::ops::Range<usize>| d[range].iter().rev().fold(0u64, |n, &b| n << 8 | u64::from(b));
         (part(0..8), part(8..12) as u32, part(12..14) as u16, part(14..16) as u16)
@@ -134,7 +160,7 @@ impl Queue {
     fn buffer(&self, dma: &FakeDma, skip: u16) -> Option<(u16, u64, u32)> {
         let word = |offset: u64| {
             let mut bytes = [0; 2];
-            assert!(dma.read(self.parts[1] + offset, &mut bytes));
+            dma.read(self.parts[1] + offset, &mut bytes);
             u16::from_le_bytes(bytes)
         };
         let at = self.next_avail.wrapping_add(skip);
@@ -148,28 +174,30 @@ impl Queue {
 
     fn put_used(&mut self, dma: &FakeDma, id: u16, len: u32) {
         let at = self.parts[2] + 4 + 8 * u64::from(self.used % self.size);
-        assert!(dma.write(at, &u32::from(id).to_le_bytes()) && dma.write(at + 4, &len.to_le_bytes()));
+        dma.write(at, &u32::from(id).to_le_bytes());
+        dma.write(at + 4, &len.to_le_bytes());
         self.used = self.used.wrapping_add(1);
         self.next_avail = self.next_avail.wrapping_add(1);
-        assert!(dma.write(self.parts[2] + 2, &self.used.to_le_bytes()));
+        dma.write(self.parts[2] + 2, &self.used.to_le_bytes());
     }
 }
 
-impl FakeModel for Shared {
+impl FakeModel for VirtioNetModel {
     fn config(&self) -> Vec<u8> {
+        let stride = self.lock().doorbell_stride;
         let mut config = vec![0; 256];
         config[0..4].copy_from_slice(&[0xf4, 0x1a, 0x41, 0x10]);
         config[6] = 0x10;
         config[0x34] = 0x40;
         for (i, (kind, offset, len)) in
-            [(1u8, 0, 0x38), (2, NOTIFY, 0x1000), (4, DEVICE, 0x40)].iter().enumerate()
+            [(1u8, 0, 0x38), (2, NOTIFY, NOTIFY_END - NOTIFY), (4, DEVICE, 0x40)].iter().enumerate()
         {
             let at = 0x40 + i * 0x18;
             let next = if i == 2 { 0 } else { at + 0x18 };
             config[at..at + 5].copy_from_slice(&[9, next as u8, 20, *kind, BAR]);
             config[at + 8..at + 12].copy_from_slice(&(*offset as u32).to_le_bytes());
             config[at + 12..at + 16].copy_from_slice(&(*len as u32).to_le_bytes());
-            config[at + 16] = 4;
+            config[at + 16..at + 20].copy_from_slice(&(stride as u32).to_le_bytes());
         }
         config
     }

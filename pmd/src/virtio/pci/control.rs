@@ -9,12 +9,15 @@ use crate::virtio::driver_ring::{Buffer, ChainRing, DriverRing, RingMemory};
 use crate::virtio::packed_driver_ring::PackedDriverRing;
 
 /// Receive modes.
-pub(super) const RX: u8 = 0;
-pub(super) const RX_PROMISC: u8 = 0;
-pub(super) const RX_ALL_MULTICAST: u8 = 1;
+const RX: u8 = 0;
+const RX_PROMISC: u8 = 0;
+const RX_ALL_MULTICAST: u8 = 1;
+/// Addresses.
+const MAC: u8 = 1;
+const MAC_ADDR_SET: u8 = 1;
 /// Queue pairs in use.
-pub(super) const MQ: u8 = 4;
-pub(super) const MQ_PAIRS: u8 = 0;
+const MQ: u8 = 4;
+const MQ_PAIRS: u8 = 0;
 
 /// Descriptors of the queue.
 pub(super) const SIZE: u16 = 16;
@@ -26,10 +29,10 @@ const ANSWER: usize = 8192 + 256;
 pub(super) const BYTES: usize = 12288;
 
 /// How long a device may take for a command.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The control queue.
-pub(super) struct Control {
+/// The control queue of a network device that runs. Each command waits for its answer: a second at most, then it has failed.
+pub struct Control {
     ring: Box<dyn ChainRing + Send>,
     arena: DmaArena,
     doorbell: Window,
@@ -71,8 +74,28 @@ impl Control {
         Some(Control { ring, arena, doorbell, queue })
     }
 
+    /// Uses this many queue pairs. False when the device refuses.
+    pub fn set_pairs(&mut self, pairs: u16) -> bool {
+        self.command(MQ, MQ_PAIRS, &pairs.to_le_bytes())
+    }
+
+    /// Receives frames for whatever address. False when the device refuses.
+    pub fn set_promiscuous(&mut self) -> bool {
+        self.command(RX, RX_PROMISC, &[1])
+    }
+
+    /// Receives frames for all groups. False when the device refuses.
+    pub fn set_all_multicast(&mut self) -> bool {
+        self.command(RX, RX_ALL_MULTICAST, &[1])
+    }
+
+    /// Receives frames for this address. False when the device refuses.
+    pub fn set_mac(&mut self, mac: [u8; 6]) -> bool {
+        self.command(MAC, MAC_ADDR_SET, &mac)
+    }
+
     /// Gives a command and waits for the answer. False when the device refuses it or says nothing.
-    pub(super) fn command(&mut self, class: u8, command: u8, data: &[u8]) -> bool {
+    fn command(&mut self, class: u8, command: u8, data: &[u8]) -> bool {
         let mut request = vec![class, command];
         request.extend_from_slice(data);
         self.arena.copy_in(REQUEST, &request);

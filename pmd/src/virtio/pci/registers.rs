@@ -13,6 +13,7 @@ pub(super) mod common {
     pub(crate) const DRIVER_FEATURE: usize = 12;
     pub(crate) const CONFIG_VECTOR: usize = 16;
     pub(crate) const STATUS: usize = 20;
+    pub(crate) const CONFIG_GENERATION: usize = 21;
     pub(crate) const QUEUE_SELECT: usize = 22;
     pub(crate) const QUEUE_SIZE: usize = 24;
     pub(crate) const QUEUE_VECTOR: usize = 26;
@@ -25,54 +26,72 @@ pub(super) mod common {
     pub(crate) const LEN: usize = 56;
 }
 
-/// Bits of the device status.
-pub(super) mod status {
-    pub(crate) const ACKNOWLEDGE: u8 = 1;
-    pub(crate) const DRIVER: u8 = 2;
-    pub(crate) const DRIVER_OK: u8 = 4;
-    pub(crate) const FEATURES_OK: u8 = 8;
-    pub(crate) const NEEDS_RESET: u8 = 64;
-    pub(crate) const FAILED: u8 = 128;
+/// Bits of the device status (VIRTIO 1.2, section 2.1).
+pub mod status {
+    /// The device has been noticed.
+    pub const ACKNOWLEDGE: u8 = 1;
+    /// There is a driver for it.
+    pub const DRIVER: u8 = 2;
+    /// The driver is ready: the device runs.
+    pub const DRIVER_OK: u8 = 4;
+    /// Features are agreed on.
+    pub const FEATURES_OK: u8 = 8;
+    /// The device has met an error that only a reset ends.
+    pub const NEEDS_RESET: u8 = 64;
+    /// The driver has given up.
+    pub const FAILED: u8 = 128;
 }
 
-/// Offsets in the configuration of a network device.
-pub(super) mod net {
-    pub(crate) const MAC: usize = 0;
-    pub(crate) const STATUS: usize = 6;
-    pub(crate) const MAX_PAIRS: usize = 8;
-    pub(crate) const MTU: usize = 10;
-    pub(crate) const SPEED: usize = 12;
-    pub(crate) const DUPLEX: usize = 16;
+/// Offsets in the configuration of a network device (5.1.4).
+pub mod net {
+    /// MAC address, six bytes.
+    pub const MAC: usize = 0;
+    /// Link state in bit 0, two bytes.
+    pub const STATUS: usize = 6;
+    /// Most queue pairs, two bytes.
+    pub const MAX_PAIRS: usize = 8;
+    /// Largest MTU, two bytes.
+    pub const MTU: usize = 10;
+    /// Speed in Mbit/s, four bytes.
+    pub const SPEED: usize = 12;
+    /// Full duplex if one, a byte.
+    pub const DUPLEX: usize = 16;
 }
 
 /// No vector for this queue or event.
-pub(super) const NO_VECTOR: u16 = 0xffff;
+pub const NO_VECTOR: u16 = 0xffff;
 
-/// A part of a register space.
+/// A part of a register space. Holds the device open.
 #[derive(Clone)]
-pub(super) struct Window {
+pub struct Window {
     bar: Arc<Bar>,
     offset: usize,
 }
 
 impl Window {
-    pub(super) fn read8(&self, at: usize) -> u8 {
+    /// Reads a byte.
+    pub fn read8(&self, at: usize) -> u8 {
         self.bar.read8(self.offset + at)
     }
 
-    pub(super) fn read16(&self, at: usize) -> u16 {
+    /// Reads two bytes.
+    pub fn read16(&self, at: usize) -> u16 {
         self.bar.read16(self.offset + at)
     }
 
-    pub(super) fn read32(&self, at: usize) -> u32 {
+    /// Reads four bytes.
+    pub fn read32(&self, at: usize) -> u32 {
         self.bar.read32(self.offset + at)
     }
 
-    pub(super) fn write8(&self, at: usize, value: u8) {
+    /// Writes a byte.
+    pub fn write8(&self, at: usize, value: u8) {
         self.bar.write8(self.offset + at, value);
     }
 
-    pub(super) fn write16(&self, at: usize, value: u16) {
+    /// Writes two bytes.
+    #[inline]
+    pub fn write16(&self, at: usize, value: u16) {
         self.bar.write16(self.offset + at, value);
     }
 
@@ -90,6 +109,11 @@ impl Window {
     pub(super) fn at(&self, offset: usize) -> Window {
         Window { bar: self.bar.clone(), offset: self.offset + offset }
     }
+
+    /// Where it begins in its register space.
+    pub(super) fn offset(&self) -> usize {
+        self.offset
+    }
 }
 
 /// Where the parts of the function lie.
@@ -98,7 +122,11 @@ pub(super) struct Registers {
     pub(super) notify: Window,
     /// Bytes from the doorbell of one notify offset to that of the next.
     pub(super) notify_multiplier: usize,
+    /// Base address register that the doorbells are behind.
+    pub(super) notify_bar: u8,
     pub(super) device: Window,
+    /// Bytes of the device's configuration.
+    pub(super) device_len: usize,
 }
 
 /// Kinds of parts, as the capabilities name them.
@@ -114,7 +142,7 @@ impl Registers {
     pub(super) fn find(function: &dyn PciFn) -> Result<Registers, PmdError> {
         let mut bars: [Option<Arc<Bar>>; 6] = Default::default();
         let (mut common, mut notify, mut device) = (None, None, None);
-        let mut notify_multiplier = 0;
+        let (mut notify_multiplier, mut notify_bar, mut device_len) = (0, 0, 0);
         for capability in Capabilities::of(function).filter(|cap| cap.id == Capability::VENDOR) {
             let mut body = [0; 20];
             function.config_read(u16::from(capability.offset), &mut body)?;
@@ -139,14 +167,16 @@ impl Registers {
             {
                 continue;
             }
-            if kind == NOTIFY {
-                notify_multiplier = word(16);
+            match kind {
+                NOTIFY => (notify_multiplier, notify_bar) = (word(16), index),
+                DEVICE => device_len = len,
+                _ => {}
             }
             *slot = Some(Window { bar, offset });
         }
         match (common, notify, device) {
             (Some(common), Some(notify), Some(device)) => {
-                Ok(Registers { common, notify, notify_multiplier, device })
+                Ok(Registers { common, notify, notify_multiplier, notify_bar, device, device_len })
             }
             _ => Err(PmdError::Config(format!(
                 "{} has no modern virtio interface (VIRTIO 1.0): in QEMU, set disable-legacy=on or do not set disable-modern=on",
