@@ -146,6 +146,11 @@ impl MemTable {
         self.regions.iter().find_map(|r| r.host(uva.checked_sub(r.spec.uva)?, len))
     }
 
+    /// The regions, by guest address.
+    pub(crate) fn regions(&self) -> &[Arc<Region>] {
+        &self.regions
+    }
+
     /// Which byte of which file lies at this host address: the file's device and inode number, and the offset in it.
     pub(crate) fn file_place(&self, host: SharedPtr) -> Option<((u64, u64), u64)> {
         self.regions.iter().find_map(|r| {

@@ -7,6 +7,9 @@
 //!   shadow      a relay between a guest's ring and one of ours, which the device runs
 //!   name        which device the operator means, and opening it
 //!   virtio_pci  a virtio-net function of a card, through VFIO
+//!   kernel      a device of the kernel's vDPA bus
+//!   rules       what a real device takes, and what of it is between a guest and its rings
+//!   gated       a doorbell that is silent when its device has been stopped
 //! ```
 //!
 //! A device here is anything that speaks virtio-net rings by itself: a virtio function of a network card, the kernel's vDPA bus,
@@ -15,8 +18,11 @@
 
 mod device;
 mod error;
+mod gated;
+mod kernel;
 mod memory;
 mod name;
+mod rules;
 #[cfg_attr(not(test), expect(unused_imports, reason = "the engine that runs it is on its way"))]
 #[expect(dead_code, reason = "as above")]
 mod shadow;
