@@ -10,6 +10,7 @@
 //! | [`e1000e`] | Intel 82574 | MSI-X |
 //! | [`igb`] | Intel 82576 | MSI-X |
 //! | [`virtio_net`] | a virtio network device on PCI | MSI-X |
+//! | [`vmxnet3`] | VMware's paravirtual card | MSI-X |
 //! | [`pcap`] | replays a capture file, records another | never sleeps while replaying |
 //!
 //! A driver is a function `open(config) -> Result<Arc<dyn Port>, PmdError>`. It never imports another driver; what they share is
@@ -25,6 +26,7 @@ pub mod pair;
 pub mod pcap;
 pub mod tap;
 pub mod virtio_net;
+pub mod vmxnet3;
 
 mod link_watch;
 mod netdev;
@@ -53,6 +55,7 @@ const CARDS: &[CardDriver] = &[
     CardDriver { name: "e1000e", ids: e1000e::IDS, open: e1000e::open },
     CardDriver { name: "igb", ids: igb::IDS, open: igb::open },
     CardDriver { name: "virtio-net", ids: virtio_net::IDS, open: virtio_net::open },
+    CardDriver { name: "vmxnet3", ids: vmxnet3::IDS, open: vmxnet3::open },
 ];
 
 /// The driver for a card of these ids, if there is one.

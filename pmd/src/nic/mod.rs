@@ -5,6 +5,7 @@
 //!   cell     a ring, and who may touch it now: its worker for a burst, or the control side
 //!   rx, tx   RxQueue and TxQueue over a ring: counters, software offloads, doorbells, sleeping
 //!   port     Port over a card: queues handed out, MTU, reports
+//!   copy     a piece of a frame into a buffer of the card
 //!   intel    rings that Intel's gigabit cards share
 //!   watch    a thread per port: link changes, cards that hang, cards that are pulled
 //! ```
@@ -29,6 +30,7 @@
 //! that makes no sense is not looked at any more, and the watch restarts the card (`watch`).
 
 mod cell;
+mod copy;
 pub mod intel;
 mod model;
 mod parts;
@@ -39,6 +41,7 @@ pub(crate) mod test_cards;
 mod tx;
 mod watch;
 
+pub(crate) use copy::copy_piece;
 pub use model::{Card, CardInfo, Fault, Link, Queues, RxRing, Settings, TxRing};
 pub use parts::Parts;
 pub use port::{NicConfig, open};

@@ -146,13 +146,19 @@ pub trait TxRing: Send + 'static {
     /// What the card does itself of what a frame with this state asks for.
     fn caps(&self, offload: &Offload) -> OffloadCaps;
 
+    /// The same for this frame: for a card that finds headers by itself and cannot be told where they are.
+    #[inline]
+    fn caps_for(&self, frame: &Frame<'_>) -> OffloadCaps {
+        self.caps(&frame.offload)
+    }
+
     /// Takes back what the card has sent.
     ///
     /// # Errors
     /// The ring makes no sense any more.
     fn reclaim(&mut self) -> Result<(), Fault>;
 
-    /// Copies a frame into the ring, where the card finds it after [`TxRing::publish`]. It asks for nothing that [`TxRing::caps`] lacks.
+    /// Copies a frame into the ring, where the card finds it after [`TxRing::publish`]. It asks for nothing that [`TxRing::caps_for`] lacks.
     ///
     /// # Errors
     /// There is no room, or the frame cannot be sent.

@@ -80,7 +80,7 @@ impl<T: TxRing> TxQueue for NicTx<T> {
             let caps = if frame.offload.is_none() {
                 OffloadCaps::default()
             } else {
-                shared.offloads.get().limit(ring.caps(&frame.offload))
+                shared.offloads.get().limit(ring.caps_for(&frame))
             };
             let mut refused = None;
             let finished = finisher.finish(frame, caps, max_frame, |piece| {

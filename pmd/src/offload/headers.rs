@@ -98,6 +98,19 @@ fn network_header(head: &[u8]) -> Option<(usize, u16)> {
     Some((at, eth_type))
 }
 
+/// Where the transport of a frame begins that is TCP or UDP, and which; of the outermost IP packet, unfragmented.
+pub(super) fn transport(head: &[u8]) -> Option<(usize, u8)> {
+    let (l3, eth_type) = network_header(head)?;
+    [TCP, UDP].into_iter().find_map(|protocol| {
+        let l4 = match eth_type {
+            ETH_IPV4 => ipv4_end(head, l3, protocol),
+            ETH_IPV6 => ipv6_end(head, l3, protocol).ok(),
+            _ => None,
+        };
+        l4.map(|l4| (l4, protocol))
+    })
+}
+
 /// End of the IPv4 header, if it is one and carries `protocol` unfragmented.
 fn ipv4_end(head: &[u8], l3: usize, protocol: u8) -> Option<usize> {
     let header = head.get(l3..l3 + 20)?;

@@ -9,11 +9,13 @@
 //!
 //! Cost: one pass over the payload to sum it; headers are rebuilt per segment in a scratch buffer.
 
+mod by_card;
 mod finisher;
 mod fragment;
 mod headers;
 mod merge;
 mod sum;
 
+pub(crate) use by_card::{CutByCard, transport};
 pub use finisher::{Finished, Finisher, MAX_SEGMENTS};
 pub use merge::{Merger, Takes};

@@ -26,7 +26,7 @@ pub struct Card {
     pub mac: String,
     /// Further properties, each beginning with a comma; empty for none.
     pub properties: String,
-    /// The wire ends in a TAP device of this name, with two queues, instead of a [`Wire`].
+    /// The wire ends in a TAP device of this name instead of a [`Wire`]; with two queues if the properties say `mq=on`.
     pub tap: Option<String>,
 }
 
@@ -312,8 +312,9 @@ fn wire(lab: &Lab, card: &Card, index: usize) -> String {
         here.display(),
         there.display()
     );
+    let queues = if card.properties.contains("mq=on") { ",queues=2" } else { "" };
     card.tap.as_ref().map_or(datagrams, |tap| {
-        format!("tap,id=net{index},ifname={tap},script=no,downscript=no,vhost=off,queues=2")
+        format!("tap,id=net{index},ifname={tap},script=no,downscript=no,vhost=off{queues}")
     })
 }
 

@@ -13,6 +13,9 @@
 //!   virtio_pci  a virtio-net function of a card, through VFIO
 //!   desk      where operator and control thread meet
 //!   fake      a device in software, for tests
+//!   kernel      a device of the kernel's vDPA bus
+//!   rules       what a real device takes, and what of it is between a guest and its rings
+//!   gated       a doorbell that is silent when its device has been stopped
 //! ```
 //!
 //! A device here is anything that speaks virtio-net rings by itself: a virtio function of a network card, the kernel's vDPA bus,
@@ -25,11 +28,14 @@ mod error;
 #[doc(hidden)]
 pub mod fake;
 mod fit;
+mod gated;
+mod kernel;
 mod kicks;
 mod memory;
 mod name;
 mod offload;
 mod progress;
+mod rules;
 #[cfg_attr(not(test), expect(unused_imports, reason = "the engine that runs it is on its way"))]
 #[expect(dead_code, reason = "as above")]
 mod shadow;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::DESCRIPTOR as LEN;
 use crate::memory::DmaArena;
-use crate::nic::{Fault, TxRing};
+use crate::nic::{Fault, TxRing, copy_piece};
 use crate::packet::{Frame, Offload, OffloadCaps};
 use crate::pci::Bar;
 use crate::port::DropReason;
@@ -104,21 +104,6 @@ impl<F: Format> IntelTx<F> {
         slot
     }
 
-    /// Copies `len` bytes of the frame from `skip` on into the buffer of `slot`.
-    fn fill(&self, slot: u16, frame: &Frame<'_>, skip: usize, len: usize) {
-        let buffer = self.buffers + usize::from(slot) * BUFFER;
-        let head = frame.head.get(skip..).unwrap_or_default();
-        let from_head = head.len().min(len);
-        self.arena.copy_in(buffer, &head[..from_head]);
-        let payload_skip = skip.saturating_sub(frame.head.len());
-        let payload = frame.segment(&[], Offload::default(), payload_skip, len - from_head);
-        let mut at = buffer + from_head;
-        payload.for_each_payload(|piece| {
-            self.arena.copy_span(at, piece, piece.len());
-            at += piece.len();
-        });
-    }
-
     /// Asks for a report at the end of what was added.
     fn report(&mut self) {
         if let Some((slot, word)) = self.unreported.take() {
@@ -169,10 +154,11 @@ impl<F: Format> TxRing for IntelTx<F> {
         for piece in 0..pieces {
             let skip = piece * BUFFER;
             let n = (len - skip).min(BUFFER);
-            self.fill(self.next, frame, skip, n);
+            let buffer = self.buffers + usize::from(self.next) * BUFFER;
+            copy_piece(&self.arena, buffer, frame, skip, n);
             let last = piece + 1 == pieces;
             let word = F::data(n, len, last, checksum);
-            let address = self.arena.iova(self.buffers + usize::from(self.next) * BUFFER);
+            let address = self.arena.iova(buffer);
             let slot = self.put([address, word]);
             if last {
                 self.unreported = Some((slot, word));
