@@ -1,6 +1,9 @@
 //! What the operator says of a port.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::vdpa::{self, OpenDevice};
 
 /// Who listens on the socket.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -36,7 +39,7 @@ impl Default for OffloadOffer {
 }
 
 /// Settings of a vhost-user port.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct VhostConfig {
     /// Name in logs and errors.
     pub name: String,
@@ -56,6 +59,8 @@ pub struct VhostConfig {
     pub socket_mode: Option<u32>,
     /// Owner and group of the listening socket, either may be left.
     pub socket_owner: Option<(Option<u32>, Option<u32>)>,
+    /// Opens the devices of [`Port::set_vdpa`](pmd::port::Port::set_vdpa); [`vdpa::open`](crate::vdpa::open) but in tests.
+    pub open_device: OpenDevice,
     /// File in which the state of packed rings outlives the process. On a tmpfs, or writing it may wait for a disk. Its folder is
     /// made if need be.
     pub ring_file: Option<PathBuf>,
@@ -74,6 +79,7 @@ impl VhostConfig {
             offload: OffloadOffer::default(),
             socket_mode: None,
             socket_owner: None,
+            open_device: Arc::new(vdpa::open),
             ring_file: None,
         }
     }

@@ -112,6 +112,8 @@ impl Port for VhostPort {
             }
             status.extend(offload_status(shared.offloads.get().limit(NetRules::new(peer.features).to_guest)));
         }
+        let vdpa = shared.vdpa.status().clone();
+        vdpa.say(&mut status);
         PortInfo {
             link: peer.link,
             link_resets: peer.link_resets,
@@ -119,7 +121,9 @@ impl Port for VhostPort {
             mac: peer.mac.or(shared.config.mac),
             rx_queues: shared.rx_queues(),
             status,
-            error: peer.error.clone(),
+            error: peer.error.clone().or_else(|| vdpa.error.clone()),
+            moves: vdpa.switch_overs,
+            counters: vdpa.counters(),
             ..PortInfo::default()
         }
     }
@@ -155,6 +159,15 @@ impl Port for VhostPort {
     fn set_offloads(&self, offloads: Offloads) -> Result<(), PmdError> {
         self.shared.offloads.set(offloads);
         self.shared.changed();
+        Ok(())
+    }
+
+    fn set_vdpa(&self, devices: &[String]) -> Result<(), PmdError> {
+        let names = devices.iter().map(|name| name.parse()).collect::<Result<Vec<_>, _>>();
+        if self.shared.vdpa.want(names.map_err(PmdError::Config)?) {
+            // The control thread opens them.
+            self.shared.alarm.ring();
+        }
         Ok(())
     }
 

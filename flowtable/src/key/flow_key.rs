@@ -131,14 +131,14 @@ impl FlowKey {
         zerocopy::transmute_ref!(self)
     }
 
-    /// Whether two keys are the same. As `==`, but by words, and those first that hold addresses and ports: keys that differ
-    /// nearly always differ there.
+    /// Whether two keys are the same. As `==`, but one word after the other, those first in which keys that differ nearly always
+    /// differ. A key that has just been written was written by words, and a wider load of two of them would have to wait until
+    /// both have reached the cache.
     #[inline]
     pub fn equals(&self, other: &FlowKey) -> bool {
-        const NETWORK: core::ops::Range<usize> = 2..8;
+        const PLAIN: [usize; PLAIN_WORDS] = [7, 2, 4, 0, 6, 1, 3, 5, 8, 9];
         let (a, b) = (self.words(), other.words());
-        let differ = |a: &[u64], b: &[u64]| a.iter().zip(b).fold(0, |differ, (a, b)| differ | (a ^ b)) != 0;
-        !differ(&a[NETWORK], &b[NETWORK]) && !differ(a, b)
+        PLAIN.iter().all(|i| a[*i] == b[*i]) && a[PLAIN_WORDS..] == b[PLAIN_WORDS..]
     }
 
     /// The key as words to change.

@@ -58,6 +58,8 @@ drop_reasons! {
     TxRingFull = "tx_ring_full",
     /// The control side held the ring.
     TxRingBusy = "tx_ring_busy",
+    /// A device runs the guest's rings (vDPA): the switch cannot put frames there.
+    TxOffloaded = "tx_offloaded",
     /// The guest's IOMMU has not translated the buffers yet.
     TxUntranslated = "tx_untranslated",
     /// The frame is longer than the port's MTU allows.

@@ -17,6 +17,9 @@ pub struct PortInfo {
     pub link: LinkState,
     /// Times the link changed.
     pub link_resets: u64,
+    /// Times that frames began to take another way to the far side while the link stayed up: who is behind the port may be reached
+    /// by another port now.
+    pub moves: u64,
     /// Largest payload of a frame, without Ethernet header and tags.
     pub mtu: u16,
     /// MAC address the port or its guest is known by, if any.

@@ -65,6 +65,19 @@ pub trait Port: Send + Sync {
         )))
     }
 
+    /// Hands what the port does to a device that can do it alone, and takes it back: the first of these that works, as the operator names
+    /// them; none for none. What does not work is told by [`Port::info`], and the port goes on by itself.
+    /// Fails for a name that cannot be, and for a port that has nothing to hand over, unless no device is named.
+    fn set_vdpa(&self, devices: &[String]) -> Result<(), PmdError> {
+        if devices.is_empty() {
+            return Ok(());
+        }
+        let driver = self.driver();
+        Err(PmdError::Config(format!(
+            "options vdpa and vdpa-standby do not apply to type {driver}: only the rings of a guest can be handed to a device"
+        )))
+    }
+
     /// Registers who is told when link, queue count, status or error change. One subscriber; a second replaces it.
     fn subscribe(&self, events: Arc<dyn PortEvents>);
 }

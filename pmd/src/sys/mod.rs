@@ -20,3 +20,4 @@ pub mod tun;
 #[doc(hidden)]
 pub mod udp;
 pub mod vfio;
+pub mod vhost_vdpa;

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use pmd::sys::sigbus::Alarm;
 use pmd::virtio::SharedPtr;
 
 use super::MemoryError;
@@ -13,6 +14,7 @@ use super::misses::{MissQueue, PAGE};
 use super::page_log::HostRange;
 use super::region::{Region, RegionSpec};
 use super::window::{Piece, Window};
+use crate::vdpa::{DmaMapping, HostMemory};
 
 /// Most regions of a guest; QEMU's own limit of memory slots.
 pub(crate) const MAX_REGIONS: usize = 509;
@@ -44,9 +46,11 @@ pub(crate) enum RingPart {
 
 /// A guest's IOMMU as a table knows it.
 struct Iommu {
-    /// Sorted by address, without overlap; all in the table's regions.
+    /// Sorted by address, without overlap; all in the table's regions, or in what is kept here.
     entries: Box<[Entry]>,
     misses: Arc<MissQueue>,
+    /// Memory that is of no region.
+    keep: Vec<HostMemory>,
 }
 
 /// The region, or mapping, a ring used last: nearly every address is in it. With it goes the access it was looked up for.
@@ -125,15 +129,30 @@ impl MemTable {
         Ok(MemTable { regions, iommu: None })
     }
 
-    /// Number of regions.
-    pub(crate) fn len(&self) -> usize {
-        self.regions.len()
+    /// Whether there is no memory at all.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.regions.is_empty() && self.iommu.as_ref().is_none_or(|iommu| iommu.keep.is_empty())
     }
 
     /// The table with all addresses translated by `entries`, which are sorted and lie in its regions.
     pub(crate) fn translated(&self, entries: &[Entry], misses: &Arc<MissQueue>) -> MemTable {
-        let iommu = Iommu { entries: entries.into(), misses: Arc::clone(misses) };
+        let iommu = Iommu { entries: entries.into(), misses: Arc::clone(misses), keep: Vec::new() };
         MemTable { regions: self.regions.clone(), iommu: Some(iommu) }
+    }
+
+    /// Memory as a device sees it: its addresses are I/O addresses. For models of devices.
+    pub(crate) fn of_device(mappings: &[DmaMapping], alarm: &Arc<Alarm>) -> MemTable {
+        let mut mappings = mappings.to_vec();
+        mappings.sort_by_key(|mapping| mapping.iova);
+        let entries = mappings.iter().filter_map(|DmaMapping { iova, memory }| {
+            let len = memory.len();
+            let told = Translation { iova: *iova, len, uva: 0, access: Access::BOTH };
+            Some(Entry { told, host: memory.at(0, len)? })
+        });
+        let entries = entries.collect();
+        let misses = Arc::new(MissQueue::new(Arc::clone(alarm)));
+        let keep = mappings.into_iter().map(|mapping| mapping.memory).collect();
+        MemTable { regions: Vec::new(), iommu: Some(Iommu { entries, misses, keep }) }
     }
 
     /// Whether addresses are translated.
@@ -144,6 +163,20 @@ impl MemTable {
     /// Host address of `len` bytes at the front-end's address `uva`, all in one region.
     pub(crate) fn by_uva(&self, uva: u64, len: u64) -> Option<SharedPtr> {
         self.regions.iter().find_map(|r| r.host(uva.checked_sub(r.spec.uva)?, len))
+    }
+
+    /// The regions, by guest address.
+    pub(crate) fn regions(&self) -> &[Arc<Region>] {
+        &self.regions
+    }
+
+    /// Guest address of `len` bytes at the front-end's address `uva`, all in one region.
+    pub(crate) fn gpa_of_uva(&self, uva: u64, len: u64) -> Option<u64> {
+        self.regions.iter().find_map(|r| {
+            let offset = uva.checked_sub(r.spec.uva)?;
+            r.host(offset, len)?;
+            Some(r.spec.gpa + offset)
+        })
     }
 
     /// Which byte of which file lies at this host address: the file's device and inode number, and the offset in it.

@@ -11,6 +11,7 @@ use pmd::sys::sigbus::Alarm;
 use crate::config::{Mode, VhostConfig};
 use crate::memory::IotlbCounters;
 use crate::ring::{RingFile, Vring};
+use crate::vdpa::Desk;
 
 /// Ethernet header and two tags: what a frame may have beyond its payload.
 const L2_OVERHEAD: usize = 22;
@@ -76,6 +77,8 @@ pub(crate) struct Shared {
     events: Mutex<Option<Arc<dyn PortEvents>>>,
     /// Counters of receive queues, which outlive the boxes.
     pub(crate) rx_counters: Box<[Arc<QueueCounters>]>,
+    /// Devices that can run the rings.
+    pub(crate) vdpa: Desk,
     /// What the control thread has sent, or dropped, for workers.
     pub(crate) late_tx: Arc<QueueCounters>,
 }
@@ -96,6 +99,7 @@ impl Shared {
             stop: AtomicBool::new(false),
             peer: Mutex::default(),
             connection: Mutex::new(None),
+            vdpa: Desk::new(Arc::clone(&config.open_device)),
             events: Mutex::new(None),
             config,
         }

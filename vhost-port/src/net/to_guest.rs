@@ -92,6 +92,9 @@ impl TxQueue for VhostTx {
         if !vring.usable() {
             if vring.awaiting() {
                 guard.held.push_all(batch, slots, &self.counters);
+            } else if vring.offloaded() {
+                drops.add(DropReason::TxOffloaded, all);
+                self.shared.vdpa.refused.fetch_add(all, Ordering::Relaxed);
             } else {
                 drops.add(DropReason::TxLinkDown, all);
             }

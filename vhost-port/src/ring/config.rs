@@ -184,7 +184,7 @@ impl RingConfig {
         let (Some(size), Some(addresses), true) = (self.size, self.addresses, self.started) else {
             return Ok(None);
         };
-        if memory.len() == 0 {
+        if memory.is_empty() {
             return Ok(None);
         }
         // Features may have come after the size.

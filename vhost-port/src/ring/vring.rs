@@ -28,6 +28,8 @@ const SPINS: u32 = 2000;
 const USABLE: u8 = 1;
 /// There is something to say in the guest's name.
 const ANNOUNCES: u8 = 2;
+/// A device runs it, or it is on its way there or back.
+const OFFLOADED: u8 = 4;
 
 /// What the lock protects.
 #[derive(Default)]
@@ -45,7 +47,7 @@ pub(crate) struct RingState {
 /// One ring of a port. Exists as long as the port, whether or not a guest is there.
 pub(crate) struct Vring {
     lock: AtomicBool,
-    /// [`USABLE`], [`ANNOUNCES`].
+    /// [`USABLE`], [`ANNOUNCES`], [`OFFLOADED`].
     signs: AtomicU8,
     /// The MAC address to announce.
     announced: AtomicU64,
@@ -131,9 +133,19 @@ impl Vring {
         self.set_sign(USABLE, usable);
     }
 
-    /// Whether the guest could use it: a burst can be tried, now or when a translation has come.
+    /// Whether the guest could use it: a burst can be tried, now or when a translation has come, or a device runs it.
     pub(crate) fn live(&self) -> bool {
-        self.usable() || self.awaiting()
+        self.usable() || self.awaiting() || self.offloaded()
+    }
+
+    /// Whether a device has it: workers leave it alone.
+    pub(crate) fn offloaded(&self) -> bool {
+        self.signs.load(Ordering::Acquire) & OFFLOADED != 0
+    }
+
+    /// For the control thread, with the lock held. An offloaded ring is not usable.
+    pub(crate) fn set_offloaded(&self, offloaded: bool) {
+        self.set_sign(OFFLOADED, offloaded);
     }
 
     /// Whether it waits for a translation.

@@ -7,12 +7,13 @@
 //! does not fit now is refused with [`SendError::Full`], and the sender tries again later or lets it be. No reply is ever asked
 //! for: a front-end that is busy with us (QEMU waits for acknowledgements with its lock held) would answer too late to be of use.
 
-use std::io;
-use std::os::fd::OwnedFd;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::sockopt::{socket_domain, socket_type};
-use rustix::net::{AddressFamily, SendFlags, SocketType, send};
+use rustix::net::{AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketType, sendmsg};
 
 /// Header of a message from us: request, flags, bytes that follow.
 const HEADER: usize = 12;
@@ -28,6 +29,8 @@ pub(super) enum BackendRequest {
     Iotlb = 1,
     /// The configuration space has changed.
     ConfigChange = 2,
+    /// A ring can be kicked by writing to a page, or no more.
+    HostNotifier = 3,
 }
 
 /// Why a message was not sent.
@@ -62,6 +65,16 @@ impl BackendChannel {
 
     /// Sends a message of at most 64 bytes, at once or not at all.
     pub(super) fn send(&self, request: BackendRequest, body: &[u8]) -> Result<(), SendError> {
+        self.send_with(request, body, None)
+    }
+
+    /// The same with a descriptor, which the front-end must have agreed to (SEND_FD).
+    pub(super) fn send_with(
+        &self,
+        request: BackendRequest,
+        body: &[u8],
+        descriptor: Option<BorrowedFd<'_>>,
+    ) -> Result<(), SendError> {
         let mut bytes = [0; HEADER + MAX_BODY];
         let message = bytes.get_mut(..HEADER + body.len());
         let message = message.ok_or_else(|| SendError::Broken(io::Error::other("message too long")))?;
@@ -69,7 +82,14 @@ impl BackendChannel {
             message[at * 4..at * 4 + 4].copy_from_slice(&word.to_le_bytes());
         }
         message[HEADER..].copy_from_slice(body);
-        match send(&self.socket, message, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        let descriptor = descriptor.as_slice();
+        if !descriptor.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(descriptor)) {
+            return Err(SendError::Broken(io::Error::other("no room for a descriptor")));
+        }
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        match sendmsg(&self.socket, &[IoSlice::new(message)], &mut ancillary, flags) {
             Ok(sent) if sent == message.len() => Ok(()),
             // The rest would have to come before anything else. The kernel does not cut messages this short.
             Ok(_) => Err(SendError::Broken(io::Error::other("a message was cut"))),

@@ -17,6 +17,7 @@ use super::endpoint::{Connector, Listener};
 use super::machine::Session;
 use crate::config::Mode;
 use crate::net::Shared;
+use crate::vdpa::Offload;
 
 /// Starts a port's control thread. In listening mode the socket exists on return.
 pub(crate) fn start(shared: &Arc<Shared>) -> Result<JoinHandle<()>, PmdError> {
@@ -28,9 +29,13 @@ pub(crate) fn start(shared: &Arc<Shared>) -> Result<JoinHandle<()>, PmdError> {
     let thread = std::thread::Builder::new().name(format!("vhost:{name}"));
     let theirs = Arc::clone(shared);
     thread
-        .spawn(move || match listener {
-            Some(listener) => listen(&theirs, &listener),
-            None => connect(&theirs),
+        .spawn(move || {
+            match listener {
+                Some(listener) => listen(&theirs, &listener),
+                None => connect(&theirs),
+            }
+            // Queues may keep the rest of the port for a while.
+            theirs.vdpa.parked().clear();
         })
         .map_err(|e| PmdError::system(format!("{name}: control thread"), "raise the limit of threads", e))
 }
@@ -50,6 +55,7 @@ fn stopping(shared: &Shared) -> bool {
 fn listen(shared: &Arc<Shared>, listener: &Listener) {
     let mut failed = false;
     while !stopping(shared) {
+        open_devices(shared);
         match listener.accept() {
             Ok(Some(stream)) => serve(shared, stream),
             Ok(None) => idle(shared, Some(listener), None),
@@ -69,6 +75,7 @@ fn listen(shared: &Arc<Shared>, listener: &Listener) {
 fn connect(shared: &Arc<Shared>) {
     let mut connector = Connector::new();
     while !stopping(shared) {
+        open_devices(shared);
         match connector.attempt(&shared.config.name, shared.path()) {
             Ok(stream) => {
                 serve(shared, stream);
@@ -86,6 +93,16 @@ fn connect(shared: &Arc<Shared>) {
             }
         }
     }
+}
+
+/// Opens what devices the operator wants by now, while there is no front-end.
+fn open_devices(shared: &Shared) {
+    let mut devices = Offload::resume(&shared.vdpa);
+    if devices.follow(&shared.vdpa) {
+        shared.vdpa.status().error = devices.trouble();
+        shared.changed();
+    }
+    devices.park(&shared.vdpa);
 }
 
 /// Waits for a client, the alarm, or the pause, whichever comes first.
@@ -127,7 +144,8 @@ pub(crate) fn serve(shared: &Arc<Shared>, stream: UnixStream) {
         }
         let (kicks, patience) = {
             let session = locked();
-            (session.discarded_kicks(), session.patience())
+            let patience = session.patience().into_iter().chain(session.offload_patience()).min();
+            (session.awaited(), patience)
         };
         let result = match next_event(&mut socket, &shared.alarm, &kicks, patience) {
             Event::Attention => {
@@ -145,6 +163,7 @@ pub(crate) fn serve(shared: &Arc<Shared>, stream: UnixStream) {
             Event::Closed => break Ok(()),
             Event::Bad(what) => Err(what),
         };
+        locked().settle_engine();
         locked().tell();
         match result {
             Ok(()) => locked().answered(),

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use pmd::port::LinkState;
 use pmd::virtio::features::{VHOST_USER_F_PROTOCOL_FEATURES, VIRTIO_F_ACCESS_PLATFORM};
@@ -29,6 +30,10 @@ use super::migration::Migration;
 use crate::memory::{MAX_REGIONS, MemTable, MemoryError, Region, RegionSpec};
 use crate::net::{Peer, Shared};
 use crate::ring::{RingAddresses, RingConfig};
+use crate::vdpa::Offload;
+
+/// A front-end that hangs up so soon after it was told our features has not liked them.
+const HASTE: Duration = Duration::from_secs(1);
 
 /// State of one connection.
 pub(super) struct Session {
@@ -56,6 +61,9 @@ pub(super) struct Session {
     pub(super) reported: Vec<bool>,
     /// Rings whose bases the front-end is being told.
     pub(super) handed_back: Vec<usize>,
+    /// Devices that can run the rings.
+    pub(super) offload: Offload,
+    opened: Instant,
     /// Something that [`Session::tell`] has to tell.
     pub(super) changed: bool,
 }
@@ -91,6 +99,8 @@ impl Session {
             told: ConfigSpace::of(&shared),
             reported: vec![false; count],
             handed_back: Vec::new(),
+            offload: Offload::begin(&shared.vdpa),
+            opened: Instant::now(),
             changed: false,
             shared,
         }
@@ -98,6 +108,9 @@ impl Session {
 
     /// Ends the session: rings stop, memory goes.
     pub(super) fn close(&mut self, error: Option<String>) {
+        let hasty = self.opened.elapsed() < HASTE && self.features == 0;
+        self.shared.vdpa.note_end(hasty && self.offload.offer() != u64::MAX);
+        self.park_devices();
         self.reset();
         {
             let mut peer = self.shared.peer();
@@ -118,6 +131,7 @@ impl Session {
         }
         self.memory = Arc::default();
         self.addresses = Arc::default();
+        self.carry_memory();
         self.iommu = None;
         self.features = 0;
         self.forget_migration();
@@ -205,6 +219,7 @@ impl Session {
     fn use_memory(&mut self, memory: MemTable) -> VhostResult<()> {
         self.memory = Arc::new(memory);
         self.use_addresses();
+        self.carry_memory();
         self.refresh_rings()
     }
 
@@ -246,11 +261,13 @@ impl VhostUserBackendReqHandlerMut for Session {
     }
 
     fn get_features(&mut self) -> VhostResult<u64> {
-        Ok(features::offered(&self.shared.config))
+        let offered = features::offered(&self.shared.config);
+        Ok(if self.shared.vdpa.offers_all() { offered } else { offered & self.offload.offer() })
     }
 
     fn set_features(&mut self, acked: u64) -> VhostResult<()> {
-        let unknown = acked & !self.get_features()?;
+        // A guest that has been running without a device knows more than it is offered now.
+        let unknown = acked & !features::offered(&self.shared.config);
         if unknown != 0 {
             return Err(refuse(format!("SET_FEATURES with bits that were not offered: {unknown:#x}")));
         }

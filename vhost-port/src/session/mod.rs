@@ -18,11 +18,14 @@ mod config_space;
 mod control;
 mod device_state;
 mod divert;
+mod doorbells;
 mod endpoint;
+mod engage;
 mod features;
 mod iommu;
 mod machine;
 mod migration;
+mod offload;
 mod rings;
 
 pub(crate) use control::{interrupt, serve, start};

@@ -105,6 +105,7 @@ impl Session {
         let kick = ring_eventfd(fd, "kick", index)?;
         self.rings[at].kick = kick;
         self.rings[at].started = true;
+        self.consider_hold(at);
         self.refresh_ring(at)
     }
 
@@ -112,6 +113,7 @@ impl Session {
         let at = self.ring_index(index)?;
         let call = ring_eventfd(fd, "call", index)?;
         self.rings[at].call.clone_from(&call);
+        self.redirect_call(at, call.as_ref());
         let mut guard = self.shared.rings[at].lock();
         if let Some(ring) = &mut guard.ring {
             ring.set_call(call.clone());
@@ -147,11 +149,13 @@ impl Session {
     /// Stops a ring and returns its base: the index it would take next; in a packed ring the position it would take next, and above it
     /// where it would write the next used descriptor. No burst is under way when this returns.
     pub(super) fn stop_ring(&mut self, at: usize) -> u32 {
+        self.leave_for_stop();
         let vring = &self.shared.rings[at];
         let config = &mut self.rings[at];
         let mut guard = vring.lock();
         vring.set_usable(false);
         vring.set_awaiting(false);
+        vring.set_offloaded(false);
         self.shared.late_tx.drops.add(DropReason::TxLinkDown, guard.held.clear());
         vring.clear_fault();
         if let Some(ring) = guard.ring.take() {
@@ -177,6 +181,9 @@ impl Session {
 
     /// Rebuilds all rings that run.
     pub(super) fn refresh_rings(&mut self) -> VhostResult<()> {
+        if self.offload.running.is_some() {
+            return self.carry_over();
+        }
         (0..self.rings.len())
             .filter(|&at| self.rings[at].started)
             .collect::<Vec<_>>()
@@ -186,7 +193,12 @@ impl Session {
 
     /// Makes the shared ring what the settings say, and tells of it.
     pub(super) fn refresh_ring(&mut self, at: usize) -> VhostResult<()> {
+        if self.offload.running.is_some() {
+            return self.compare_ring(at);
+        }
         if self.rings[at].started {
+            self.offload.retry = true;
+            self.offload.hold_on();
             self.rebuild_ring(at)?;
             self.changed = true;
             self.discard(at);
@@ -201,8 +213,12 @@ impl Session {
         let log = self.migration.active_log(self.features);
         let vring = &self.shared.rings[at];
         let config = &mut self.rings[at];
+        let holds = self.offload.holds();
         let mut guard = vring.lock();
         vring.set_usable(false);
+        if !holds {
+            vring.set_offloaded(false);
+        }
         let ran = guard.ring.take().map(|old| config.base = retire(old)).is_some();
         let resume = if ran { Resume::AtBase } else { Resume::ByRecord };
         let made = config.activate(&self.addresses, rules, (&self.shared.ring_file, at), resume);
@@ -222,7 +238,7 @@ impl Session {
             ring.log_to(log, config.used_log.filter(|_| !self.addresses.translates()));
         }
         let enabled = config.enabled || starts_enabled(self.features);
-        let works = enabled && vring.fault().is_none() && !self.shared.alarm.tripped();
+        let works = enabled && !holds && vring.fault().is_none() && !self.shared.alarm.tripped();
         let usable = works && ring.is_some();
         if usable
             && self.addresses.translates()
@@ -235,7 +251,7 @@ impl Session {
         guard.net = NetRules::new(self.features);
         guard.written = log.map(|log| PageLog::new(log, &self.memory));
         // A worker must not take kicks that are meant for `discard`.
-        vring.set_kick(if enabled { config.kick.clone() } else { None });
+        vring.set_kick(if enabled && !holds { config.kick.clone() } else { None });
         if !works {
             self.shared.late_tx.drops.add(DropReason::TxLinkDown, guard.held.clear());
         }
@@ -259,12 +275,13 @@ impl Session {
             && config.was_enabled
             && !config.enabled
             && !starts_enabled(self.features)
+            && !self.shared.rings[at].offloaded()
     }
 
-    /// Kick descriptors of rings that [`Session::discard`] looks after.
-    pub(super) fn discarded_kicks(&self) -> Vec<Arc<OwnedFd>> {
+    /// What wakes the control thread beside messages: kicks of rings that [`Session::discard`] looks after, and a device.
+    pub(super) fn awaited(&self) -> Vec<Arc<OwnedFd>> {
         let discarded = (0..self.rings.len()).filter(|&at| self.discards(at));
-        discarded.filter_map(|at| self.rings[at].kick.clone()).collect()
+        discarded.filter_map(|at| self.rings[at].kick.clone()).chain(self.offload.event_fd()).collect()
     }
 
     /// Drops what a guest has put into a disabled transmit ring. Does nothing for other rings.
@@ -357,7 +374,7 @@ fn first_start(made: &mut Activated, config: &RingConfig, name: &str, at: usize)
 
 /// Ends a ring, and tells where it would go on. A worker may still have meant to interrupt the guest for its last burst;
 /// nobody would do so later.
-fn retire(mut ring: DeviceRing) -> u16 {
+pub(super) fn retire(mut ring: DeviceRing) -> u16 {
     ring.interrupt();
     ring.next_avail()
 }

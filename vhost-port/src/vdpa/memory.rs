@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use pmd::virtio::SharedPtr;
 
+use crate::memory::Region;
+
 /// A stretch of this process's memory that stays mapped as long as this, or a clone of it, lives.
 #[derive(Clone)]
 pub struct HostMemory {
@@ -23,6 +25,14 @@ impl HostMemory {
     /// They are mapped, readable and writable, and stay so as long as `owner` lives. Nobody holds a reference into them.
     pub unsafe fn new(start: SharedPtr, len: u64, owner: Arc<dyn Any + Send + Sync>) -> HostMemory {
         HostMemory { start, len, owner }
+    }
+
+    /// A region of a guest's memory.
+    pub(crate) fn of_region(region: &Arc<Region>) -> Option<HostMemory> {
+        let len = region.spec.len;
+        let start = region.host(0, len)?;
+        let owner: Arc<dyn Any + Send + Sync> = Arc::<Region>::clone(region);
+        Some(HostMemory { start, len, owner })
     }
 
     /// Address of the first byte: what VFIO and vhost-vDPA are told.

@@ -7,8 +7,8 @@ use std::str::FromStr;
 use pmd::pci::PciAddress;
 
 use super::device::VdpaDev;
-use super::error::{VdpaError, VdpaProblem};
-use super::virtio_pci;
+use super::error::VdpaError;
+use super::{kernel, virtio_pci};
 
 /// Where the kernel's vDPA devices are.
 const KERNEL_DEVICES: &str = "/dev/vhost-vdpa-";
@@ -56,11 +56,7 @@ impl fmt::Display for DeviceName {
 pub fn open(name: &DeviceName) -> Result<Box<dyn VdpaDev>, VdpaError> {
     match name {
         DeviceName::Pci(address) => virtio_pci::open(*address),
-        DeviceName::Kernel(_) => Err(VdpaError::new(
-            VdpaProblem::Name,
-            format!("{name}: this build has no driver for the kernel's vDPA devices"),
-            "take options:vdpa away",
-        )),
+        DeviceName::Kernel(path) => kernel::open(path),
     }
 }
 

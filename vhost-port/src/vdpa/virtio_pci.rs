@@ -15,9 +15,7 @@
 //! say is bounded before it is used.
 #![expect(unsafe_code, reason = "shows a guest's memory to a device")]
 
-mod doorbell;
 mod events;
-mod fit;
 #[cfg(test)]
 mod tests;
 
@@ -27,20 +25,27 @@ use std::sync::Arc;
 
 use pmd::drivers::virtio_net;
 use pmd::memory::IoSpace;
-use pmd::pci::{PciAddress, PciFn, Sysfs};
+use pmd::pci::{PciAddress, PciFn, PciInfo, Sysfs};
 use pmd::port::PmdError;
 use pmd::virtio::features::*;
 use pmd::virtio::pci::{Control, NO_VECTOR, Transport, net, status};
 
-use self::doorbell::FunctionDoorbell;
 use self::events::Events;
-use self::fit::{FOR_GUESTS, FOR_US};
 use super::device::{
     Capabilities, DeviceEvents, Doorbell, DoorbellPage, RingStart, Start, StartIndex, StartedRing,
     StoppedRing, Uplink, VdpaDev,
 };
 use super::error::{VdpaError, VdpaProblem};
+use super::gated::GatedDoorbell;
 use super::memory::DmaMapping;
+use super::rules::{self, FOR_GUESTS, FOR_MEMORY};
+
+/// What is taken beside what the guest uses, if it is there: how the function reaches memory, and what our control queue is for.
+const FOR_US: u64 = FOR_MEMORY
+    | VIRTIO_NET_F_STATUS
+    | VIRTIO_NET_F_CTRL_VQ
+    | VIRTIO_NET_F_CTRL_RX
+    | VIRTIO_NET_F_CTRL_MAC_ADDR;
 
 /// Most queue pairs that are used: as many as a vhost-user port has.
 const MOST_PAIRS: u16 = 128;
@@ -65,7 +70,7 @@ pub(super) struct VirtioFn {
 
 struct Running {
     rings: usize,
-    doorbells: Vec<Arc<FunctionDoorbell>>,
+    doorbells: Vec<Arc<GatedDoorbell>>,
     control: Option<Control>,
     has_mq: bool,
 }
@@ -81,17 +86,22 @@ pub(super) fn open(address: PciAddress) -> Result<Box<dyn VdpaDev>, VdpaError> {
             "only those can run a guest's rings here: use it as a port (type=pmd), or a virtio function for options:vdpa",
         ));
     }
-    let uplink = match info.physical_function {
-        Some(physical) => Uplink {
-            parent: Some(physical.to_string()),
-            netdev: sysfs.info(physical).ok().and_then(|info| info.netdevs.first().cloned()),
-            vf: sysfs.virtual_function_number(physical, address),
-        },
-        None => Uplink { parent: Some(address.to_string()), ..Uplink::default() },
-    };
+    let uplink = uplink_of(&sysfs, &info);
     let (function, space) = pmd::vfio::open_apart(address)
         .map_err(|error| VdpaError::new(VdpaProblem::NotOurs, error.to_string(), ""))?;
     Ok(Box::new(VirtioFn::new(&function, space, uplink)?))
+}
+
+/// Where the frames of a function go.
+pub(super) fn uplink_of(sysfs: &Sysfs, info: &PciInfo) -> Uplink {
+    let Some(physical) = info.physical_function else {
+        return Uplink { parent: Some(info.address.to_string()), ..Uplink::default() };
+    };
+    Uplink {
+        parent: Some(physical.to_string()),
+        netdev: sysfs.info(physical).ok().and_then(|info| info.netdevs.first().cloned()),
+        vf: sysfs.virtual_function_number(physical, info.address),
+    }
 }
 
 fn refused(error: &PmdError) -> VdpaError {
@@ -186,7 +196,7 @@ impl VirtioFn {
             let RingStart { size, descriptors, driver, device, .. } = *ring;
             let register =
                 self.transport.set_up_queue(queue, size, [descriptors, driver, device], first + queue)?;
-            doorbells.push(Arc::new(FunctionDoorbell::new(queue, register)));
+            doorbells.push(Arc::new(GatedDoorbell::new(move || register.write16(0, queue))));
         }
         let mut control = None;
         if taken & VIRTIO_NET_F_CTRL_VQ != 0 {
@@ -341,7 +351,7 @@ impl VdpaDev for VirtioFn {
     }
 
     fn start(&mut self, start: Start<'_>) -> Result<Vec<StartedRing>, VdpaError> {
-        fit::check(&self.capabilities, &start)?;
+        rules::check(&self.capabilities, &start)?;
         let running = match self.run(&start) {
             Ok(running) => running,
             Err(error) => {
@@ -349,10 +359,10 @@ impl VdpaDev for VirtioFn {
                 return Err(refused(&error));
             }
         };
-        let rings = running.doorbells.iter().map(|doorbell| StartedRing {
+        let rings = (0..).zip(&running.doorbells).map(|(queue, doorbell)| StartedRing {
             doorbell: doorbell.clone(),
             watches_kick: false,
-            page: self.transport.doorbell_place(doorbell.queue()).map(|place| DoorbellPage {
+            page: self.transport.doorbell_place(queue).map(|place| DoorbellPage {
                 fd: Arc::new(place.fd),
                 offset: place.offset,
                 len: place.len,

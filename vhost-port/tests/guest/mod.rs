@@ -345,6 +345,21 @@ impl Guest {
         std::iter::from_fn(|| self.rings[index].driver.poll_used().unwrap()).count()
     }
 
+    /// Waits until the device interrupts.
+    pub(crate) fn await_interrupt(&self, index: usize) {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let call = &self.rings[index].call;
+        // SAFETY: the eventfd is open as long as the ring.
+        let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(call.as_raw_fd()) };
+        let long = Timespec { tv_sec: 20, tv_nsec: 0 };
+        assert_ne!(
+            poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(&long)),
+            Ok(0),
+            "an interrupt"
+        );
+        let _ = call.read();
+    }
+
     /// Whether the device has interrupted since last asked.
     pub(crate) fn interrupted(&self, index: usize) -> bool {
         self.rings[index].call.read().is_ok()

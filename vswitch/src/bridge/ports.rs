@@ -75,6 +75,11 @@ impl Bridges {
         })
     }
 
+    /// Forgets what was learned on a port: what is behind it is reached another way now.
+    pub fn flush_port(&self, name: &str) -> Result<(), BridgeError> {
+        self.change_port(name, |_| Change { translation: true, forget: true })
+    }
+
     /// Changes whether floods leave a port out.
     pub fn set_port_no_flood(&self, name: &str, no_flood: bool) -> Result<(), BridgeError> {
         self.change_port(name, |port| {

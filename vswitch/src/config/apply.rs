@@ -146,7 +146,8 @@ impl Running {
         match added {
             Ok(ofport) => {
                 let mut complaint = None;
-                let differs = spec.mtu.is_some() || spec.offloads != PortOffloads::default();
+                let differs =
+                    spec.mtu.is_some() || spec.offloads != PortOffloads::default() || !spec.vdpa.is_empty();
                 if differs && stand_in.is_none() {
                     complaint = target.set_port(&spec.name, spec.change(spec.mtu)).err();
                 }
@@ -174,10 +175,10 @@ impl Running {
         let again = live.complaint.is_some() && spec.mtu.is_some();
         let differs = spec.mtu != live.spec.mtu || again;
         let mtu = (differs && live.stand_in.is_none()).then(|| spec.mtu.unwrap_or(DEFAULT_MTU));
-        // What stands in for a device has no offloads; the device will get them.
+        // What stands in for a device has no offloads and no rings; the device will get them.
         let change = |mtu| match live.stand_in {
             None => spec.change(mtu),
-            Some(_) => PortChange { offloads: PortOffloads::default(), ..spec.change(mtu) },
+            Some(_) => PortChange { offloads: PortOffloads::default(), vdpa: Vec::new(), ..spec.change(mtu) },
         };
         let mut complaint = target.set_port(&spec.name, change(mtu)).err();
         if complaint.is_some() && mtu.is_some() {

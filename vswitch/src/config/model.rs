@@ -32,6 +32,8 @@ pub struct PortSpec {
     pub affinity: BTreeMap<u16, u32>,
     /// Offloads.
     pub offloads: PortOffloads,
+    /// Devices that are to run the guest's rings, best first.
+    pub vdpa: Vec<String>,
 }
 
 impl PortSpec {
@@ -52,7 +54,13 @@ impl PortSpec {
 
     /// The change that gives a running port these settings.
     pub(super) fn change(&self, mtu: Option<u16>) -> PortChange {
-        PortChange { vlan: self.vlan.clone(), mtu, affinity: self.affinity.clone(), offloads: self.offloads }
+        PortChange {
+            vlan: self.vlan.clone(),
+            mtu,
+            affinity: self.affinity.clone(),
+            offloads: self.offloads,
+            vdpa: self.vdpa.clone(),
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use crate::datapath::IdlePolicy;
 use crate::switch::{PortChange, PortKind, PortOffloads, PortReport, PortRequest};
 
 mod offloads;
+mod vdpa;
 
 /// A switch that only keeps book, and refuses what it is told to refuse.
 #[derive(Default)]
@@ -32,6 +33,7 @@ struct State {
     mtu_limit: Option<u16>,
     gone: Vec<String>,
     offloads: BTreeMap<String, PortOffloads>,
+    vdpa: BTreeMap<String, Vec<String>>,
     packets: u64,
 }
 
@@ -97,6 +99,7 @@ impl Target for Fake {
         port.mtu = change.mtu.or(port.mtu);
         port.affinity = change.affinity;
         state.offloads.insert(name.into(), change.offloads);
+        state.vdpa.insert(name.into(), change.vdpa);
         Ok(())
     }
     fn remove_port(&self, name: &str) -> Result<(), String> {
@@ -545,6 +548,7 @@ proptest! {
                     mtu: None,
                     affinity: BTreeMap::new(),
                     offloads: PortOffloads::default(),
+                    vdpa: Vec::new(),
                 };
                 desired.ports.insert(spec.name.clone(), spec);
             }

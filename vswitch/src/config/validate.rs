@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use pmd::port::Offloads;
+use vhost_port::vdpa::DeviceName;
 use vswitch_ovsdb::RowView;
 
 use super::kind::kind;
@@ -224,6 +225,7 @@ pub(super) fn interface(
         mtu,
         affinity,
         offloads: offloads(&row.map("options"), &mut notes),
+        vdpa: vdpa(&row.map("options"), &mut notes),
     };
     Ok((spec, notes))
 }
@@ -264,6 +266,24 @@ fn offloads(options: &Options<'_>, notes: &mut Vec<String>) -> PortOffloads {
         ));
     }
     PortOffloads { tx, gro }
+}
+
+/// `vdpa`, `vdpa-standby`: devices that are to run the guest's rings. One that cannot be is noted, and the guest stays with the switch.
+fn vdpa(options: &Options<'_>, notes: &mut Vec<String>) -> Vec<String> {
+    let mut names = Vec::new();
+    for key in ["vdpa", "vdpa-standby"] {
+        let Some(text) = options.get(key) else { continue };
+        match text.parse::<DeviceName>() {
+            Ok(name) if names.contains(&name.to_string()) => {
+                notes.push(format!(
+                    "options:{key}={text} is the device of options:vdpa: name another, or none"
+                ));
+            }
+            Ok(name) => names.push(name.to_string()),
+            Err(fault) => notes.push(format!("options:{key}: {fault}")),
+        }
+    }
+    names
 }
 
 /// `pmd-rxq-affinity`: `queue:cpu,queue:cpu`.

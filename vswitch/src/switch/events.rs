@@ -82,7 +82,17 @@ fn run(switch: &Weak<Switch>, receiver: &Receiver<Event>) {
         let Some(switch) = switch.upgrade() else { return };
         match event {
             Ok(Event::Changed(number)) => {
-                switch.lock().place_queues(number);
+                let moved = {
+                    let mut inner = switch.lock();
+                    inner.place_queues(number);
+                    inner.has_moved(number)
+                };
+                // Whoever was seen there is reached by another port now, or here again; who speaks next says which.
+                if let Some(name) = moved
+                    && let Err(e) = switch.bridges.flush_port(&name)
+                {
+                    log::warn!("{name}: {e}");
+                }
                 switch.notify_watchers();
             }
             Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return,

@@ -60,6 +60,8 @@ pub struct PortChange {
     pub affinity: BTreeMap<u16, u32>,
     /// Offloads.
     pub offloads: PortOffloads,
+    /// Devices that are to run the rings of the guest, best first; see [`Port::set_vdpa`].
+    pub vdpa: Vec<String>,
 }
 
 /// A receive queue that a worker polls.
@@ -99,6 +101,8 @@ pub(super) struct PortEntry {
     pub(super) txqs: Vec<TxqEntry>,
     pub(super) affinity: BTreeMap<u16, u32>,
     pub(super) offloads: PortOffloads,
+    /// [`pmd::port::PortInfo::moves`] as last seen.
+    pub(super) moves: u64,
 }
 
 impl Switch {
@@ -141,6 +145,7 @@ impl Switch {
             txqs: Vec::new(),
             affinity: request.affinity,
             offloads: PortOffloads::default(),
+            moves: 0,
         };
         if let Err(error) = inner.connect_tx(number, &mut entry) {
             self.bridges.remove_port(&entry.name)?;
@@ -163,13 +168,16 @@ impl Switch {
             }
             let moved = entry.affinity != change.affinity;
             entry.affinity = change.affinity;
+            let port = Arc::clone(&entry.port);
             let switched = inner.set_offloads(number, change.offloads);
+            let handed = port.set_vdpa(&change.vdpa);
             self.bridges.set_port_vlan(name, change.vlan)?;
             if moved {
                 inner.place_all_queues();
             }
             // Last, so that a port without offloads gets everything else.
             switched?;
+            handed?;
         }
         Ok(())
     }
@@ -233,6 +241,14 @@ impl Inner {
         }
         // What was refused is asked for again by the next change, so that its complaint does not get lost.
         entry.port.set_offloads(offloads.tx).inspect_err(|_| entry.offloads.tx = before.tx)
+    }
+
+    /// Whether frames take another way to the port's far side than when this was asked last.
+    pub(super) fn has_moved(&mut self, number: PortNo) -> Option<String> {
+        let entry = self.ports.get_mut(&number)?;
+        let now = entry.port.info().moves;
+        let moved = std::mem::replace(&mut entry.moves, now) != now;
+        moved.then(|| entry.name.clone())
     }
 
     /// Gives every worker a transmit queue of the port that does not have one yet.

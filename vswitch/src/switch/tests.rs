@@ -11,7 +11,8 @@ use crate::bridge::{VlanConfig, VlanMode};
 
 /// Nothing but another VLAN mode.
 fn change(vlan: VlanConfig) -> PortChange {
-    PortChange { vlan, mtu: None, affinity: BTreeMap::new(), offloads: PortOffloads::default() }
+    let offloads = PortOffloads::default();
+    PortChange { vlan, mtu: None, affinity: BTreeMap::new(), offloads, vdpa: Vec::new() }
 }
 
 /// A directory of captures and a switch with a bridge `br0`.

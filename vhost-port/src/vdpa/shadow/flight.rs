@@ -10,7 +10,7 @@
 //! pieces lie in queues, and nothing is allocated once these have grown. The pieces are our copy: neither the guest nor the device can
 //! change what a chain was checked to be.
 //!
-//! Invariant: [`Flights::unissued`] is at most `next`, and all chains before it are done or with the device.
+//! Invariant: all chains before [`Flights::unissued`] are done or with the device, all from it on wait.
 
 use std::collections::VecDeque;
 
@@ -54,7 +54,7 @@ pub(super) struct Flights {
     first_piece: u64,
     /// Number of the first piece of each chain, beside the chains: [`Flight`] stays small.
     starts: VecDeque<u64>,
-    /// Number of the first chain that may not have been given to the device.
+    /// Number of the first chain that has not been given to the device.
     unissued: u64,
     /// Descriptors of a packed ring that the chains take.
     descriptors: u32,
@@ -88,13 +88,7 @@ impl Flights {
 
     /// The number of the next chain for the device; its pieces are appended to `pieces`, which is empty. `None` when there is none.
     pub(super) fn next_unissued(&mut self, pieces: &mut Vec<Buffer>) -> Option<u64> {
-        loop {
-            let chain = self.chains.get(self.index(self.unissued)?)?;
-            if chain.stand == Stand::Waiting {
-                break;
-            }
-            self.unissued += 1;
-        }
+        self.chains.get(self.index(self.unissued)?)?;
         pieces.extend(self.pieces_of(self.unissued));
         Some(self.unissued)
     }
@@ -177,16 +171,6 @@ impl Flights {
         let done = |chain: &&Flight| matches!(chain.stand, Stand::Done(_));
         let last = self.chains.iter().rposition(|chain| done(&chain)).map_or(0, |last| last + 1);
         (last, self.chains.iter().filter(done).count())
-    }
-
-    /// The device has gone: what it has, another one is to be given.
-    pub(super) fn recall(&mut self) {
-        for chain in &mut self.chains {
-            if chain.stand == Stand::Out {
-                chain.stand = Stand::Waiting;
-            }
-        }
-        self.unissued = self.first;
     }
 
     /// Numbers of all chains that are not done.

@@ -39,9 +39,13 @@ mod fault;
 mod flight;
 mod queue;
 mod relay;
+mod rings;
 #[cfg(test)]
 mod tests;
+mod thread;
 
 pub(crate) use fault::{DeviceFault, ShadowFault};
 pub(crate) use queue::{DeviceQueue, DeviceRingAddresses, DeviceRingSpec, RingSpace};
 pub(crate) use relay::{Relayed, Settled, Shadow};
+pub(crate) use rings::{GuestRing, ShadowRings};
+pub(crate) use thread::{Relay, RelayCounters};

@@ -36,6 +36,8 @@ impl Relayed {
 /// How a ring was left when its shadow ended. See [`Shadow::stop`].
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(crate) struct Settled {
+    /// Chains that the device had used by then, which were given back now.
+    pub(crate) returned: u64,
     /// Chains that the device had and the guest has not got back: they are taken again by whoever goes on with the ring.
     pub(crate) rewound: u64,
     /// Of those, chains of frames that the device has sent already: they will be sent twice.
@@ -255,44 +257,27 @@ impl Shadow {
 
     /// Asks both sides to tell of what comes next. True when something is there already: then [`Shadow::relay`] is to be called again.
     ///
-    /// A guest is not asked while the device has no room: it is the device that goes on then.
-    pub(crate) fn arm(&mut self, guest: &mut DeviceRing) -> bool {
+    /// A guest of which nothing is taken any more is not asked, nor while the device has no room: it is the device that goes on then.
+    pub(crate) fn arm(&mut self, guest: &mut DeviceRing, takes: bool) -> bool {
         self.armed = true;
         let used = self.queue.enable_interrupts();
-        let available = !self.full && guest.arm_at(&self.cursor);
-        used || available
-    }
-
-    /// Goes on with another device, which has been given nothing yet: it gets what the last one had and did not give back, in the guest's
-    /// order, before anything else. The last one must have stopped. What it had used by then is given back first.
-    pub(crate) fn change_device(
-        &mut self,
-        guest: &mut DeviceRing,
-        written: Option<&mut PageLog>,
-        queue: DeviceQueue,
-    ) {
-        self.harvest(written);
-        self.show(guest);
-        let _ = guest.publish() && guest.interrupt();
-        self.flights.recall();
-        self.numbers = vec![0; usize::from(queue.spec().size)];
-        (self.queue, self.fault, self.full) = (queue, None, false);
-        if std::mem::take(&mut self.armed) {
-            guest.disarm();
-        }
+        let available = takes && !self.full && guest.arm_at(&self.cursor);
+        self.fault.is_none() && (used || available)
     }
 
     /// Ends the shadow. The device must have stopped: nothing reads or writes the guest's buffers any more. What it had used by then is
     /// given back; the ring then stands where all before is done and all after untouched, as every ring does between bursts.
     pub(crate) fn stop(mut self, guest: &mut DeviceRing, mut written: Option<&mut PageLog>) -> Settled {
         self.harvest(written.as_deref_mut());
-        let mut settled = Settled::default();
-        self.show(guest);
+        let mut settled = Settled { returned: self.show(guest).into(), ..Settled::default() };
         let (behind, done) = self.flights.up_to_last_done();
         match self.direction {
             Direction::Read => settled.sent_again = done as u64,
             // Rather a few buffers without a frame than frames lost.
-            Direction::Write => settled.returned_empty = self.return_empty(guest, behind),
+            Direction::Write => {
+                settled.returned_empty = self.return_empty(guest, behind);
+                settled.returned += done as u64;
+            }
         }
         settled.rewound = self.flights.len() as u64;
         if let Some(written) = written {

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::{Bench, VHOST, interface};
 use crate::switch::PortOffloads;
 
-fn options(options: &[(&str, &str)]) -> serde_json::Value {
+pub(super) fn options(options: &[(&str, &str)]) -> serde_json::Value {
     let map: Vec<_> = options.iter().map(|(key, value)| json!([key, value])).collect();
     json!({"op": "update", "table": "Interface", "where": [["name", "==", "p1"]], "row": {"options": ["map", map]}})
 }

@@ -3,12 +3,16 @@
 //! Written against the specification's layouts, not with our device side, so that the two do not share mistakes.
 #![expect(unsafe_code, reason = "a device reads and writes memory that it shares")]
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
 use pmd::virtio::SharedPtr;
 use pmd::virtio::driver_ring::Buffer;
-use pmd::virtio::packed::{self, Element, Position};
-use pmd::virtio::split::{DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, IDX, RING, UsedElement};
+use pmd::virtio::packed::{
+    self, EVENT_F_DESC, EVENT_F_ENABLE, EVENT_FLAGS, EVENT_OFF_WRAP, Element, Position, wants_event,
+};
+use pmd::virtio::split::{
+    AVAIL_F_NO_INTERRUPT, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, IDX, RING, UsedElement, need_event,
+};
 
 use super::super::{DeviceRingAddresses, DeviceRingSpec};
 
@@ -54,12 +58,24 @@ pub(super) struct DeviceModel {
     next: Position,
     back: Position,
     pub(super) taken: Vec<Taken>,
+    /// Used since the last decision to interrupt: chains, or descriptors of a packed ring.
+    moved: u16,
 }
 
 impl DeviceModel {
     pub(super) fn new(sight: Sight, spec: DeviceRingSpec, addresses: DeviceRingAddresses) -> DeviceModel {
         let start = Position::START;
-        DeviceModel { sight, spec, addresses, avail: 0, used: 0, next: start, back: start, taken: Vec::new() }
+        DeviceModel {
+            sight,
+            spec,
+            addresses,
+            avail: 0,
+            used: 0,
+            next: start,
+            back: start,
+            taken: Vec::new(),
+            moved: 0,
+        }
     }
 
     fn descriptor(&self, table: u64, index: u16) -> (Buffer, u16, u16) {
@@ -186,11 +202,55 @@ impl DeviceModel {
                     self.sight.at(self.addresses.descriptors, packed::descriptors_len(self.spec.size) as u64);
                 ring.store_packed_element(self.back.slot().into(), element, Ordering::Release);
                 self.back = self.back.advanced(descriptors, self.spec.size);
+                self.moved += descriptors;
             } else {
                 let used = self.sight.at(self.addresses.used, 4);
                 let slot = usize::from(self.used % self.spec.size);
                 used.store_used(RING + slot * 8, UsedElement { id: id.into(), len });
                 self.jump(1);
+                self.moved += 1;
+            }
+        }
+    }
+
+    /// Asks for a kick at the next chain. True when one is there.
+    pub(super) fn wants_kicks(&mut self) -> bool {
+        let taken = self.taken.len();
+        // SAFETY: the event of a split ring, or the event area of a packed one, lies in the part that the device writes.
+        unsafe {
+            let own = self.sight.at(self.addresses.used, 4);
+            if self.spec.packed {
+                own.store_u16(EVENT_OFF_WRAP, self.next.bits(), Ordering::Relaxed);
+                let flags = if self.spec.event_idx { EVENT_F_DESC } else { EVENT_F_ENABLE };
+                own.store_u16(EVENT_FLAGS, flags, Ordering::Release);
+            } else if self.spec.event_idx {
+                own.store_u16(RING + usize::from(self.spec.size) * 8, self.avail, Ordering::Relaxed);
+            }
+        }
+        fence(Ordering::SeqCst);
+        self.take_up_to(1);
+        self.taken.len() > taken
+    }
+
+    /// Whether the driver wants an interrupt for what was used since this was asked last.
+    pub(super) fn owes_interrupt(&mut self) -> bool {
+        fence(Ordering::SeqCst);
+        let moved = std::mem::take(&mut self.moved);
+        if moved == 0 {
+            return false;
+        }
+        // SAFETY: flags and event of the driver lie in the part that it writes.
+        unsafe {
+            let driver = self.sight.at(self.addresses.avail, 4);
+            if self.spec.packed {
+                let flags = driver.load_u16(EVENT_FLAGS, Ordering::Acquire);
+                let at = driver.load_u16(EVENT_OFF_WRAP, Ordering::Relaxed);
+                wants_event(at, flags, self.spec.event_idx, self.back, moved, self.spec.size)
+            } else if self.spec.event_idx {
+                let event = driver.load_u16(RING + usize::from(self.spec.size) * 2, Ordering::Relaxed);
+                need_event(event, self.used, self.used.wrapping_sub(moved))
+            } else {
+                driver.load_u16(0, Ordering::Relaxed) & AVAIL_F_NO_INTERRUPT == 0
             }
         }
     }

@@ -1,11 +1,11 @@
-//! What a virtio function can do for a guest.
+//! What a real device can be asked for: features, and whether a start is one it can follow.
 
 use pmd::virtio::features::*;
 
-use super::super::device::{Capabilities, Start};
-use super::super::error::{VdpaError, VdpaProblem};
+use super::device::{Capabilities, Start, StartIndex};
+use super::error::{VdpaError, VdpaProblem};
 
-/// What a guest may be offered if the function has it: all that is between its driver and the rings. Features of the control queue
+/// What a guest may be offered if the device has it: all that is between its driver and the rings. Features of the control queue
 /// are not among them, since the guest's control queue never comes here.
 pub(super) const FOR_GUESTS: u64 = VIRTIO_F_VERSION_1
     | VIRTIO_F_RING_PACKED
@@ -32,18 +32,13 @@ pub(super) const FOR_GUESTS: u64 = VIRTIO_F_VERSION_1
     | VIRTIO_NET_F_STATUS
     | VIRTIO_NET_F_MQ;
 
-/// What is taken beside them if it is there: how the function reaches memory, and what our control queue is for.
-pub(super) const FOR_US: u64 = VIRTIO_F_ACCESS_PLATFORM
-    | VIRTIO_F_ORDER_PLATFORM
-    | VIRTIO_NET_F_STATUS
-    | VIRTIO_NET_F_CTRL_VQ
-    | VIRTIO_NET_F_CTRL_RX
-    | VIRTIO_NET_F_CTRL_MAC_ADDR;
+/// What is taken beside them if it is there: how the device reaches memory.
+pub(super) const FOR_MEMORY: u64 = VIRTIO_F_ACCESS_PLATFORM | VIRTIO_F_ORDER_PLATFORM;
 
 /// Index of a packed ring that nobody has used: slot zero, wrap counter one.
 const PACKED_START: u16 = 0x8000;
 
-/// Whether a function of these capabilities can do what is asked; why not.
+/// Whether a device of these capabilities can do what is asked; why not.
 pub(super) fn check(capabilities: &Capabilities, start: &Start<'_>) -> Result<(), VdpaError> {
     let unfit = |what: String, remedy: &str| {
         Err(VdpaError::new(VdpaProblem::Unfit, format!("{}: {what}", capabilities.name), remedy))
@@ -77,7 +72,7 @@ pub(super) fn check(capabilities: &Capabilities, start: &Start<'_>) -> Result<()
                 "in QEMU, a smaller rx_queue_size and tx_queue_size for the guest, or larger ones for the function",
             );
         }
-        if ring.index != begin {
+        if capabilities.start_index == StartIndex::Zero && ring.index != begin {
             return unfit(
                 format!("ring {i} stands at {:#x}, and it can begin at {begin:#x} only", ring.index),
                 "",
