@@ -53,6 +53,8 @@ pub struct HostConfig {
     pub functions: Vec<Card>,
     /// How many guests it may run itself ([`HostGuest::nested`]), on the processor's virtualisation as QEMU emulates it.
     pub guests: usize,
+    /// The guest has a newer kernel, whose drivers of cards do AF_XDP without a copy; it drives the `igb` cards too.
+    pub recent_kernel: bool,
     /// Further properties of the physical function, each beginning with a comma.
     pub physical: String,
 }
@@ -157,11 +159,19 @@ impl HostGuest {
         if config.guests > 0 {
             bytes.extend(lab.nested_archive()?);
         }
+        let mut kernel = Vec::new();
+        if config.recent_kernel {
+            lab.fetch_recent_kernel()?;
+            bytes.extend(lab.recent_archive()?);
+            // The last one counts.
+            kernel = vec!["-kernel".to_owned(), lab.recent_kernel()?.display().to_string()];
+        }
         fs::write(&image, bytes).during(image.display())?;
         let wires: Vec<Wire> =
             (0..config.wired().count()).map(|i| Wire::new(lab, i)).collect::<Result<_>>()?;
-        let mut guest =
-            Guest::launch(lab, &qemu, "host", false, |channels| arguments(lab, config, &image, channels))?;
+        let mut guest = Guest::launch(lab, &qemu, "host", false, |channels| {
+            [arguments(lab, config, &image, channels), kernel].concat()
+        })?;
         let channels = (0..config.guests).map(|i| channel(lab, i).map(Some)).collect::<Result<_>>()?;
         guest.wait_ready()?;
         let addresses = (0..config.cards.len()).map(|i| address(&mut guest, i)).collect::<Result<_>>()?;

@@ -26,6 +26,11 @@ const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 const HOST_DRIVERS: [&str; 3] = ["vfio_iommu_type1", "vfio_pci", "tun"];
 /// Loaded in one that has guests of its own.
 const NESTED_DRIVERS: [&str; 1] = ["kvm_amd"];
+/// Folders of the kernels in the cache: the usual one, and a newer one with drivers of cards.
+const KERNEL: &str = "kernel";
+pub(super) const RECENT_KERNEL: &str = "kernel-recent";
+/// Of that one: drivers of cards that the guest's kernel shall have, loaded with the others.
+const CARD_DRIVERS: [&str; 1] = ["igb"];
 /// Where QEMU 11 finds what it starts machines with.
 const FIRMWARE: [&str; 4] = ["qboot.rom", "kvmvapic.bin", "linuxboot_dma.bin", "pvh.bin"];
 
@@ -83,10 +88,20 @@ pub(super) fn nested_archive(cache: &Path, kernel: &Path, image: &Path) -> Resul
     Ok(archive.finish())
 }
 
+/// All modules of a host guest that runs on the newer kernel, which takes none of the image's. To be put behind the image, as [`host_archive`].
+pub(super) fn recent_archive(cache: &Path) -> Result<Vec<u8>> {
+    let mut archive = Cpio::default();
+    let wanted: Vec<&str> = DRIVERS.into_iter().chain(HOST_DRIVERS).chain(CARD_DRIVERS).collect();
+    for (i, (name, bytes)) in drivers(cache, RECENT_KERNEL, &wanted)?.iter().enumerate() {
+        archive.file(&format!("modules/r{i:02}-{name}.ko"), bytes);
+    }
+    Ok(archive.finish())
+}
+
 /// Adds modules that the image does not have. They are loaded in the order of their names, so those of a smaller `letter` first.
 fn more_drivers(archive: &mut Cpio, cache: &Path, wanted: &[&str], letter: char) -> Result<()> {
-    let usual = drivers(cache, &DRIVERS)?;
-    let more = drivers(cache, wanted)?;
+    let usual = drivers(cache, KERNEL, &DRIVERS)?;
+    let more = drivers(cache, KERNEL, wanted)?;
     let new = more.iter().filter(|(name, _)| usual.iter().all(|(have, _)| have != name));
     for (i, (name, bytes)) in new.enumerate() {
         archive.file(&format!("modules/{letter}{i:02}-{name}.ko"), bytes);
@@ -146,7 +161,7 @@ fn build(cache: &Path) -> Result<Vec<u8>> {
         let name = file_name(&library);
         archive.file(&format!("{LIBRARIES}/{name}"), &read(&library)?);
     }
-    for (i, (name, bytes)) in drivers(cache, &DRIVERS)?.iter().enumerate() {
+    for (i, (name, bytes)) in drivers(cache, KERNEL, &DRIVERS)?.iter().enumerate() {
         archive.file(&format!("modules/{i:02}-{name}.ko"), bytes);
     }
     Ok(archive.finish())
@@ -181,8 +196,8 @@ fn shared_libraries(root: &Path, program: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// The kernel modules to load, in an order in which each finds what it needs.
-fn drivers(cache: &Path, wanted: &[&str]) -> Result<Vec<(String, Vec<u8>)>> {
-    let modules = cache.join("kernel/lib/modules");
+fn drivers(cache: &Path, kernel: &str, wanted: &[&str]) -> Result<Vec<(String, Vec<u8>)>> {
+    let modules = cache.join(kernel).join("lib/modules");
     let mut files = Vec::new();
     walk(&modules, &mut files)?;
     let mut ordered = Vec::new();

@@ -124,6 +124,30 @@ impl Lab {
         self.cache.join("root11/qemu")
     }
 
+    /// Fetches a newer kernel, with drivers of cards, when needed: [`Self::recent_kernel`] and [`Self::recent_archive`] have it then.
+    ///
+    /// # Errors
+    /// `tools/lab/kernel-recent.sh` fails; it has said why.
+    pub fn fetch_recent_kernel(&self) -> Result<()> {
+        script("kernel-recent.sh").map(drop)
+    }
+
+    /// That kernel.
+    ///
+    /// # Errors
+    /// There is none, before [`Self::fetch_recent_kernel`].
+    pub fn recent_kernel(&self) -> Result<PathBuf> {
+        find_kernel(&self.cache.join(image::RECENT_KERNEL).join("boot"))
+    }
+
+    /// Modules of that kernel. An archive as [`Self::host_archive`]; after [`Self::fetch_recent_kernel`].
+    ///
+    /// # Errors
+    /// A file is missing.
+    pub fn recent_archive(&self) -> Result<Vec<u8>> {
+        image::recent_archive(&self.cache)
+    }
+
     /// What a host guest has more that runs guests of its own: KVM, QEMU 11, and kernel and image of those guests. An archive as
     /// [`Self::host_archive`]; after [`Self::fetch_qemu11`].
     ///

@@ -4,6 +4,7 @@ use serde_json::json;
 use tests::guest::{Card, HostGuest, Wire};
 use tests::lab::Lab;
 
+use crate::nic_errors;
 use crate::stage::PATIENCE;
 
 pub(crate) const VIRTIO: &str = ",disable-legacy=on,iommu_platform=on,ats=on";
@@ -21,7 +22,7 @@ fn frame(len: usize, from: u8, to: u8, number: usize) -> Vec<u8> {
 }
 
 /// Sends frames of these lengths in one wire and expects each, whole, out of the other.
-fn carry(from: (&Wire, u8), to: (&Wire, u8), lengths: impl IntoIterator<Item = usize>) {
+pub(crate) fn carry(from: (&Wire, u8), to: (&Wire, u8), lengths: impl IntoIterator<Item = usize>) {
     let frames: Vec<_> =
         lengths.into_iter().enumerate().map(|(i, len)| frame(len, from.1, to.1, i)).collect();
     let next = || loop {
@@ -40,7 +41,7 @@ fn carry(from: (&Wire, u8), to: (&Wire, u8), lengths: impl IntoIterator<Item = u
 }
 
 /// All that every pair of cards must do, on a bridge of their own.
-fn both_ways(host: &HostGuest, a: usize, b: usize, longest: usize) {
+pub(crate) fn both_ways(host: &HostGuest, a: usize, b: usize, longest: usize) {
     let ends = |i: usize| (&host.wires[i], i as u8);
     for (from, to) in [(a, b), (b, a)] {
         carry(ends(from), ends(to), 60..=1518);
@@ -95,7 +96,7 @@ fn ports(lab: &Lab, cards: &[Card], settings: &[&str]) -> HostGuest {
             _ => 1518,
         };
         both_ways(&host, 2 * pair, 2 * pair + 1, longest);
-        flap(&mut host, 2 * pair + 1);
+        (0..3).for_each(|_| flap(&mut host, 2 * pair + 1));
         // Nothing to do: the worker sleeps, and the next frame wakes it.
         host.vsctl_until("--format=csv pmd", PATIENCE, |text| text.contains("sleeping")).unwrap();
         let end = |card: usize| (&host.wires[card], card as u8);
@@ -153,5 +154,10 @@ fn virtio_cards_are_ports() {
         text.contains("no PCI device") || text.contains("removed")
     })
     .unwrap();
+    carry((&host.wires[0], 0), (&host.wires[1], 1), [60, 1518]);
+
+    host.vsctl("del-port br1 up2").unwrap();
+    nic_errors::settings_that_cannot_be(&mut host, 2, 1);
+    nic_errors::too_little_memory_may_be_locked(&mut host, 2);
     carry((&host.wires[0], 0), (&host.wires[1], 1), [60, 1518]);
 }
