@@ -44,8 +44,11 @@ mod rings;
 mod tests;
 mod thread;
 
+#[allow(unused_imports, reason = "for the play of tests and fuzz targets")]
 pub(crate) use fault::{DeviceFault, ShadowFault};
+#[allow(unused_imports, reason = "for the play of tests and fuzz targets")]
 pub(crate) use queue::{DeviceQueue, DeviceRingAddresses, DeviceRingSpec, RingSpace};
+#[allow(unused_imports, reason = "for the play of tests and fuzz targets")]
 pub(crate) use relay::{Relayed, Settled, Shadow};
 pub(crate) use rings::{GuestRing, ShadowRings};
 pub(crate) use thread::{Relay, RelayCounters};

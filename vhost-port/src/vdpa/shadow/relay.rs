@@ -97,6 +97,7 @@ impl Shadow {
     }
 
     /// Chains of the guest that have not been given back.
+    #[allow(dead_code, reason = "for the play of tests and fuzz targets")]
     pub(crate) fn in_flight(&self) -> usize {
         self.flights.len()
     }
