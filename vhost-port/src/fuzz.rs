@@ -11,6 +11,8 @@ use std::sync::atomic::Ordering;
 use pmd::port::{PmdError, PortEvents, RxQueue, TxQueue};
 use pmd::sys::sigbus::Alarm;
 
+pub use crate::front_end::bench::Bench as FrontBench;
+
 use crate::config::VhostConfig;
 use crate::memory::{MemTable, Region, RegionSpec};
 use crate::net::{NetRules, Shared, VhostRx, VhostTx};

@@ -13,6 +13,7 @@
     reason = "a panic is how a target reports what it found"
 )]
 
+pub mod back_end_rings;
 pub mod descriptor_chains;
 pub mod flipping_rings;
 pub mod flow_text;
@@ -38,7 +39,8 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
+    Target { name: "back_end_rings", run: back_end_rings::run, seeds: back_end_rings::seeds },
     Target { name: "descriptor_chains", run: descriptor_chains::run, seeds: descriptor_chains::seeds },
     Target { name: "flipping_rings", run: flipping_rings::run, seeds: flipping_rings::seeds },
     Target { name: "flow_text", run: flow_text::run, seeds: flow_text::seeds },

@@ -55,6 +55,8 @@ pub struct HostConfig {
     pub guests: usize,
     /// Further properties of the physical function, each beginning with a comma.
     pub physical: String,
+    /// Programs of this machine that the guest has in `/host`.
+    pub programs: Vec<PathBuf>,
 }
 
 impl HostConfig {
@@ -153,7 +155,7 @@ impl HostGuest {
         }
         let image = lab.path("host.cpio");
         let mut bytes = fs::read(lab.image()).during(lab.image().display())?;
-        bytes.extend(lab.host_archive()?);
+        bytes.extend(lab.host_archive(&config.programs)?);
         if config.guests > 0 {
             bytes.extend(lab.nested_archive()?);
         }

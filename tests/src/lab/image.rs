@@ -24,8 +24,10 @@ const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 
 /// Loaded in a guest that plays the host, beside the others.
 const HOST_DRIVERS: [&str; 3] = ["vfio_iommu_type1", "vfio_pci", "tun"];
-/// Loaded in one that has guests of its own.
-const NESTED_DRIVERS: [&str; 1] = ["kvm_amd"];
+/// Loaded in one that has guests of its own, for them and for the kernel's vDPA.
+const NESTED_DRIVERS: [&str; 3] = ["kvm_amd", "vduse", "vhost_vdpa"];
+/// Copied to the `/bin` of such a guest, with the shared libraries they need.
+const NESTED_PROGRAMS: [&str; 1] = ["usr/sbin/vdpa"];
 /// Where QEMU 11 finds what it starts machines with.
 const FIRMWARE: [&str; 4] = ["qboot.rom", "kvmvapic.bin", "linuxboot_dma.bin", "pvh.bin"];
 
@@ -55,7 +57,7 @@ pub(super) fn host_archive(cache: &Path, programs: &[PathBuf]) -> Result<Vec<u8>
     Ok(archive.finish())
 }
 
-/// What a host guest with guests of its own has more: KVM, and in `/nested` QEMU 11, the kernel and the image of those guests.
+/// What a host guest with guests of its own has more: KVM, the kernel's vDPA with the tool for it, and in `/nested` QEMU 11, the kernel and the image of those guests.
 /// `/nested/qemu ARGUMENTS` starts one. To be put behind the image, as [`host_archive`].
 pub(super) fn nested_archive(cache: &Path, kernel: &Path, image: &Path) -> Result<Vec<u8>> {
     let mut archive = Cpio::default();
@@ -79,6 +81,7 @@ pub(super) fn nested_archive(cache: &Path, kernel: &Path, image: &Path) -> Resul
     archive.file("nested/image", &read(image)?);
     let script = "#!/bin/sh\nexec /nested/lib/ld.so --library-path /nested/lib /nested/lib/qemu -L /nested/share \"$@\"\n";
     archive.file("nested/qemu", script.as_bytes());
+    add_programs(&mut archive, &cache.join("root"), &NESTED_PROGRAMS)?;
     more_drivers(&mut archive, cache, &NESTED_DRIVERS, 'n')?;
     Ok(archive.finish())
 }
@@ -135,21 +138,27 @@ fn build(cache: &Path) -> Result<Vec<u8>> {
     archive.file("init", INIT.as_bytes());
     archive.file("bin/busybox", &read(&cache.join("bin/busybox"))?);
     archive.file("lib64/ld-linux-x86-64.so.2", &read(&root.join("usr/lib64/ld-linux-x86-64.so.2"))?);
+    add_programs(&mut archive, &root, &PROGRAMS)?;
+    for (i, (name, bytes)) in drivers(cache, &DRIVERS)?.iter().enumerate() {
+        archive.file(&format!("modules/{i:02}-{name}.ko"), bytes);
+    }
+    Ok(archive.finish())
+}
+
+/// Adds programs of the cache, and what they load.
+fn add_programs(archive: &mut Cpio, root: &Path, programs: &[&str]) -> Result<()> {
     let mut libraries = BTreeSet::new();
-    for program in PROGRAMS {
+    for program in programs {
         let path = root.join(program);
         let name = file_name(&path);
         archive.file(&format!("bin/{name}"), &read(&path)?);
-        libraries.extend(shared_libraries(&root, &path)?);
+        libraries.extend(shared_libraries(root, &path)?);
     }
     for library in libraries {
         let name = file_name(&library);
         archive.file(&format!("{LIBRARIES}/{name}"), &read(&library)?);
     }
-    for (i, (name, bytes)) in drivers(cache, &DRIVERS)?.iter().enumerate() {
-        archive.file(&format!("modules/{i:02}-{name}.ko"), bytes);
-    }
-    Ok(archive.finish())
+    Ok(())
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

@@ -102,12 +102,14 @@ impl Lab {
         &self.image
     }
 
-    /// What a guest that plays the host has more than others: VFIO and our own programs. An archive to put behind [`Self::image`].
+    /// What a guest that plays the host has more than others: VFIO, our own programs, and `more` programs of this machine. An archive to put
+    /// behind [`Self::image`].
     ///
     /// # Errors
     /// A file is missing.
-    pub fn host_archive(&self) -> Result<Vec<u8>> {
-        image::host_archive(&self.cache, &[self.binaries.vswitchd(), self.binaries.vsctl()])
+    pub fn host_archive(&self, more: &[PathBuf]) -> Result<Vec<u8>> {
+        let programs = [&[self.binaries.vswitchd(), self.binaries.vsctl()], more].concat();
+        image::host_archive(&self.cache, &programs)
     }
 
     /// Fetches QEMU 11 when needed: [`Self::qemu11`] and [`Self::nested_archive`] have it then.

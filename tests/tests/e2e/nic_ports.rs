@@ -3,11 +3,10 @@
 use serde_json::json;
 use tests::guest::{Card, HostGuest, Wire};
 use tests::lab::Lab;
-use tests::netns::Netns;
 
 use crate::stage::PATIENCE;
 
-const VIRTIO: &str = ",disable-legacy=on,iommu_platform=on,ats=on";
+pub(crate) const VIRTIO: &str = ",disable-legacy=on,iommu_platform=on,ats=on";
 
 /// Frames on the wire that have not come out yet. A wire's socket takes about ten.
 const WINDOW: usize = 8;
@@ -52,7 +51,7 @@ fn both_ways(host: &HostGuest, a: usize, b: usize, longest: usize) {
     }
 }
 
-fn add_port(host: &mut HostGuest, bridge: &str, card: usize, more: &str) {
+pub(crate) fn add_port(host: &mut HostGuest, bridge: &str, card: usize, more: &str) {
     let address = host.addresses[card].clone();
     host.vsctl(&format!("nic bind {address}")).unwrap();
     let line =
@@ -70,7 +69,7 @@ fn flap(host: &mut HostGuest, card: usize) {
     }
 }
 
-fn statistic(host: &mut HostGuest, card: usize, counter: &str) -> u64 {
+pub(crate) fn statistic(host: &mut HostGuest, card: usize, counter: &str) -> u64 {
     let text = host.vsctl(&format!("get Interface up{card} statistics:{counter}")).unwrap();
     text.trim().parse().unwrap()
 }
@@ -155,72 +154,4 @@ fn virtio_cards_are_ports() {
     })
     .unwrap();
     carry((&host.wires[0], 0), (&host.wires[1], 1), [60, 1518]);
-}
-
-/// A card whose wire ends in a TAP device in a namespace of the machine, and what its driver leaves to it.
-struct Wired {
-    model: &'static str,
-    properties: String,
-    settings: &'static str,
-    /// Whether segments larger than the MTU come in whole, and go out whole.
-    large: [bool; 2],
-}
-
-/// A TCP stream between the machine's kernel and that of the host guest, through card and switch, in both directions, for every driver. What may
-/// cross a card whole does.
-#[test]
-fn tcp_streams_cross_every_card() {
-    let lab = Lab::open().unwrap();
-    let plain = |model, large| Wired { model, properties: String::new(), settings: "", large };
-    let virtio = Wired {
-        properties: format!("{VIRTIO},mq=on,vectors=6"),
-        settings: "options:n_rxq=2",
-        ..plain("virtio-net-pci", [true, true])
-    };
-    let wired = [
-        virtio,
-        plain("e1000e", [false, false]),
-        plain("igb", [false, false]),
-        plain("vmxnet3", [false, true]),
-    ];
-    let taps: Vec<_> = (0..wired.len()).map(|i| lab.device(&format!("n{i}"))).collect();
-    let cards = wired.iter().zip(&taps).zip(1..).map(|((wired, tap), number)| Card {
-        tap: Some(tap.clone()),
-        ..Card::new(wired.model, number, &wired.properties)
-    });
-    let cards: Vec<_> = cards.collect();
-    let mut host = HostGuest::boot(&lab, &cards).unwrap();
-    let outside = Netns::new(&lab).unwrap();
-    let folder = lab.path("").display().to_string();
-    let _server = outside
-        .start("busybox", &["httpd", "-f", "-p", "9000", "-h", &folder], &lab.path("httpd.log"))
-        .unwrap();
-    let sum = |text: &str| text.split_whitespace().next().unwrap_or_default().to_owned();
-    let data = lab.path("data").display().to_string();
-    for (card, (wired, tap)) in wired.iter().zip(&taps).enumerate() {
-        let (inside, there) = (format!("10.3.{card}.1"), format!("10.3.{card}.100"));
-        outside.adopt(tap, &format!("{there}/24")).unwrap();
-        host.vsctl(&format!("add-br br{card}")).unwrap();
-        add_port(&mut host, &format!("br{card}"), card, wired.settings);
-        host.guest.address(&format!("br{card}"), &format!("{inside}/24")).unwrap();
-        host.guest.reaches(&there, PATIENCE).unwrap();
-        let sent = host.guest.serve_data(8).unwrap();
-        outside.run("busybox", &["wget", "-q", "-O", &data, &format!("http://{inside}:9000/data")]).unwrap();
-        let got = lab.run("busybox", &["md5sum", &data]).unwrap();
-        assert_eq!(sum(&got), sum(&sent), "out of {}", wired.model);
-        assert_eq!(sum(&host.guest.fetch_data(&there).unwrap()), sum(&sent), "into {}", wired.model);
-        for direction in ["rx", "tx"] {
-            let enough = |text: &str| text.trim().parse().is_ok_and(|n: u64| n > 8 << 20);
-            let bytes = format!("get Interface up{card} statistics:{direction}_bytes");
-            host.vsctl_until(&bytes, PATIENCE, enough).unwrap();
-        }
-        let mean = statistic(&mut host, card, "rx_bytes") / statistic(&mut host, card, "rx_packets").max(1);
-        let cut = statistic(&mut host, card, "tx_sw_gso_packets");
-        println!("{}: {mean} bytes a frame in, {cut} frames cut on the way out", wired.model);
-        // Half of the frames are bare acknowledgements of the other direction.
-        assert_eq!([mean > 1600, cut == 0], wired.large, "{}", wired.model);
-        let queues = host.vsctl(&format!("get Interface up{card} status:n_rxq")).unwrap();
-        assert_eq!(queues.trim(), if wired.settings.is_empty() { "\"1\"" } else { "\"2\"" });
-        assert_eq!(host.vsctl(&format!("get Interface up{card} status:restarts")).unwrap().trim(), "\"0\"");
-    }
 }

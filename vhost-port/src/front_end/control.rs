@@ -107,10 +107,10 @@ fn serve(shared: &Shared, stream: UnixStream) -> Result<(), String> {
     watch(shared, &session)
 }
 
-type Rings = Vec<(NetRxRing, NetTxRing)>;
+pub(super) type Rings = Vec<(NetRxRing, NetTxRing)>;
 
 /// The driver's side of all rings, before the back-end hears of them: what it must find zero is zero now.
-fn make_rings(memory: &Memory, pairs: u16, features: u64) -> Result<Rings, String> {
+pub(super) fn make_rings(memory: &Memory, pairs: u16, features: u64) -> Result<Rings, String> {
     let caps = device_offloads(features);
     let ring = |index| memory.ring(index).ok_or_else(|| format!("ring {index} cannot be made"));
     (0..usize::from(pairs))

@@ -45,6 +45,21 @@ const LARGE_OUT: u64 =
 /// Entries of a ring.
 pub(super) const RING_SIZE: u16 = 256;
 
+/// Where in the file a ring and its buffers lie.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Places {
+    /// Descriptors, avail ring, used ring; or descriptors and event areas of driver and device.
+    pub parts: [usize; 3],
+    /// First byte after the last part.
+    pub end: usize,
+    /// First byte of buffer 0, bytes from buffer to buffer, and bytes of one.
+    pub buffers: usize,
+    /// See [`Places::buffers`].
+    pub stride: usize,
+    /// See [`Places::buffers`].
+    pub capacity: usize,
+}
+
 /// Memory laid out for a number of queue pairs and the features agreed to.
 pub(super) struct Memory {
     arena: Arc<Arena>,
@@ -122,6 +137,20 @@ impl Memory {
         let direction = if index.is_multiple_of(2) { Direction::FromDevice } else { Direction::ToDevice };
         // SAFETY: `create` reserved room for all of it, zero, ring parts page-aligned; the caller keeps the arena.
         unsafe { EitherRing::new(self.packed, memory, RING_SIZE, direction, buffers, false) }
+    }
+
+    /// Where ring `index` lies in the file. `None` when there is no such ring.
+    pub(super) fn places(&self, index: usize) -> Option<Places> {
+        let (ring, buffers) = *self.offsets.get(index)?;
+        let (len, second, third) = EitherRing::layout(self.packed, RING_SIZE);
+        let capacity = self.capacity[index % 2];
+        Some(Places {
+            parts: [ring, ring + second, ring + third],
+            end: ring + len,
+            buffers: buffers + HEADROOM as usize,
+            stride: stride(capacity) as usize,
+            capacity: capacity as usize,
+        })
     }
 
     fn at(&self, offset: usize) -> SharedPtr {

@@ -190,6 +190,22 @@ fn sample(bench: &Bench, contestant: &mut Contestant, generator: &mut Testpmd) -
     Ok(Sample { rate, share })
 }
 
+/// Has a generator of two ports send so many bursts of 32 frames from each and send on what comes back: Mpps that come back, both ports
+/// together.
+///
+/// # Errors
+/// It ends.
+pub(crate) fn closed_loop(bench: &Bench, generator: &mut Testpmd, bursts: u32) -> Result<f64> {
+    generator.command(&format!("start tx_first {bursts}"))?;
+    thread::sleep(SETTLE);
+    let (before, began) = (received(generator)?, Instant::now());
+    thread::sleep(bench.sample);
+    let after = received(generator)?;
+    #[expect(clippy::cast_precision_loss, reason = "counts of a few seconds are far below 2^52")]
+    let rate = (after - before) as f64 / began.elapsed().as_secs_f64() / 1e6;
+    Ok(rate)
+}
+
 fn received(generator: &mut Testpmd) -> Result<u64> {
     Ok(generator.counters(0)?.received + generator.counters(1)?.received)
 }

@@ -37,6 +37,7 @@ mod stats;
 mod summary;
 mod table;
 mod tcp;
+mod uplink;
 mod veth;
 mod vsgen;
 mod wake;
@@ -100,6 +101,7 @@ pub(crate) const ROWS: &[Row] = &[
     row("tcp", 5, tcp::tcp),
     row("afpacket", 3, veth::af_packet),
     row("afxdp", 3, veth::af_xdp),
+    row("virtiouser", 3, uplink::virtio_user),
 ];
 
 /// Above this load others take part of the processors we measure with.

@@ -3,9 +3,6 @@
 //! A testpmd loops frames through its two ends by `net_af_packet`; the loop is closed, as in [`crate::forwarding`]. The lab's DPDK comes without
 //! `net_af_xdp`, and its Open vSwitch has not brought an `afxdp` port up: AF_XDP of ours is measured beside what they have.
 
-use std::thread;
-use std::time::{Duration, Instant};
-
 use tests::failure::Result;
 use tests::lab::Lab;
 use tests::ovs::OpenVswitch;
@@ -13,14 +10,13 @@ use tests::switch::Vswitchd;
 use tests::testpmd::{Memory, Testpmd};
 
 use crate::Bench;
+use crate::forwarding::closed_loop;
 use crate::report::{Report, Table};
 
 /// Driver of DPDK.
 const DRIVER: &str = "net_af_packet";
 /// Bursts of 32 frames each end starts with.
 const BURSTS: u32 = 4;
-/// Settling before a sample.
-const SETTLE: Duration = Duration::from_secs(1);
 
 /// How the kernel's devices are reached.
 #[derive(Clone, Copy)]
@@ -149,13 +145,5 @@ fn rate(bench: &Bench, pairs: &Pairs<'_>) -> Result<f64> {
         &devices,
         &["--forward-mode=io"],
     )?;
-    generator.command(&format!("start tx_first {BURSTS}"))?;
-    thread::sleep(SETTLE);
-    let received = |generator: &mut Testpmd| -> Result<u64> {
-        Ok(generator.counters(0)?.received + generator.counters(1)?.received)
-    };
-    let (before, began) = (received(&mut generator)?, Instant::now());
-    thread::sleep(bench.sample);
-    let after = received(&mut generator)?;
-    Ok((after - before) as f64 / began.elapsed().as_secs_f64() / 1e6)
+    closed_loop(bench, &mut generator, BURSTS)
 }

@@ -1,0 +1,106 @@
+//! TCP through network cards: between the machine's kernel on one side of the wire, and on the other the kernel of the host guest or of a guest inside it.
+
+use tests::guest::{Card, Guest, HostConfig, HostGuest, NestedConfig, Nic, Socket};
+use tests::lab::Lab;
+use tests::netns::Netns;
+use tests::process::Process;
+
+use crate::nic_ports::{VIRTIO, add_port, statistic};
+use crate::stage::PATIENCE;
+
+/// A card whose wire ends in a TAP device in a namespace of the machine, and what its driver leaves to it.
+struct Wired {
+    model: &'static str,
+    properties: String,
+    settings: &'static str,
+    /// Whether segments larger than the MTU come in whole, and go out whole.
+    large: [bool; 2],
+}
+
+fn every_driver() -> [Wired; 4] {
+    let plain = |model, large| Wired { model, properties: String::new(), settings: "", large };
+    let virtio = Wired {
+        properties: format!("{VIRTIO},mq=on,vectors=6"),
+        settings: "options:n_rxq=2",
+        ..plain("virtio-net-pci", [true, true])
+    };
+    [virtio, plain("e1000e", [false; 2]), plain("igb", [false; 2]), plain("vmxnet3", [false, true])]
+}
+
+/// The far side of every wire.
+struct Outside<'lab> {
+    lab: &'lab Lab,
+    netns: Netns<'lab>,
+    _server: Process,
+}
+
+fn checksum(text: &str) -> String {
+    text.split_whitespace().next().unwrap_or_default().to_owned()
+}
+
+impl<'lab> Outside<'lab> {
+    fn new(lab: &'lab Lab) -> Self {
+        let netns = Netns::new(lab).unwrap();
+        let folder = lab.path("").display().to_string();
+        let log = lab.path("httpd.log");
+        let server = netns.start("busybox", &["httpd", "-f", "-p", "9000", "-h", &folder], &log).unwrap();
+        Self { lab, netns, _server: server }
+    }
+
+    /// Fetches data from `inside`, an address of the guest, which then fetches it from `there`, an address of ours. Nothing may have changed.
+    fn exchange(&self, guest: &mut Guest, (inside, there): (&str, &str), megabytes: u32, what: &str) {
+        guest.reaches(there, PATIENCE).unwrap();
+        let sent = checksum(&guest.serve_data(megabytes).unwrap());
+        let data = self.lab.path("data").display().to_string();
+        let url = format!("http://{inside}:9000/data");
+        self.netns.run("busybox", &["wget", "-q", "-O", &data, &url]).unwrap();
+        assert_eq!(checksum(&self.lab.run("busybox", &["md5sum", &data]).unwrap()), sent, "out of {what}");
+        assert_eq!(checksum(&guest.fetch_data(there).unwrap()), sent, "into {what}");
+    }
+}
+
+/// Each driver's card in turn is the uplink of a bridge with the host's own port and a guest.
+#[test]
+fn tcp_streams_cross_every_card() {
+    let lab = Lab::open().unwrap();
+    let wired = every_driver();
+    let taps: Vec<_> = (0..wired.len()).map(|i| lab.device(&format!("n{i}"))).collect();
+    let cards = wired.iter().zip(&taps).zip(1..).map(|((wired, tap), number)| Card {
+        tap: Some(tap.clone()),
+        ..Card::new(wired.model, number, &wired.properties)
+    });
+    let config = HostConfig { cards: cards.collect(), guests: 1, ..HostConfig::default() };
+    let mut host = HostGuest::boot_with(&lab, &config).unwrap();
+    host.vsctl("add-br br0").unwrap();
+    host.vsctl("add-port br0 vm0 -- set Interface vm0 type=vhost-user options:path=/run/vs/vm0.sock")
+        .unwrap();
+    let nic = Nic::new("/run/vs/vm0.sock", Socket::SwitchListens, 0x77);
+    let mut guest = host.nested(&NestedConfig::new(nic)).unwrap();
+    if let Err(error) = guest.wait_ready() {
+        panic!("{error}\n{}", host.nested_log(0));
+    }
+    let outside = Outside::new(&lab);
+    for (card, (wired, tap)) in wired.iter().zip(&taps).enumerate() {
+        let [there, of_host, of_guest] = [100, 1, 2].map(|last| format!("10.3.{card}.{last}"));
+        outside.netns.adopt(tap, &format!("{there}/24")).unwrap();
+        add_port(&mut host, "br0", card, wired.settings);
+        host.guest.address("br0", &format!("{of_host}/24")).unwrap();
+        guest.address("eth0", &format!("{of_guest}/24")).unwrap();
+        outside.exchange(&mut host.guest, (&of_host, &there), 4, wired.model);
+        outside.exchange(&mut guest, (&of_guest, &there), 1, wired.model);
+        for direction in ["rx", "tx"] {
+            let enough = |text: &str| text.trim().parse().is_ok_and(|n: u64| n > 5 << 20);
+            let bytes = format!("get Interface up{card} statistics:{direction}_bytes");
+            host.vsctl_until(&bytes, PATIENCE, enough).unwrap();
+        }
+        let mean = statistic(&mut host, card, "rx_bytes") / statistic(&mut host, card, "rx_packets").max(1);
+        let cut = statistic(&mut host, card, "tx_sw_gso_packets");
+        println!("{}: {mean} bytes a frame in, {cut} frames cut on the way out", wired.model);
+        // Half of the frames are bare acknowledgements of the other direction.
+        assert_eq!([mean > 1600, cut == 0], wired.large, "{}", wired.model);
+        let queues = host.vsctl(&format!("get Interface up{card} status:n_rxq")).unwrap();
+        assert_eq!(queues.trim(), if wired.settings.is_empty() { "\"1\"" } else { "\"2\"" });
+        assert_eq!(host.vsctl(&format!("get Interface up{card} status:restarts")).unwrap().trim(), "\"0\"");
+        host.vsctl(&format!("del-port br0 up{card}")).unwrap();
+    }
+}
