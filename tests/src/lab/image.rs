@@ -24,15 +24,18 @@ const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 
 /// Loaded in a guest that plays the host, beside the others.
 const HOST_DRIVERS: [&str; 3] = ["vfio_iommu_type1", "vfio_pci", "tun"];
-/// Loaded in one that has guests of its own.
-const NESTED_DRIVERS: [&str; 1] = ["kvm_amd"];
-/// Folders of the kernels in the cache: the usual one, and a newer one with drivers of cards.
-const KERNEL: &str = "kernel";
-pub(super) const RECENT_KERNEL: &str = "kernel-recent";
-/// Of that one: drivers of cards that the guest's kernel shall have, loaded with the others.
-const CARD_DRIVERS: [&str; 1] = ["igb"];
+/// Loaded in one that has guests of its own, for them and for the kernel's vDPA.
+const NESTED_DRIVERS: [&str; 3] = ["kvm_amd", "vduse", "vhost_vdpa"];
+/// Copied to the `/bin` of such a guest, with the shared libraries they need.
+const NESTED_PROGRAMS: [&str; 1] = ["usr/sbin/vdpa"];
 /// Where QEMU 11 finds what it starts machines with.
 const FIRMWARE: [&str; 4] = ["qboot.rom", "kvmvapic.bin", "linuxboot_dma.bin", "pvh.bin"];
+
+/// Loaded when a test wants the kernel to have a card.
+const CARD_DRIVERS: [&str; 1] = ["igb"];
+/// The kernel that has them, in the cache; and the one that all other guests have.
+const CARDS_KERNEL: &str = "kernel-cards";
+const KERNEL: &str = "kernel";
 
 /// What a guest that plays the host has more: VFIO, and `programs` of this machine in `/host`, each with the loader and libraries of
 /// this machine behind a script of its name. To be put behind the image; the kernel unpacks one after the other.
@@ -60,7 +63,7 @@ pub(super) fn host_archive(cache: &Path, programs: &[PathBuf]) -> Result<Vec<u8>
     Ok(archive.finish())
 }
 
-/// What a host guest with guests of its own has more: KVM, and in `/nested` QEMU 11, the kernel and the image of those guests.
+/// What a host guest with guests of its own has more: KVM, the kernel's vDPA with the tool for it, and in `/nested` QEMU 11, the kernel and the image of those guests.
 /// `/nested/qemu ARGUMENTS` starts one. To be put behind the image, as [`host_archive`].
 pub(super) fn nested_archive(cache: &Path, kernel: &Path, image: &Path) -> Result<Vec<u8>> {
     let mut archive = Cpio::default();
@@ -84,16 +87,25 @@ pub(super) fn nested_archive(cache: &Path, kernel: &Path, image: &Path) -> Resul
     archive.file("nested/image", &read(image)?);
     let script = "#!/bin/sh\nexec /nested/lib/ld.so --library-path /nested/lib /nested/lib/qemu -L /nested/share \"$@\"\n";
     archive.file("nested/qemu", script.as_bytes());
+    add_programs(&mut archive, &cache.join("root"), &NESTED_PROGRAMS)?;
     more_drivers(&mut archive, cache, &NESTED_DRIVERS, 'n')?;
     Ok(archive.finish())
 }
 
-/// All modules of a host guest that runs on the newer kernel, which takes none of the image's. To be put behind the image, as [`host_archive`].
-pub(super) fn recent_archive(cache: &Path) -> Result<Vec<u8>> {
+/// What a host guest with the kernel of `tools/lab/kernel-with-cards.sh` has more: that kernel's modules, instead of those it cannot load, and in
+/// `/host/modules` the drivers of cards, for when a test wants the kernel to have one. To be put behind the image, as [`host_archive`].
+pub(super) fn cards_archive(cache: &Path) -> Result<Vec<u8>> {
     let mut archive = Cpio::default();
-    let wanted: Vec<&str> = DRIVERS.into_iter().chain(HOST_DRIVERS).chain(CARD_DRIVERS).collect();
-    for (i, (name, bytes)) in drivers(cache, RECENT_KERNEL, &wanted)?.iter().enumerate() {
-        archive.file(&format!("modules/r{i:02}-{name}.ko"), bytes);
+    let wanted: Vec<&str> = DRIVERS.into_iter().chain(HOST_DRIVERS).collect();
+    let usual = drivers(cache, CARDS_KERNEL, &wanted)?;
+    for (i, (name, bytes)) in usual.iter().enumerate() {
+        archive.file(&format!("modules/k{i:02}-{name}.ko"), bytes);
+    }
+    archive.folder("host/modules");
+    let cards = drivers(cache, CARDS_KERNEL, &CARD_DRIVERS)?;
+    let new = cards.iter().filter(|(name, _)| usual.iter().all(|(have, _)| have != name));
+    for (i, (name, bytes)) in new.enumerate() {
+        archive.file(&format!("host/modules/{i:02}-{name}.ko"), bytes);
     }
     Ok(archive.finish())
 }
@@ -150,21 +162,27 @@ fn build(cache: &Path) -> Result<Vec<u8>> {
     archive.file("init", INIT.as_bytes());
     archive.file("bin/busybox", &read(&cache.join("bin/busybox"))?);
     archive.file("lib64/ld-linux-x86-64.so.2", &read(&root.join("usr/lib64/ld-linux-x86-64.so.2"))?);
+    add_programs(&mut archive, &root, &PROGRAMS)?;
+    for (i, (name, bytes)) in drivers(cache, KERNEL, &DRIVERS)?.iter().enumerate() {
+        archive.file(&format!("modules/{i:02}-{name}.ko"), bytes);
+    }
+    Ok(archive.finish())
+}
+
+/// Adds programs of the cache, and what they load.
+fn add_programs(archive: &mut Cpio, root: &Path, programs: &[&str]) -> Result<()> {
     let mut libraries = BTreeSet::new();
-    for program in PROGRAMS {
+    for program in programs {
         let path = root.join(program);
         let name = file_name(&path);
         archive.file(&format!("bin/{name}"), &read(&path)?);
-        libraries.extend(shared_libraries(&root, &path)?);
+        libraries.extend(shared_libraries(root, &path)?);
     }
     for library in libraries {
         let name = file_name(&library);
         archive.file(&format!("{LIBRARIES}/{name}"), &read(&library)?);
     }
-    for (i, (name, bytes)) in drivers(cache, KERNEL, &DRIVERS)?.iter().enumerate() {
-        archive.file(&format!("modules/{i:02}-{name}.ko"), bytes);
-    }
-    Ok(archive.finish())
+    Ok(())
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

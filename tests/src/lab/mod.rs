@@ -102,12 +102,14 @@ impl Lab {
         &self.image
     }
 
-    /// What a guest that plays the host has more than others: VFIO and our own programs. An archive to put behind [`Self::image`].
+    /// What a guest that plays the host has more than others: VFIO, our own programs, and `more` programs of this machine. An archive to put
+    /// behind [`Self::image`].
     ///
     /// # Errors
     /// A file is missing.
-    pub fn host_archive(&self) -> Result<Vec<u8>> {
-        image::host_archive(&self.cache, &[self.binaries.vswitchd(), self.binaries.vsctl()])
+    pub fn host_archive(&self, more: &[PathBuf]) -> Result<Vec<u8>> {
+        let programs = [&[self.binaries.vswitchd(), self.binaries.vsctl()], more].concat();
+        image::host_archive(&self.cache, &programs)
     }
 
     /// Fetches QEMU 11 when needed: [`Self::qemu11`] and [`Self::nested_archive`] have it then.
@@ -124,28 +126,28 @@ impl Lab {
         self.cache.join("root11/qemu")
     }
 
-    /// Fetches a newer kernel, with drivers of cards, when needed: [`Self::recent_kernel`] and [`Self::recent_archive`] have it then.
+    /// Fetches the kernel with drivers of cards when needed: [`Self::cards_kernel`] and [`Self::cards_archive`] have it then.
     ///
     /// # Errors
-    /// `tools/lab/kernel-recent.sh` fails; it has said why.
-    pub fn fetch_recent_kernel(&self) -> Result<()> {
-        script("kernel-recent.sh").map(drop)
+    /// `tools/lab/kernel-with-cards.sh` fails; it has said why.
+    pub fn fetch_cards_kernel(&self) -> Result<()> {
+        script("kernel-with-cards.sh").map(drop)
     }
 
-    /// That kernel.
+    /// A kernel that has drivers of cards.
     ///
     /// # Errors
-    /// There is none, before [`Self::fetch_recent_kernel`].
-    pub fn recent_kernel(&self) -> Result<PathBuf> {
-        find_kernel(&self.cache.join(image::RECENT_KERNEL).join("boot"))
+    /// There is none, before [`Self::fetch_cards_kernel`].
+    pub fn cards_kernel(&self) -> Result<PathBuf> {
+        find_kernel(&self.cache.join("kernel-cards/boot"))
     }
 
-    /// Modules of that kernel. An archive as [`Self::host_archive`]; after [`Self::fetch_recent_kernel`].
+    /// Modules of that kernel for a host guest. An archive as [`Self::host_archive`]; after [`Self::fetch_cards_kernel`].
     ///
     /// # Errors
     /// A file is missing.
-    pub fn recent_archive(&self) -> Result<Vec<u8>> {
-        image::recent_archive(&self.cache)
+    pub fn cards_archive(&self) -> Result<Vec<u8>> {
+        image::cards_archive(&self.cache)
     }
 
     /// What a host guest has more that runs guests of its own: KVM, QEMU 11, and kernel and image of those guests. An archive as

@@ -48,8 +48,9 @@ fn the_kernels_cards_are_ports_without_a_copy() {
     let cards =
         [(1, "igb", ""), (2, "igb", ""), (3, "virtio-net-pci", VIRTIO), (4, "virtio-net-pci", VIRTIO)];
     let cards = cards.map(|(number, model, properties)| Card::new(model, number, properties));
-    let config = HostConfig { cards: cards.to_vec(), recent_kernel: true, ..HostConfig::default() };
+    let config = HostConfig { cards: cards.to_vec(), kernel_with_cards: true, ..HostConfig::default() };
     let mut host = HostGuest::boot_with(&lab, &config).unwrap();
+    host.load_igb().unwrap();
     let [igb, virtio] = [0, 1].map(|pair| [2 * pair, 2 * pair + 1].map(|card| device(&mut host, card)));
     for (pair, devices) in [&igb, &virtio].into_iter().enumerate() {
         assert_eq!(open_pair(&mut host, pair, devices, "best-effort"), "native-with-zerocopy");

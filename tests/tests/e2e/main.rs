@@ -28,6 +28,7 @@ mod multi_queue;
 mod nic_binding;
 mod nic_errors;
 mod nic_ports;
+mod nic_sriov;
 mod nic_streams;
 mod offloads;
 mod ports_under_load;

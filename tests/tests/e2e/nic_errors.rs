@@ -27,27 +27,3 @@ pub(crate) fn settings_that_cannot_be(host: &mut HostGuest, free: usize, used: u
     refused(host, &format!("options:pci={free} options:n_rxq_desc=100"), &["n_rxq_desc=100", "power of two"]);
     refused(host, &format!("options:pci={free} mtu_request=20000"), &["20000", "68 to"]);
 }
-
-/// A switch that may lock less memory than a ring needs. `free` is bound and no port.
-pub(crate) fn too_little_memory_may_be_locked(host: &mut HostGuest, free: usize) {
-    let address = host.addresses[free].clone();
-    // Another user, because root may lock what it likes.
-    host.guest
-        .run(
-            "mkdir -p /run/vs2 && chown 1000 /run/vs2 /dev/vfio/* && start-stop-daemon -S -b -c 1000:1000 -x /bin/sh -- -c \
-             'ulimit -l 64; exec /host/vswitchd --rundir /run/vs2 >/tmp/vs2.log 2>&1' && \
-             for i in $(seq 100); do [ -S /run/vs2/db.sock ] && exit 0; sleep 0.1; done; cat /tmp/vs2.log; exit 1",
-        )
-        .unwrap();
-    let vsctl = |host: &mut HostGuest, line: &str| {
-        host.guest
-            .try_run(&format!("/host/vsctl --db unix:/run/vs2/db.sock -t 20 {line}"), PATIENCE)
-            .unwrap()
-            .1
-    };
-    vsctl(host, "add-br br0");
-    let told = vsctl(host, &format!("add-port br0 up -- set Interface up type=pmd options:pci={address}"));
-    let error = vsctl(host, "get Interface up error");
-    assert!(error.contains("ulimit -l") || error.contains("LimitMEMLOCK"), "{told}\n{error}");
-    host.guest.run("kill $(pidof vswitchd | tr ' ' '\\n' | while read p; do grep -q /run/vs2 /proc/$p/cmdline && echo $p; done)").unwrap();
-}

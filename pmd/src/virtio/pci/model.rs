@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::registers::{common, status};
 use crate::pci::{FakeDma, FakeModel};
 use crate::virtio::features::*;
+use crate::virtio::split::{DESC_F_NEXT, DESC_F_WRITE};
 
 /// Where the parts lie in BAR 4.
 const DEVICE: usize = 0x1000;
@@ -124,25 +125,36 @@ impl ModelDevice {
         }
         while !self.stuck || index == 4 {
             let Some(queue) = self.queues.get(index).copied() else { return };
-            let Some((id, addr, len)) = queue.buffer(dma, 0) else { return };
-            let mut bytes = vec![0; len as usize];
-            // Of an address that is not mapped it reads ones, and the function counts a fault.
-            dma.read(addr, &mut bytes);
+            let Some((id, ..)) = queue.buffer(dma, 0) else { return };
+            let (bytes, answer) = queue.chain(dma, id);
             if index == 4 {
                 let byte = |at: usize| bytes.get(at).copied().unwrap_or_default();
                 self.commands.push([byte(0), byte(1), byte(2)]);
-                let answer = queue.descriptor(dma, queue.descriptor(dma, id).3).0;
                 dma.write(answer, &[self.refused.contains(&[byte(0), byte(1)]).into()]);
             } else {
                 if bytes.get(10..12) != Some(&[0, 0]) {
                     self.complaints.push(format!("a frame to send has num_buffers: {bytes:02x?}"));
                 }
                 self.sent.push(bytes.get(12..).unwrap_or_default().to_vec());
-                dma.interrupt(queue.vector);
             }
             let id = if index != 4 && std::mem::take(&mut self.lies) { 9999 } else { id };
             self.queues[index].put_used(dma, id, 0);
+            if index != 4 {
+                dma.interrupt(queue.vector);
+            }
         }
+    }
+
+    /// Has a queue that has been set up go on where another device left it.
+    pub fn begin_at(&mut self, queue: usize, index: u16) {
+        if let Some(queue) = self.queues.get_mut(queue) {
+            (queue.next_avail, queue.used) = (index, index);
+        }
+    }
+
+    /// Where a queue stands.
+    pub fn index(&self, queue: usize) -> u16 {
+        self.queues.get(queue).map_or(0, |queue| queue.next_avail)
     }
 }
 
@@ -154,6 +166,27 @@ impl Queue {
         let part =
             |range: std::ops::Range<usize>| d[range].iter().rev().fold(0u64, |n, &b| n << 8 | u64::from(b));
         (part(0..8), part(8..12) as u32, part(12..14) as u16, part(14..16) as u16)
+    }
+
+    /// What the driver has written in a chain, and where in it the device may write first.
+    fn chain(&self, dma: &FakeDma, head: u16) -> (Vec<u8>, u64) {
+        let (mut bytes, mut id) = (Vec::new(), head);
+        // No chain is longer than its ring.
+        for _ in 0..self.size {
+            let (addr, len, flags, next) = self.descriptor(dma, id);
+            if flags & DESC_F_WRITE != 0 {
+                return (bytes, addr);
+            }
+            let mut part = vec![0; (len as usize).min(1 << 17)];
+            // Of an address that is not mapped it reads ones, and the function counts a fault.
+            dma.read(addr, &mut part);
+            bytes.extend(part);
+            if flags & DESC_F_NEXT == 0 {
+                break;
+            }
+            id = next;
+        }
+        (bytes, 0)
     }
 
     /// The buffer `skip` places after the next one available.

@@ -1,12 +1,13 @@
 #!/bin/sh
-# Adds a newer kernel to the lab cache that setup.sh has filled, with drivers of network cards: the one of Debian 13's backports. In it `igb` and
-# `virtio_net` hand frames to AF_XDP sockets without a copy, which those of setup.sh's kernel do not. Only a test of that needs it.
+# Adds a second guest kernel to the lab cache that setup.sh has filled: the ordinary one of Debian 13's backports. It has the drivers of network cards
+# that the kernel for clouds leaves out, for tests in which the guest's kernel has the physical function of an SR-IOV card; and in it
+# `igb` and `virtio_net` hand frames to AF_XDP sockets without a copy, which older ones do not.
 #
-#   tools/lab/kernel-recent.sh    fill or refresh, print the cache's path
+#   tools/lab/kernel-with-cards.sh    fill or refresh, print the cache's path
 #   VSWITCH_LAB, VSWITCH_LAB_MIRROR   as for setup.sh
 #
 # 121 MB to download (kept), 62 MB unpacked: of the modules only networks, virtio, VFIO and what those need.
-# Layout, in the cache: apt11/ is qemu11.sh's, kernel-recent/{boot,lib/modules} unpacked, recipe-recent what was built.
+# Layout, in the cache: apt11/ is qemu11.sh's, kernel-cards/{boot,lib/modules} unpacked, recipe-cards what was built.
 set -eu
 export LC_ALL=C
 
@@ -16,10 +17,10 @@ suite=trixie-backports
 say() { echo "lab: $*" >&2; }
 die() { say "$*"; exit 1; }
 
-exec 9>"$cache/lock-recent"
-flock -n 9 || { say "another run is fetching the newer kernel, waiting for it"; flock 9; }
-recipe=$(sha256sum <"$here/kernel-recent.sh" | cut -c1-16)-$cache
-if [ "$(cat "$cache/recipe-recent" 2>/dev/null)" = "$recipe" ]; then
+exec 9>"$cache/lock-cards"
+flock -n 9 || { say "another run is fetching that kernel, waiting for it"; flock 9; }
+recipe=$(sha256sum <"$here/kernel-with-cards.sh" | cut -c1-16)-$cache
+if [ "$(cat "$cache/recipe-cards" 2>/dev/null)" = "$recipe" ]; then
   echo "$cache"
   exit 0
 fi
@@ -36,7 +37,7 @@ for p in "linux-binary-$version" "linux-modules-$version"; do
     { tail -n 20 "$log" >&2; die "cannot download $p (log: $log); check the network and the mirror"; }
 done
 
-new=$cache/kernel-recent.new
+new=$cache/kernel-cards.new
 rm -rf "$new"
 mkdir -p "$new/boot" "$new/lib"
 for p in "linux-binary-$version" "linux-modules-$version"; do
@@ -49,9 +50,9 @@ for p in "linux-binary-$version" "linux-modules-$version"; do
 done
 mv "$new/usr/lib/modules" "$new/lib/modules"
 mv "$new/lib/modules/$version/vmlinuz" "$new/boot/vmlinuz-$version"
-[ -n "$(find "$new" -name 'igb.ko*')" ] || die "there is no igb in linux-modules-$version; the list in $here/kernel-recent.sh needs an update"
-rm -rf "$cache/kernel-recent"
-mv "$new" "$cache/kernel-recent"
-echo "$recipe" >"$cache/recipe-recent"
-say "ready: kernel $version, $(du -sh "$cache/kernel-recent" | cut -f1), in $cache/kernel-recent"
+[ -n "$(find "$new" -name 'igb.ko*')" ] || die "there is no igb in linux-modules-$version; the list in $here/kernel-with-cards.sh needs an update"
+rm -rf "$cache/kernel-cards"
+mv "$new" "$cache/kernel-cards"
+echo "$recipe" >"$cache/recipe-cards"
+say "ready: kernel $version, $(du -sh "$cache/kernel-cards" | cut -f1), in $cache/kernel-cards"
 echo "$cache"
