@@ -36,7 +36,7 @@ mod name;
 mod offload;
 mod progress;
 mod rules;
-mod shadow;
+pub(crate) mod shadow;
 mod unit;
 mod virtio_pci;
 
