@@ -196,9 +196,10 @@ impl Offload {
         }
     }
 
-    /// Whether holding is over. It is then.
+    /// Whether holding is over, because the time is or because no device is left to hold for. It is then.
     pub(crate) fn release(&mut self) -> bool {
-        let over = self.hold.is_some_and(|(_, until)| until <= Instant::now());
+        let none = self.target().is_none();
+        let over = self.hold.is_some_and(|(_, until)| none || until <= Instant::now());
         if over {
             self.hold = None;
         }
