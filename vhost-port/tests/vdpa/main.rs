@@ -9,6 +9,7 @@ mod bench;
 mod faults;
 #[path = "../guest/mod.rs"]
 mod guest;
+mod migration;
 
 use bench::{Bench, FITS, MAC, NAMES, frame};
 use guest::{Guest, MODERN, wait_for};
