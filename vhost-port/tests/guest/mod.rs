@@ -115,6 +115,19 @@ impl Guest {
         self.start_ring(index, self.first_base());
     }
 
+    /// Connects anew, to whoever listens now, and says again all but what only the last back-end knew: where rings stood. `before_rings` says
+    /// what comes before them.
+    pub(crate) fn reconnect(&mut self, path: &Path, before_rings: impl FnOnce(&mut Frontend)) {
+        self.frontend = Frontend::connect(path, self.rings.len() as u64).unwrap();
+        negotiate(&mut self.frontend, self.features);
+        self.frontend.set_mem_table(&Guest::regions(&self.file)).unwrap();
+        before_rings(&mut self.frontend);
+        for index in 0..self.rings.len() {
+            self.start_ring(index, 0);
+            self.enable(index, true);
+        }
+    }
+
     pub(crate) fn regions(file: &File) -> [VhostUserMemoryRegionInfo; 2] {
         [0, 1].map(|i| VhostUserMemoryRegionInfo {
             guest_phys_addr: i * SPLIT,
