@@ -9,6 +9,7 @@ mod bench;
 mod faults;
 #[path = "../guest/mod.rs"]
 mod guest;
+mod migration;
 
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
