@@ -3,6 +3,8 @@
 //! A [`Bench`] is the inside of a port, driven by its caller: a session runs on the calling thread until the front-end
 //! hangs up, or a ring is started by hand over any memory. So one input always does the same thing. Not part of the API.
 
+mod shadow;
+
 use std::fs::File;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -17,6 +19,8 @@ use crate::config::VhostConfig;
 use crate::memory::{MemTable, Region, RegionSpec};
 use crate::net::{NetRules, Shared, VhostRx, VhostTx};
 use crate::ring::{Resume, RingAddresses, RingConfig, RingFile, RingRules, checked_size};
+
+pub use shadow::{Setting, ShadowBench};
 
 /// The inside of a port.
 pub struct Bench {

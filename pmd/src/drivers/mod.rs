@@ -9,6 +9,7 @@
 //! | [`null`] | a sink, and optionally a source at full rate | never sleeps as a source |
 //! | [`e1000e`] | Intel 82574 | MSI-X |
 //! | [`igb`] | Intel 82576 | MSI-X |
+//! | [`igbvf`] | a virtual function of the Intel 82576 | MSI-X |
 //! | [`virtio_net`] | a virtio network device on PCI | MSI-X |
 //! | [`vmxnet3`] | VMware's paravirtual card | MSI-X |
 //! | [`pcap`] | replays a capture file, records another | never sleeps while replaying |
@@ -21,6 +22,7 @@ pub mod af_packet;
 pub mod af_xdp;
 pub mod e1000e;
 pub mod igb;
+pub mod igbvf;
 pub mod null;
 pub mod pair;
 pub mod pcap;
@@ -54,6 +56,7 @@ struct CardDriver {
 const CARDS: &[CardDriver] = &[
     CardDriver { name: "e1000e", ids: e1000e::IDS, open: e1000e::open },
     CardDriver { name: "igb", ids: igb::IDS, open: igb::open },
+    CardDriver { name: "igbvf", ids: igbvf::IDS, open: igbvf::open },
     CardDriver { name: "virtio-net", ids: virtio_net::IDS, open: virtio_net::open },
     CardDriver { name: "vmxnet3", ids: vmxnet3::IDS, open: vmxnet3::open },
 ];
@@ -77,5 +80,12 @@ pub fn open_card(config: NicConfig, function: Arc<dyn PciFn>) -> Result<Arc<dyn 
             function.address()
         )));
     };
+    if !config.filters.is_empty() && card.name != "igbvf" {
+        return Err(PmdError::Config(format!(
+            "{}: options:vf-filter is for virtual functions; driver {} receives everything: remove the option",
+            function.address(),
+            card.name
+        )));
+    }
     (card.open)(config, function)
 }

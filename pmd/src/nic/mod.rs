@@ -5,6 +5,7 @@
 //!   cell     a ring, and who may touch it now: its worker for a burst, or the control side
 //!   rx, tx   RxQueue and TxQueue over a ring: counters, software offloads, doorbells, sleeping
 //!   port     Port over a card: queues handed out, MTU, reports
+//!   filters  what a card that cannot receive everything is asked for
 //!   copy     a piece of a frame into a buffer of the card
 //!   intel    rings that Intel's gigabit cards share
 //!   watch    a thread per port: link changes, cards that hang, cards that are pulled
@@ -31,6 +32,7 @@
 
 mod cell;
 mod copy;
+mod filters;
 pub mod intel;
 mod model;
 mod parts;
@@ -42,6 +44,7 @@ mod tx;
 mod watch;
 
 pub(crate) use copy::copy_piece;
+pub use filters::{Filters, mac_address};
 pub use model::{Card, CardInfo, Fault, Link, Queues, RxRing, Settings, TxRing};
 pub use parts::Parts;
 pub use port::{NicConfig, open};

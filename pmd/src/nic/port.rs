@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::cell::Cell;
+use super::filters::Filters;
 use super::model::{Card, CardInfo, Link, Settings, TxRing as _};
 use super::rx::NicRx;
 use super::tx::{NicTx, TxShared};
@@ -33,6 +34,8 @@ pub struct NicConfig {
     pub tx_descriptors: u16,
     /// Largest payload of a frame.
     pub mtu: u16,
+    /// What a card that cannot receive everything receives beside what is for its own address.
+    pub filters: Filters,
     /// Time between two looks at the card's health.
     pub tick: Duration,
 }
@@ -45,6 +48,7 @@ impl Default for NicConfig {
             rx_descriptors: 512,
             tx_descriptors: 512,
             mtu: 1500,
+            filters: Filters::default(),
             tick: Duration::from_secs(1),
         }
     }
@@ -64,6 +68,8 @@ pub(super) struct Health {
     pub(super) restarts: u64,
     pub(super) error: Option<String>,
     pub(super) gone: bool,
+    /// The card's address. A virtual function may get another with a restart.
+    mac: [u8; 6],
     /// What the card's transmit rings do.
     caps: OffloadCaps,
     /// The card's counters as read last.
@@ -202,8 +208,12 @@ impl<C: Card> Inner<C> {
         function.set_vectors(&fds)?;
         let settings = lock(&self.settings).clone();
         let queues = card.start(&settings, &self.events)?;
-        if let Some(ring) = queues.tx.first() {
-            lock(&self.health).caps = ring.caps(&Offload::default());
+        {
+            let mut health = lock(&self.health);
+            health.mac = card.info().mac;
+            if let Some(ring) = queues.tx.first() {
+                health.caps = ring.caps(&Offload::default());
+            }
         }
         for (cell, ring) in rx.iter_mut().zip(queues.rx) {
             **cell = Some(ring);
@@ -307,7 +317,7 @@ impl<C: Card> Port for NicPort<C> {
             link: if health.link.up { LinkState::Up } else { LinkState::Down },
             link_resets: health.link_resets,
             mtu: settings.mtu,
-            mac: Some(inner.info.mac),
+            mac: Some(health.mac),
             rx_queues: settings.queues,
             status,
             counters,

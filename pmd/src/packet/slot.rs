@@ -140,6 +140,17 @@ impl Packet {
         Some(&mut self.head_mut()[..n])
     }
 
+    /// Puts a VLAN tag behind the addresses, where a driver or card took one out. Nothing is done without headroom for it.
+    pub fn insert_tag(&mut self, tpid: u16, tci: u16) {
+        if self.head().len() < 12 || self.push_front(4).is_none() {
+            return;
+        }
+        let head = self.head_mut();
+        head.copy_within(4..16, 0);
+        head[12..14].copy_from_slice(&tpid.to_be_bytes());
+        head[14..16].copy_from_slice(&tci.to_be_bytes());
+    }
+
     /// Removes `n` bytes at the front; false, and nothing done, when the head is shorter than that.
     pub fn pull_front(&mut self, n: usize) -> bool {
         let Some(cut) = u16::try_from(n).ok().filter(|&cut| cut <= self.head_len) else { return false };

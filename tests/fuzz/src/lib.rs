@@ -25,6 +25,7 @@ pub mod jsonrpc;
 pub mod management_session;
 pub mod merge;
 pub mod offload;
+pub mod shadow_device;
 pub mod vhost_messages;
 
 /// A target: how to run an input, and inputs to start from.
@@ -39,7 +40,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     Target { name: "back_end_rings", run: back_end_rings::run, seeds: back_end_rings::seeds },
     Target { name: "descriptor_chains", run: descriptor_chains::run, seeds: descriptor_chains::seeds },
     Target { name: "flipping_rings", run: flipping_rings::run, seeds: flipping_rings::seeds },
@@ -50,6 +51,7 @@ pub const TARGETS: [Target; 11] = [
     Target { name: "management_session", run: management_session::run, seeds: management_session::seeds },
     Target { name: "merge", run: merge::run, seeds: merge::seeds },
     Target { name: "offload", run: offload::run, seeds: offload::seeds },
+    Target { name: "shadow_device", run: shadow_device::run, seeds: shadow_device::seeds },
     Target { name: "vhost_messages", run: vhost_messages::run, seeds: vhost_messages::seeds },
 ];
 

@@ -57,6 +57,8 @@ pub struct HostConfig {
     pub physical: String,
     /// Programs of this machine that the guest has in `/host`.
     pub programs: Vec<PathBuf>,
+    /// The host's kernel is one that has drivers of cards; they are there after [`HostGuest::load_igb`].
+    pub kernel_with_cards: bool,
 }
 
 impl HostConfig {
@@ -65,8 +67,9 @@ impl HostConfig {
         self.cards.iter().chain(&self.functions)
     }
 
+    /// QEMU 10.0.2 does not map the registers of igb's virtual functions.
     fn needs_qemu11(&self) -> bool {
-        !self.functions.is_empty() || self.guests > 0
+        !self.functions.is_empty() || self.guests > 0 || self.kernel_with_cards
     }
 }
 
@@ -153,17 +156,28 @@ impl HostGuest {
             lab.fetch_qemu11()?;
             qemu = lab.qemu11();
         }
-        let image = lab.path("host.cpio");
+        let (image, mut kernel) = (lab.path("host.cpio"), None);
         let mut bytes = fs::read(lab.image()).during(lab.image().display())?;
         bytes.extend(lab.host_archive(&config.programs)?);
         if config.guests > 0 {
             bytes.extend(lab.nested_archive()?);
         }
+        if config.kernel_with_cards {
+            lab.fetch_cards_kernel()?;
+            bytes.extend(lab.cards_archive()?);
+            kernel = Some(lab.cards_kernel()?);
+        }
         fs::write(&image, bytes).during(image.display())?;
         let wires: Vec<Wire> =
             (0..config.wired().count()).map(|i| Wire::new(lab, i)).collect::<Result<_>>()?;
-        let mut guest =
-            Guest::launch(lab, &qemu, "host", false, |channels| arguments(lab, config, &image, channels))?;
+        let mut guest = Guest::launch(lab, &qemu, "host", false, |channels| {
+            let mut list = arguments(lab, config, &image, channels);
+            // The last one counts.
+            list.extend(
+                kernel.iter().flat_map(|kernel| ["-kernel".to_owned(), kernel.display().to_string()]),
+            );
+            list
+        })?;
         let channels = (0..config.guests).map(|i| channel(lab, i).map(Some)).collect::<Result<_>>()?;
         guest.wait_ready()?;
         let addresses = (0..config.cards.len()).map(|i| address(&mut guest, i)).collect::<Result<_>>()?;
@@ -175,6 +189,14 @@ impl HostGuest {
         host.guest
             .run("for i in $(seq 100); do [ -S /run/vs/db.sock ] && exit 0; sleep 0.1; done; exit 1")?;
         Ok(host)
+    }
+
+    /// Gives the cards that `igb` is for to the kernel, which is [`HostConfig::kernel_with_cards`].
+    ///
+    /// # Errors
+    /// The guest does not answer.
+    pub fn load_igb(&mut self) -> Result<()> {
+        self.guest.run("for m in /host/modules/*.ko; do insmod $m; done").map(drop)
     }
 
     fn make_functions(&mut self, config: &HostConfig) -> Result<()> {

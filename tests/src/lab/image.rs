@@ -31,6 +31,12 @@ const NESTED_PROGRAMS: [&str; 1] = ["usr/sbin/vdpa"];
 /// Where QEMU 11 finds what it starts machines with.
 const FIRMWARE: [&str; 4] = ["qboot.rom", "kvmvapic.bin", "linuxboot_dma.bin", "pvh.bin"];
 
+/// Loaded when a test wants the kernel to have a card.
+const CARD_DRIVERS: [&str; 1] = ["igb"];
+/// The kernel that has them, in the cache; and the one that all other guests have.
+const CARDS_KERNEL: &str = "kernel-cards";
+const KERNEL: &str = "kernel";
+
 /// What a guest that plays the host has more: VFIO, and `programs` of this machine in `/host`, each with the loader and libraries of
 /// this machine behind a script of its name. To be put behind the image; the kernel unpacks one after the other.
 pub(super) fn host_archive(cache: &Path, programs: &[PathBuf]) -> Result<Vec<u8>> {
@@ -86,10 +92,28 @@ pub(super) fn nested_archive(cache: &Path, kernel: &Path, image: &Path) -> Resul
     Ok(archive.finish())
 }
 
+/// What a host guest with the kernel of `tools/lab/kernel-with-cards.sh` has more: that kernel's modules, instead of those it cannot load, and in
+/// `/host/modules` the drivers of cards, for when a test wants the kernel to have one. To be put behind the image, as [`host_archive`].
+pub(super) fn cards_archive(cache: &Path) -> Result<Vec<u8>> {
+    let mut archive = Cpio::default();
+    let wanted: Vec<&str> = DRIVERS.into_iter().chain(HOST_DRIVERS).collect();
+    let usual = drivers(cache, CARDS_KERNEL, &wanted)?;
+    for (i, (name, bytes)) in usual.iter().enumerate() {
+        archive.file(&format!("modules/k{i:02}-{name}.ko"), bytes);
+    }
+    archive.folder("host/modules");
+    let cards = drivers(cache, CARDS_KERNEL, &CARD_DRIVERS)?;
+    let new = cards.iter().filter(|(name, _)| usual.iter().all(|(have, _)| have != name));
+    for (i, (name, bytes)) in new.enumerate() {
+        archive.file(&format!("host/modules/{i:02}-{name}.ko"), bytes);
+    }
+    Ok(archive.finish())
+}
+
 /// Adds modules that the image does not have. They are loaded in the order of their names, so those of a smaller `letter` first.
 fn more_drivers(archive: &mut Cpio, cache: &Path, wanted: &[&str], letter: char) -> Result<()> {
-    let usual = drivers(cache, &DRIVERS)?;
-    let more = drivers(cache, wanted)?;
+    let usual = drivers(cache, KERNEL, &DRIVERS)?;
+    let more = drivers(cache, KERNEL, wanted)?;
     let new = more.iter().filter(|(name, _)| usual.iter().all(|(have, _)| have != name));
     for (i, (name, bytes)) in new.enumerate() {
         archive.file(&format!("modules/{letter}{i:02}-{name}.ko"), bytes);
@@ -139,7 +163,7 @@ fn build(cache: &Path) -> Result<Vec<u8>> {
     archive.file("bin/busybox", &read(&cache.join("bin/busybox"))?);
     archive.file("lib64/ld-linux-x86-64.so.2", &read(&root.join("usr/lib64/ld-linux-x86-64.so.2"))?);
     add_programs(&mut archive, &root, &PROGRAMS)?;
-    for (i, (name, bytes)) in drivers(cache, &DRIVERS)?.iter().enumerate() {
+    for (i, (name, bytes)) in drivers(cache, KERNEL, &DRIVERS)?.iter().enumerate() {
         archive.file(&format!("modules/{i:02}-{name}.ko"), bytes);
     }
     Ok(archive.finish())
@@ -190,8 +214,8 @@ fn shared_libraries(root: &Path, program: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// The kernel modules to load, in an order in which each finds what it needs.
-fn drivers(cache: &Path, wanted: &[&str]) -> Result<Vec<(String, Vec<u8>)>> {
-    let modules = cache.join("kernel/lib/modules");
+fn drivers(cache: &Path, kernel: &str, wanted: &[&str]) -> Result<Vec<(String, Vec<u8>)>> {
+    let modules = cache.join(kernel).join("lib/modules");
     let mut files = Vec::new();
     walk(&modules, &mut files)?;
     let mut ordered = Vec::new();

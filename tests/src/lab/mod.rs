@@ -126,6 +126,30 @@ impl Lab {
         self.cache.join("root11/qemu")
     }
 
+    /// Fetches the kernel with drivers of cards when needed: [`Self::cards_kernel`] and [`Self::cards_archive`] have it then.
+    ///
+    /// # Errors
+    /// `tools/lab/kernel-with-cards.sh` fails; it has said why.
+    pub fn fetch_cards_kernel(&self) -> Result<()> {
+        script("kernel-with-cards.sh").map(drop)
+    }
+
+    /// A kernel that has drivers of cards.
+    ///
+    /// # Errors
+    /// There is none, before [`Self::fetch_cards_kernel`].
+    pub fn cards_kernel(&self) -> Result<PathBuf> {
+        find_kernel(&self.cache.join("kernel-cards/boot"))
+    }
+
+    /// Modules of that kernel for a host guest. An archive as [`Self::host_archive`]; after [`Self::fetch_cards_kernel`].
+    ///
+    /// # Errors
+    /// A file is missing.
+    pub fn cards_archive(&self) -> Result<Vec<u8>> {
+        image::cards_archive(&self.cache)
+    }
+
     /// What a host guest has more that runs guests of its own: KVM, QEMU 11, and kernel and image of those guests. An archive as
     /// [`Self::host_archive`]; after [`Self::fetch_qemu11`].
     ///

@@ -26,6 +26,7 @@ mod migration;
 mod multi_queue;
 mod nic_binding;
 mod nic_ports;
+mod nic_sriov;
 mod nic_streams;
 mod offloads;
 mod ports_under_load;

@@ -12,16 +12,16 @@ pub(crate) const VIRTIO: &str = ",disable-legacy=on,iommu_platform=on,ats=on";
 const WINDOW: usize = 8;
 
 /// An experimental Ethernet type (IEEE 802), so that frames of the guest's kernel are told apart.
-const TYPE: [u8; 2] = [0x88, 0xb5];
+pub(crate) const TYPE: [u8; 2] = [0x88, 0xb5];
 
-fn frame(len: usize, from: u8, to: u8, number: usize) -> Vec<u8> {
+pub(crate) fn frame(len: usize, from: u8, to: u8, number: usize) -> Vec<u8> {
     let mut frame = vec![0x52, 0x54, 0, 0xaa, 0, to, 0x52, 0x54, 0, 0xaa, 0, from, TYPE[0], TYPE[1]];
     frame.extend((frame.len()..len).map(|i| (i * 31 + number * 7) as u8));
     frame
 }
 
 /// Sends frames of these lengths in one wire and expects each, whole, out of the other.
-fn carry(from: (&Wire, u8), to: (&Wire, u8), lengths: impl IntoIterator<Item = usize>) {
+pub(crate) fn carry(from: (&Wire, u8), to: (&Wire, u8), lengths: impl IntoIterator<Item = usize>) {
     let frames: Vec<_> =
         lengths.into_iter().enumerate().map(|(i, len)| frame(len, from.1, to.1, i)).collect();
     let next = || loop {
@@ -53,6 +53,11 @@ fn both_ways(host: &HostGuest, a: usize, b: usize, longest: usize) {
 
 pub(crate) fn add_port(host: &mut HostGuest, bridge: &str, card: usize, more: &str) {
     let address = host.addresses[card].clone();
+    add_port_at(host, bridge, card, &address, more);
+}
+
+/// Makes the function at an address the port `up{card}` and waits for its link.
+pub(crate) fn add_port_at(host: &mut HostGuest, bridge: &str, card: usize, address: &str, more: &str) {
     host.vsctl(&format!("nic bind {address}")).unwrap();
     let line =
         format!("add-port {bridge} up{card} -- set Interface up{card} type=pmd options:pci={address} {more}");
@@ -74,7 +79,7 @@ pub(crate) fn statistic(host: &mut HostGuest, card: usize, counter: &str) -> u64
     text.trim().parse().unwrap()
 }
 
-const JUMBO: &str = "mtu_request=9018";
+pub(crate) const JUMBO: &str = "mtu_request=9018";
 /// The longest that vmxnet3 knows.
 const JUMBO_9000: &str = "mtu_request=9000";
 

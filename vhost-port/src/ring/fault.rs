@@ -24,13 +24,15 @@ pub(crate) enum RingFault {
     MemoryGone,
     #[error("a descriptor chain goes on at a descriptor that was not made available")]
     ChainCut,
+    #[error("the device that ran it did not tell where it left it")]
+    PositionLost,
     /// No fault: the ring goes on when the front-end has told where the address is. Never latched.
     #[error("an address that the guest's IOMMU has not translated yet")]
     Untranslated,
 }
 
 impl RingFault {
-    const ALL: [RingFault; 11] = [
+    const ALL: [RingFault; 12] = [
         RingFault::AvailIndex,
         RingFault::DescriptorIndex,
         RingFault::ChainTooLong,
@@ -41,6 +43,7 @@ impl RingFault {
         RingFault::NoHeader,
         RingFault::MemoryGone,
         RingFault::ChainCut,
+        RingFault::PositionLost,
         RingFault::Untranslated,
     ];
 

@@ -13,12 +13,29 @@ use super::rings::retire;
 use crate::memory::MemTable;
 use crate::ring::{RingAddresses, RingConfig, RingRules};
 use crate::vdpa::{
-    Engine, KickRelay, LOOK, Line, OffloadedRing, Progress, RingStart, Running, Start, StartedRing, Unit,
+    Between, KickRelay, LOOK, Line, OffloadedRing, Progress, RingStart, Running, Start, StartedRing, Unit,
     VdpaError, VdpaProblem, Wants, Way, fit,
 };
 
-/// Features, queue pairs, rings, and what passes their kicks on.
-type Engaged = (u64, u16, Vec<OffloadedRing>, Option<KickRelay>);
+/// What a device is started with.
+#[derive(Clone, Copy)]
+pub(super) struct Plan {
+    pub(super) features: u64,
+    pub(super) pairs: u16,
+    /// Rings.
+    pub(super) count: usize,
+}
+
+/// Rings that were started, and what stands between them and the guest.
+pub(super) type Taken = (Vec<OffloadedRing>, Between);
+
+/// A device that was started.
+struct Engaged {
+    features: u64,
+    pairs: u16,
+    rings: Vec<OffloadedRing>,
+    between: Between,
+}
 
 /// Writes an eventfd that does not block; a full one has been written already.
 pub(super) fn signal(fd: &OwnedFd) {
@@ -29,7 +46,7 @@ impl Session {
     /// Tries the devices, best first. True when one runs the rings.
     pub(super) fn engage_any(&mut self) -> bool {
         let runs = (0..self.offloadable(u16::MAX)).any(|at| self.runs_enabled(at));
-        if !runs || self.migration.active_log(self.features).is_some() {
+        if !runs {
             return false;
         }
         while let Some(at) = self.offload.target() {
@@ -47,38 +64,28 @@ impl Session {
         false
     }
 
-    /// Hands the rings to a device. After an error our own engine has them.
+    /// Hands the rings to a device. After an error nobody may have them.
     fn engage(&mut self, at: usize) -> Result<(), VdpaError> {
         let Some(slot) = self.offload.slots.get_mut(at) else { return Ok(()) };
         let name = slot.name.clone();
         let Some(mut unit) = slot.unit.take() else {
             return Err(VdpaError::new(VdpaProblem::Gone, format!("{name} is not open"), ""));
         };
-        let result = self.engage_unit(&mut unit);
-        match result {
-            Ok((features, pairs, rings, kicks)) => {
-                let engine = Engine::Direct;
+        match self.engage_unit(&mut unit) {
+            Ok(Engaged { features, pairs, rings, between }) => {
                 let look_at = Instant::now() + LOOK;
+                let engine = between.engine();
+                log::info!("{}: {name} runs the rings ({})", self.shared.config.name, engine.name());
                 let (lost, outdated) = (0, None);
-                self.offload.running = Some(Running {
-                    name,
-                    unit,
-                    engine,
-                    features,
-                    pairs,
-                    rings,
-                    kicks,
-                    look_at,
-                    lost,
-                    outdated,
-                });
+                self.offload.running =
+                    Some(Running { name, unit, features, pairs, rings, between, look_at, lost, outdated });
                 self.offload.between = false;
                 self.hand_out_doorbells();
                 self.note_switch_over(engine);
                 Ok(())
             }
             Err(e) => {
-                // If it did not even start, it writes no memory.
+                // What did not start writes no memory.
                 if let Some(slot) = self.offload.slots.get_mut(at) {
                     slot.unit = Some(unit);
                 }
@@ -87,76 +94,86 @@ impl Session {
         }
     }
 
+    /// Directly if it can be, else by a relay.
     fn engage_unit(&mut self, unit: &mut Unit) -> Result<Engaged, VdpaError> {
         let caps = unit.dev.capabilities().clone();
         let wants = self.wants(caps.max_queue_pairs);
-        let features = fit(&caps, wants, Way::Direct)?;
+        // A relay sees what the device writes; a device that runs the guest's rings would have to log it.
+        let logs = self.migration.active_log(self.features).is_some();
+        let direct = fit(&caps, wants, Way::Direct).ok().filter(|_| !logs);
+        let features = direct.map_or_else(|| fit(&caps, wants, Way::Shadow), Ok)?;
         if let Err(e) = unit.reach(&self.memory) {
-            // As it is better off without any; if that fails too it is closed when it is used next.
+            // It is better off without any; if that fails too, it is closed when it is used next.
             let _ = unit.reach(&MemTable::default());
             return Err(e);
         }
         self.note_refused();
-        let count = self.offloadable(caps.max_queue_pairs);
-        let started = self.start_device(unit, features, wants.pairs, count);
-        if started.is_err() {
-            self.run_rings();
+        let plan = Plan { features, pairs: wants.pairs, count: self.offloadable(caps.max_queue_pairs) };
+        let (rings, between) =
+            if direct.is_some() { self.engage_directly(unit, plan) } else { self.engage_shadow(unit, plan) }?;
+        Ok(Engaged { features, pairs: wants.pairs, rings, between })
+    }
+
+    fn engage_directly(&mut self, unit: &mut Unit, plan: Plan) -> Result<Taken, VdpaError> {
+        for at in 0..self.rings.len() {
+            if self.rings[at].started {
+                self.take_ring(at);
+            }
         }
-        let (starts, started) = started?;
+        let starts = self.guest_rings(unit, plan.count)?;
+        let started = self.start_device(unit, &plan, &starts)?;
         let lines: Vec<Line> = starts
             .iter()
             .zip(&started)
             .filter(|(_, started)| !started.watches_kick)
             .filter_map(|(start, started)| Some((start.kick.clone()?, Arc::clone(&started.doorbell))))
             .collect();
-        let kicks =
-            (!lines.is_empty()).then(|| KickRelay::start(&self.shared.config.name, lines)).transpose();
-        let kicks = kicks.map_err(|e| {
+        let kicks = (!lines.is_empty()).then(|| KickRelay::start(&self.shared.config.name, lines));
+        let kicks = kicks.transpose().map_err(|e| {
             // The device runs already.
             let stopped = unit.dev.stop().or_else(|_| unit.dev.reset().map(|()| Vec::new()));
-            self.settle_bases(&stopped.unwrap_or_default(), count);
-            self.run_rings();
+            self.settle_bases(&stopped.unwrap_or_default(), plan.count);
             VdpaError::system(VdpaProblem::Unfit, "thread for kicks", "raise the limit of threads", e)
         })?;
         // What was offered, or used, between the two engines may not have been told.
         started.iter().for_each(|ring| ring.doorbell.ring());
         starts.iter().filter_map(|start| start.call.as_ref()).for_each(|call| signal(call));
-        let progress = |at: usize| self.progress(at);
-        let rings = starts.into_iter().zip(started).enumerate().map(|(at, (start, started))| OffloadedRing {
-            start,
-            started,
-            progress: progress(at),
-        });
-        Ok((features, wants.pairs, rings.collect(), kicks))
+        let rings = starts.into_iter().zip(started).enumerate();
+        let rings =
+            rings.map(|(at, (guest, started))| OffloadedRing { guest, started, progress: self.progress(at) });
+        Ok((rings.collect(), Between::Direct { kicks }))
     }
 
-    /// Takes the rings from our own engine and starts the device on them.
-    fn start_device(
-        &mut self,
-        unit: &mut Unit,
-        features: u64,
-        queue_pairs: u16,
-        count: usize,
-    ) -> Result<(Vec<RingStart>, Vec<StartedRing>), VdpaError> {
-        for at in 0..self.rings.len() {
-            if self.rings[at].started {
-                self.take_ring(at);
-            }
-        }
+    /// The first `count` rings as a device may be told of them.
+    pub(super) fn guest_rings(&self, unit: &Unit, count: usize) -> Result<Vec<RingStart>, VdpaError> {
         let starts = (0..count).map(|at| self.ring_start(at)).collect::<Option<Vec<_>>>();
-        let Some(starts) = starts else {
+        starts.ok_or_else(|| {
             let what = format!("{}: rings that are not where memory is", unit.dev.capabilities().name);
-            return Err(VdpaError::new(VdpaProblem::Unfit, what, "restart the guest's driver"));
-        };
+            VdpaError::new(VdpaProblem::Unfit, what, "restart the guest's driver")
+        })
+    }
+
+    pub(super) fn start_device(
+        &self,
+        unit: &mut Unit,
+        plan: &Plan,
+        rings: &[RingStart],
+    ) -> Result<Vec<StartedRing>, VdpaError> {
         let mac = self.shared.peer().mac.or(self.shared.config.mac);
-        let start = Start { features, rings: &starts, queue_pairs, mac };
+        let start = Start { features: plan.features, rings, queue_pairs: plan.pairs, mac };
         let started = unit.dev.start(start)?;
-        if started.len() != starts.len() {
-            let what = format!("{}: {} of {count} rings", unit.dev.capabilities().name, started.len());
-            let _ = unit.dev.reset();
-            return Err(VdpaError::new(VdpaProblem::Refused, what, "this is a bug of its driver"));
+        if started.len() == rings.len() {
+            return Ok(started);
         }
-        Ok((starts, started))
+        let what = format!(
+            "{}: it started {} of {} rings",
+            unit.dev.capabilities().name,
+            started.len(),
+            rings.len()
+        );
+        // What it does next, its next user finds out.
+        let _ = unit.dev.reset();
+        Err(VdpaError::new(VdpaProblem::Refused, what, "this is a bug of its driver"))
     }
 
     /// What the guest wants of a device with so many queue pairs.

@@ -27,6 +27,7 @@ mod machine;
 mod migration;
 mod offload;
 mod rings;
+mod shadow;
 
 pub(crate) use control::{interrupt, serve, start};
 pub(crate) use endpoint::{Connector, Listener};

@@ -34,8 +34,14 @@ use vhost::vhost_user::Result as VhostResult;
 
 use super::engage::signal;
 use super::machine::Session;
+use super::shadow::relayed;
 use crate::memory::MemTable;
-use crate::vdpa::{Engine, LOOK, MOST_LOST, Progress, RingStart, Running, StoppedRing, Wants, Way, fit};
+use crate::net::Shared;
+use crate::ring::RingFault;
+use crate::vdpa::{
+    Between, Engine, LOOK, MOST_LOST, OffloadedRing, Progress, RelayCounters, RingStart, Running,
+    StoppedRing, Wants, Way, fit,
+};
 
 impl Session {
     /// Makes the engine what it should be. Tells the operator when something changed.
@@ -93,13 +99,20 @@ impl Session {
         if self.shared.alarm.tripped() {
             return Some("the guest's memory has gone".to_owned());
         }
-        if self.migration.active_log(self.features).is_some() {
+        let direct = running.between.engine() == Engine::Direct;
+        let logs = self.migration.active_log(self.features).is_some();
+        if direct && logs {
             return Some("the guest is being moved, and the device does not log what it writes".to_owned());
         }
         let wanted =
             self.offload.slots.iter().find(|slot| slot.name == running.name || slot.trouble.is_none());
         match wanted {
-            Some(slot) if slot.name == running.name => None,
+            Some(slot) if slot.name == running.name => {
+                let caps = running.unit.dev.capabilities();
+                let wants = Wants { fresh: false, ..self.wants(caps.max_queue_pairs) };
+                let better = !direct && !logs && fit(caps, wants, Way::Direct).is_ok();
+                better.then(|| "it can run the guest's own rings now".to_owned())
+            }
             Some(slot) => Some(format!("{} comes before it", slot.name)),
             None => Some("options:vdpa was taken away".to_owned()),
         }
@@ -107,31 +120,45 @@ impl Session {
 
     /// Stops the device, and has every ring stand where it brought it. Nobody runs the rings then.
     pub(super) fn take_back(&mut self, why: &str) {
-        let Some(mut running) = self.offload.running.take() else { return };
+        let Some(running) = self.offload.running.take() else { return };
+        let Running { name: device, mut unit, mut rings, between, .. } = running;
         self.note_refused();
         let name = &self.shared.config.name;
-        log::info!("{name}: {} gives the rings back: {why}", running.name);
-        // First, so that nobody rings a device that is stopping.
-        running.kicks = None;
+        log::info!("{name}: {} gives the rings back: {why}", device);
         let mut failed = None;
-        let stopped = running.unit.dev.stop().unwrap_or_else(|e| {
+        let relay = match between {
+            // Ended first, so that nobody rings a device that is stopping.
+            Between::Direct { kicks } => {
+                drop(kicks);
+                None
+            }
+            Between::Shadow { relay, iova, counters, counted } => Some((relay, iova, counters, counted)),
+        };
+        let stopped = unit.dev.stop().unwrap_or_else(|e| {
             failed = Some(e.to_string());
             Vec::new()
         });
         if failed.is_some()
-            && let Err(e) = running.unit.dev.reset()
+            && let Err(e) = unit.dev.reset()
         {
             log::error!("{name}: {e}");
         }
-        self.settle_bases(&stopped, running.rings.len());
-        self.count_progress(&mut running);
-        let slot = self.offload.slots.iter_mut().find(|slot| slot.name == running.name);
+        match relay {
+            None => self.settle_bases(&stopped, rings.len()),
+            Some((relay, iova, counters, mut counted)) => {
+                self.end_shadow(&mut unit, relay, iova);
+                count_relayed(&self.shared, &counters, &mut counted);
+            }
+        }
+        count_progress(&self.shared, &mut rings);
+        self.shared.vdpa.status().statistics = unit.dev.statistics();
+        let slot = self.offload.slots.iter_mut().find(|slot| slot.name == device);
         if let Some(slot) = slot {
             match failed {
                 // One that failed before is closed, and what it failed at first is what counts.
                 _ if slot.trouble.is_some() => {}
                 Some(why) => slot.set_aside(why, true),
-                None => slot.unit = Some(running.unit),
+                None => slot.unit = Some(unit),
             }
         }
         self.offload.between = true;
@@ -154,13 +181,7 @@ impl Session {
             };
             match told.or_else(|| self.progress(at).map(|ring| ring.used_index())) {
                 Some(base) => self.rings[at].base = base,
-                None => {
-                    let what = format!(
-                        "ring {at}: the device did not tell where it left it; restart the guest's driver"
-                    );
-                    log::error!("{}: {what}", self.shared.config.name);
-                    self.shared.peer().error = Some(what);
-                }
+                None => self.shared.rings[at].break_down(RingFault::PositionLost),
             }
         }
     }
@@ -196,7 +217,7 @@ impl Session {
         self.offload.retry = true;
         let Some(caps) = self.offload.target_capabilities() else { return };
         let wants = Wants { features: self.features, pairs: 1, ring_size: 0, fresh: first };
-        if fit(caps, wants, Way::Direct).is_ok() {
+        if fit(caps, wants, Way::Shadow).is_ok() {
             self.offload.hold();
         }
     }
@@ -208,7 +229,7 @@ impl Session {
         let Some(running) = &mut self.offload.running else { return Ok(()) };
         let place = |start: &RingStart| (start.size, start.descriptors, start.driver, start.device);
         match (running.rings.get(at), now) {
-            (Some(ring), Some(now)) if place(&ring.start) == place(&now) => {}
+            (Some(ring), Some(now)) if place(&ring.guest) == place(&now) => {}
             (None, _) if usize::from(pairs) * 2 <= running.rings.len() => {}
             _ => running.outdated = Some("the front-end moved a ring"),
         }
@@ -219,14 +240,18 @@ impl Session {
                 self.blame(e.to_string());
             }
         }
-        Ok(())
+        if self.offload.shadowing { self.renew_shadow(at) } else { Ok(()) }
     }
 
     /// Another interrupt descriptor for a ring that a device runs.
     pub(super) fn redirect_call(&mut self, at: usize, call: Option<&Arc<OwnedFd>>) {
         let Some(running) = &mut self.offload.running else { return };
         let Some(ring) = running.rings.get_mut(at) else { return };
-        ring.start.call = call.cloned();
+        ring.guest.call = call.cloned();
+        if let Between::Shadow { .. } = running.between {
+            // The ring itself is told, as in software.
+            return;
+        }
         if let Err(e) = running.unit.dev.set_call(at as u16, call.cloned()) {
             self.blame(e.to_string());
         }
@@ -238,7 +263,8 @@ impl Session {
         let wants = self.wants(u16::MAX);
         let Some(running) = &mut self.offload.running else { return Ok(()) };
         let caps = running.unit.dev.capabilities();
-        if fit(caps, Wants { fresh: true, ..wants }, Way::Direct).ok() != Some(running.features) {
+        let way = running.between.way();
+        if fit(caps, Wants { fresh: true, ..wants }, way).ok() != Some(running.features) {
             running.outdated = Some("the guest negotiated other features");
         }
         (0..self.rings.len())
@@ -287,38 +313,27 @@ impl Session {
             return;
         }
         running.look_at = Instant::now() + LOOK;
-        let Some(mut running) = self.offload.running.take() else { return };
-        self.count_progress(&mut running);
-        let lost = running.lost;
-        let name = running.name.clone();
-        self.offload.running = Some(running);
-        if lost >= MOST_LOST {
-            self.blame(format!(
-                "{name} does not interrupt the guest; look at its interrupts in /proc/interrupts"
-            ));
-        }
-    }
-
-    /// Counts what the device has done since this was done last, and interrupts for it where it may have failed to.
-    fn count_progress(&self, running: &mut Running) {
-        let mut status = self.shared.vdpa.status();
-        for (at, ring) in running.rings.iter_mut().enumerate() {
-            let Some(seen) = ring.progress.as_mut().map(Progress::look) else { continue };
-            let count = if at % 2 == 0 { &mut status.seen.0 } else { &mut status.seen.1 };
-            *count += u64::from(seen.used);
-            if seen.owed
-                && let Some(call) = &ring.start.call
-            {
-                signal(call);
+        let statistics = running.unit.dev.statistics();
+        let why = match &mut running.between {
+            Between::Direct { .. } => {
+                let (lost, healthy) = count_progress(&self.shared, &mut running.rings);
+                running.lost = if lost == 0 && healthy { 0 } else { running.lost + lost };
+                (running.lost >= MOST_LOST).then(|| {
+                    let name = &running.name;
+                    format!("{name} does not interrupt the guest; look at its interrupts in /proc/interrupts")
+                })
             }
-            if seen.was_lost {
-                status.lost_interrupts += 1;
-                running.lost += u32::from(at % 2 == 0);
-            } else if seen.healthy {
-                running.lost = 0;
+            Between::Shadow { relay, counters, counted, .. } => {
+                count_relayed(&self.shared, counters, counted);
+                relay.fault().map(|fault| {
+                    format!("{}: {fault}; update its firmware, or take another device", running.name)
+                })
             }
+        };
+        self.shared.vdpa.status().statistics = statistics;
+        if let Some(why) = why {
+            self.blame(why);
         }
-        status.statistics = running.unit.dev.statistics();
     }
 
     /// Another engine has taken over.
@@ -348,7 +363,7 @@ impl Session {
         if self.offload.between {
             return;
         }
-        status.engine = running.map_or(Engine::Software, |running| running.engine);
+        status.engine = running.map_or(Engine::Software, |running| running.between.engine());
         status.device =
             running.map(|running| (running.name.to_string(), running.unit.dev.capabilities().kind));
         status.uplink = running.map(|running| running.unit.dev.uplink()).unwrap_or_default();
@@ -374,4 +389,38 @@ impl Session {
         }
         self.offload.park(&self.shared.vdpa);
     }
+}
+
+/// Counts what a device has done of the guest's own rings since this was done last, and interrupts for it where it may have failed to.
+/// Returns how many interrupts were lost for certain, and whether the guest follows the device by itself.
+fn count_progress(shared: &Shared, rings: &mut [OffloadedRing]) -> (u32, bool) {
+    let mut status = shared.vdpa.status();
+    let (mut lost, mut healthy) = (0, false);
+    for (at, ring) in rings.iter_mut().enumerate() {
+        let Some(seen) = ring.progress.as_mut().map(Progress::look) else { continue };
+        let received = at.is_multiple_of(2);
+        let count = if received { &mut status.seen.0 } else { &mut status.seen.1 };
+        *count += u64::from(seen.used);
+        if seen.owed {
+            ring.guest.call.iter().for_each(|call| signal(call));
+        }
+        // A driver may not care to be told of frames sent, and then moves when it sends the next.
+        if received {
+            lost += u32::from(seen.was_lost);
+            healthy |= seen.healthy;
+        }
+    }
+    status.lost_interrupts += u64::from(lost);
+    (lost, healthy)
+}
+
+/// Adds what a relay has counted since this was done last.
+fn count_relayed(shared: &Shared, counters: &RelayCounters, counted: &mut [u64; 3]) {
+    let now = relayed(counters);
+    let [received, sent, lost] = std::array::from_fn(|i| now[i].wrapping_sub(counted[i]));
+    *counted = now;
+    let mut status = shared.vdpa.status();
+    status.seen.0 += received;
+    status.seen.1 += sent;
+    status.lost_interrupts += lost;
 }

@@ -213,11 +213,14 @@ impl Session {
         let log = self.migration.active_log(self.features);
         let vring = &self.shared.rings[at];
         let config = &mut self.rings[at];
-        let holds = self.offload.holds();
+        let aside = self.offload.shadowing;
+        let holds = self.offload.holds() || aside;
         let mut guard = vring.lock();
         vring.set_usable(false);
         if !holds {
             vring.set_offloaded(false);
+        } else if aside {
+            vring.set_offloaded(true);
         }
         let ran = guard.ring.take().map(|old| config.base = retire(old)).is_some();
         let resume = if ran { Resume::AtBase } else { Resume::ByRecord };

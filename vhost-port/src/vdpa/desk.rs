@@ -51,6 +51,8 @@ pub(crate) struct VdpaStatus {
     pub(crate) switch_overs: u64,
     /// Frames for the guest that found no engine at the last of them.
     pub(crate) lost_last: u64,
+    /// Frames that a relay knows to have been sent twice, because a device used buffers out of order.
+    pub(crate) sent_again: u64,
     /// Interrupts that the device owed the guest and that were sent for it.
     pub(crate) lost_interrupts: u64,
     /// Buffers that devices have returned to the guest, frames received and sent, as far as could be seen.
@@ -96,6 +98,7 @@ impl VdpaStatus {
             ("vdpa_rx_buffers", self.seen.1),
             ("vdpa_tx_buffers", self.seen.0),
             ("vdpa_lost_interrupts", self.lost_interrupts),
+            ("vdpa_sent_again", self.sent_again),
         ];
         // Of the device, what the guest receives is what the port would send.
         counters.extend(self.statistics.into_iter().flat_map(|device| {

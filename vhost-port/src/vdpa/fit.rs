@@ -35,7 +35,6 @@ pub(crate) enum Way {
     /// It runs the guest's rings.
     Direct,
     /// It runs rings of ours.
-    #[allow(dead_code, reason = "for the relay")]
     Shadow,
 }
 

@@ -36,9 +36,7 @@ mod name;
 mod offload;
 mod progress;
 mod rules;
-#[cfg_attr(not(test), expect(unused_imports, reason = "the engine that runs it is on its way"))]
-#[expect(dead_code, reason = "as above")]
-mod shadow;
+pub(crate) mod shadow;
 mod unit;
 mod virtio_pci;
 
@@ -54,6 +52,7 @@ pub use name::{DeviceName, open};
 pub(crate) use desk::Desk;
 pub(crate) use fit::{Wants, Way, fit};
 pub(crate) use kicks::{KickRelay, Line};
-pub(crate) use offload::{LOOK, MOST_LOST, Offload, OffloadedRing, Running};
+pub(crate) use offload::{Between, LOOK, MOST_LOST, Offload, OffloadedRing, Running};
 pub(crate) use progress::Progress;
+pub(crate) use shadow::{GuestRing, Relay, RelayCounters, ShadowRings};
 pub(crate) use unit::Unit;

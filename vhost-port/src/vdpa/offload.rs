@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use super::desk::{Desk, Engine};
 use super::device::{Capabilities, RingStart, StartedRing};
-use super::fit;
+use super::fit::{self, Way};
 use super::kicks::KickRelay;
 use super::name::DeviceName;
 use super::progress::Progress;
+use super::shadow::{Relay, RelayCounters};
 use super::unit::{Slot, Unit};
 
 /// A guest's driver that starts says so ring by ring. This long after the last word all have been said.
@@ -22,24 +23,60 @@ pub(crate) const MOST_LOST: u32 = 3;
 
 /// A ring that a device runs.
 pub(crate) struct OffloadedRing {
-    /// With what it was started.
-    pub(crate) start: RingStart,
+    /// The guest's ring as it was then.
+    pub(crate) guest: RingStart,
     pub(crate) started: StartedRing,
-    /// What can be seen of it; nothing of a packed ring.
+    /// What can be seen of it; nothing of a packed ring, nor of one behind a relay.
     pub(crate) progress: Option<Progress>,
+}
+
+/// What stands between guest and device.
+pub(crate) enum Between {
+    /// Nothing but kicks, if the device does not hear them.
+    Direct {
+        /// Passes them on.
+        kicks: Option<KickRelay>,
+    },
+    /// A relay, and rings of ours at these I/O addresses of the device.
+    Shadow {
+        /// The relay.
+        relay: Relay,
+        /// First of the addresses.
+        iova: u64,
+        /// What it counts: buffers received, sent, interrupts lost.
+        counters: Arc<RelayCounters>,
+        /// What of that has been added to the port's numbers.
+        counted: [u64; 3],
+    },
+}
+
+impl Between {
+    /// Which engine that is.
+    pub(crate) fn engine(&self) -> Engine {
+        match self {
+            Between::Direct { .. } => Engine::Direct,
+            Between::Shadow { .. } => Engine::Shadow,
+        }
+    }
+
+    /// How the device was chosen for that.
+    pub(crate) fn way(&self) -> Way {
+        match self {
+            Between::Direct { .. } => Way::Direct,
+            Between::Shadow { .. } => Way::Shadow,
+        }
+    }
 }
 
 /// A device that runs the guest's rings.
 pub(crate) struct Running {
     pub(crate) name: DeviceName,
     pub(crate) unit: Unit,
-    pub(crate) engine: Engine,
     /// Features acknowledged to the device.
     pub(crate) features: u64,
     pub(crate) pairs: u16,
     pub(crate) rings: Vec<OffloadedRing>,
-    /// Passes kicks on, if the device does not hear them.
-    pub(crate) kicks: Option<KickRelay>,
+    pub(crate) between: Between,
     /// When to look at it next.
     pub(crate) look_at: Instant,
     /// Interrupts lost for certain, in a row.
@@ -68,6 +105,8 @@ pub(crate) struct Offload {
     pub(crate) refused_before: u64,
     /// A device has given the rings back, and nobody runs them yet.
     pub(crate) between: bool,
+    /// Rings are made, but not for workers: a relay has them, or is about to.
+    pub(crate) shadowing: bool,
 }
 
 impl Offload {

@@ -98,7 +98,8 @@ fn card(name: &str, key: &str, options: &Options<'_>) -> Result<PortKind, String
         rx_descriptors: size("n_rxq_desc", 512)?,
         tx_descriptors: size("n_txq_desc", 512)?,
     };
-    Ok(PortKind::Card { address, rings })
+    let filters = options.get("vf-filter").map(|text| text.parse()).transpose()?.unwrap_or_default();
+    Ok(PortKind::Card { address, rings, filters })
 }
 
 fn queues(options: &Options<'_>, most: u64) -> Result<Option<u16>, String> {
@@ -161,6 +162,8 @@ fn guest_mac(text: &str) -> Result<[u8; 6], String> {
 
 #[cfg(test)]
 mod tests {
+    use pmd::nic::Filters;
+
     use super::*;
 
     #[test]
@@ -168,7 +171,11 @@ mod tests {
         let set = Options::from([("pci", "05:00.0"), ("n_rxq", "4"), ("n_rxq_desc", "1024")]);
         let rings = RingOptions { queues: 4, rx_descriptors: 1024, tx_descriptors: 512 };
         let address = "0000:05:00.0".parse().unwrap();
-        assert_eq!(kind("up0", "pmd", false, None, &set), Ok(PortKind::Card { address, rings }));
+        let filters = Filters::default();
+        assert_eq!(kind("up0", "pmd", false, None, &set), Ok(PortKind::Card { address, rings, filters }));
+        let set = Options::from([("pci", "05:00.0"), ("vf-filter", "vlan=7")]);
+        let filtered = kind("up0", "pmd", false, None, &set);
+        assert!(matches!(filtered, Ok(PortKind::Card { filters, .. }) if filters.vlans == [7]));
         let set = Options::from([("dpdk-devargs", "0000:05:00.0")]);
         assert!(matches!(kind("up0", "dpdk", false, None, &set), Ok(PortKind::Card { .. })));
         for (key, value, word) in [

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pmd::drivers::{self, af_packet, af_xdp, null, pcap, tap};
-use pmd::nic::NicConfig;
+use pmd::nic::{Filters, NicConfig};
 use pmd::packet::Pool;
 use pmd::pci::PciAddress;
 use pmd::port::{PmdError, Port};
@@ -68,6 +68,8 @@ pub enum PortKind {
         address: PciAddress,
         /// Its rings.
         rings: RingOptions,
+        /// What a virtual function receives beside what is for its own address.
+        filters: Filters,
     },
     /// Drops what it is sent.
     Null,
@@ -139,12 +141,13 @@ pub(super) fn open(
             let (pairs, packed) = (*pairs, *packed);
             VirtioUserPort::open(VirtioUserConfig { name, mode, pairs, packed, offload })
         }
-        PortKind::Card { address, rings } => {
+        PortKind::Card { address, rings, filters } => {
             let config = NicConfig {
                 name,
                 queues: rings.queues,
                 rx_descriptors: rings.rx_descriptors,
                 tx_descriptors: rings.tx_descriptors,
+                filters: filters.clone(),
                 ..NicConfig::default()
             };
             drivers::open_card(config, pmd::vfio::open(*address)?)

@@ -14,7 +14,7 @@ use core::sync::atomic::Ordering;
 
 use super::fault;
 use crate::drivers::netdev::NetDevice;
-use crate::packet::{BURST, Batch, Packet, SlotId, Span};
+use crate::packet::{BURST, Batch, SlotId, Span};
 use crate::port::{DropReason, PmdError, QueueCounters};
 use crate::sys::packet_socket::{PacketSocket, RingShape};
 use crate::sys::ring_map::RingMap;
@@ -255,24 +255,10 @@ fn accept<'q>(
     }
     let packet = batch.packet_mut((batch.len() - 1) as SlotId);
     packet.offload = offload;
-    if let Some(tag) = tag {
-        insert_tag(packet, tag);
+    if let Some((tpid, tci)) = tag {
+        packet.insert_tag(tpid, tci);
     }
     Ok(packet.len())
-}
-
-/// Puts a VLAN tag behind the addresses.
-fn insert_tag(packet: &mut Packet, (tpid, tci): (u16, u16)) {
-    // There is room for it: nothing has been pushed yet.
-    if packet.push_front(4).is_none() {
-        return;
-    }
-    let head = packet.head_mut();
-    if head.len() >= 16 {
-        head.copy_within(4..16, 0);
-        head[12..14].copy_from_slice(&tpid.to_be_bytes());
-        head[14..16].copy_from_slice(&tci.to_be_bytes());
-    }
 }
 
 #[cfg(test)]

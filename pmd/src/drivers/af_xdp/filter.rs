@@ -54,12 +54,7 @@ fn term(text: &str) -> Option<Term> {
     }
     let (kind, value) = text.split_once('=')?;
     match kind {
-        "mac" => {
-            let digits = |byte: &str| byte.len() == 2 && byte.bytes().all(|b| b.is_ascii_hexdigit());
-            let bytes =
-                value.split(':').map(|byte| u8::from_str_radix(byte, 16).ok().filter(|_| digits(byte)));
-            Some(Term::Mac(bytes.collect::<Option<Vec<_>>>()?.try_into().ok()?))
-        }
+        "mac" => crate::nic::mac_address(value).map(Term::Mac),
         "vlan" => value.parse().ok().filter(|vlan| *vlan < 4096).map(Term::Vlan),
         "udp" => value.parse().ok().map(Term::Udp),
         _ => None,

@@ -1,6 +1,8 @@
 //! Extended transmit descriptors, data and context (82574 datasheet, 7.2.10). What is received is [`crate::nic::intel::Received`].
 
 use crate::nic::intel::Format;
+#[cfg(test)]
+use crate::nic::intel::model::{Context, Sent};
 
 /// The descriptors of this card.
 pub(super) struct Extended;
@@ -35,25 +37,18 @@ impl Format for Extended {
 
 /// What a card reads from a transmit descriptor.
 #[cfg(test)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Sent {
-    Context { start: u8, at: u8 },
-    Data { len: usize, last: bool, checksum: bool, report: bool },
-}
-
-#[cfg(test)]
-impl Sent {
-    pub(super) fn from_words(words: [u64; 2]) -> Sent {
-        assert_ne!(words[1] & TX_EXTENDED, 0, "legacy descriptor");
-        if words[1] & TX_DATA == 0 {
-            return Sent::Context { start: (words[0] >> 32) as u8, at: (words[0] >> 40) as u8 };
-        }
-        Sent::Data {
-            len: (words[1] & 0xf_ffff) as usize,
-            last: words[1] & TX_LAST != 0,
-            checksum: words[1] & TX_CHECKSUM != 0,
-            report: words[1] & crate::nic::intel::TX_REPORT != 0,
-        }
+pub(super) fn sent(words: [u64; 2]) -> Sent {
+    assert_ne!(words[1] & TX_EXTENDED, 0, "legacy descriptor");
+    if words[1] & TX_DATA == 0 {
+        let [_, _, _, _, start, at, ..] = words[0].to_le_bytes();
+        return Sent::Context(Context { start: start.into(), offset: u16::from(at) - u16::from(start) });
+    }
+    Sent::Data {
+        len: (words[1] & 0xf_ffff) as usize,
+        total: None,
+        last: words[1] & TX_LAST != 0,
+        checksum: words[1] & TX_CHECKSUM != 0,
+        report: words[1] & crate::nic::intel::TX_REPORT != 0,
     }
 }
 
@@ -64,11 +59,11 @@ mod tests {
     #[test]
     fn sent_words() {
         assert_eq!(
-            Sent::from_words([0, Extended::data(60, 60, true, false)]),
-            Sent::Data { len: 60, last: true, checksum: false, report: false }
+            sent([0, Extended::data(60, 60, true, false)]),
+            Sent::Data { len: 60, total: None, last: true, checksum: false, report: false }
         );
         // As the manual draws it: DEXT 0x20, IFCS 0x02, EOP 0x01 in the command byte, DTYP 1, TXSM in the options.
         assert_eq!(Extended::data(60, 60, true, true), 0x0000_0200_2310_003c);
-        assert_eq!(Sent::from_words(Extended::context(34, 16)), Sent::Context { start: 34, at: 50 });
+        assert_eq!(sent(Extended::context(34, 16)), Sent::Context(Context { start: 34, offset: 16 }));
     }
 }

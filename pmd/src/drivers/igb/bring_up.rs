@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::registers::*;
 use super::rx::{self, IgbRx};
 use super::tx::{self, IgbTx};
-use crate::nic::intel::{BUFFER, Gigabit, OVERHEAD, Places, RESET};
+use crate::nic::intel::{BUFFER, Gigabit, OVERHEAD, Places, RESET, wait};
 use crate::nic::{Card, CardInfo, Fault, Link, Queues, Settings};
 use crate::pci::PciFn;
 use crate::port::PmdError;
@@ -46,7 +46,7 @@ impl Igb {
         if bar.read32(STATUS) & STATUS_LINK_UP == 0 {
             bar.write32(MDIC, MDIC_WRITE_CONTROL | PHY_NEGOTIATE);
             // It goes on by itself; a PHY that does not answer shows as no link.
-            let _ = Gigabit::wait(MDIO, || bar.read32(MDIC) & MDIC_READY != 0);
+            let _ = wait(MDIO, || bar.read32(MDIC) & MDIC_READY != 0);
         }
         if events == 0 {
             return;
@@ -92,7 +92,7 @@ impl Igb {
     /// Enables a ring and waits until it is (4.5.9, 4.5.10).
     fn enable_ring(&self, control: usize) -> Result<(), PmdError> {
         self.chip.bar.write32(control, DCTL_THRESHOLDS | DCTL_ENABLE);
-        if Gigabit::wait(RESET, || self.chip.bar.read32(control) & DCTL_ENABLE != 0) {
+        if wait(RESET, || self.chip.bar.read32(control) & DCTL_ENABLE != 0) {
             return Ok(());
         }
         Err(self.chip.failed("a ring does not start: reset the machine"))

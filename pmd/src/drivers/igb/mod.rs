@@ -11,7 +11,6 @@
 //! Source: Intel 82576EB GbE Controller datasheet 2.63; section numbers refer to it.
 
 mod bring_up;
-mod descriptors;
 mod registers;
 mod rx;
 mod tx;

@@ -1,8 +1,7 @@
-//! Sending: the ring that Intel's cards share, with this card's registers and descriptors.
+//! Sending: the ring that Intel's cards share, with this card's registers.
 
-use super::descriptors::Advanced;
 use super::registers::{QUEUE, TX_TAIL};
-use crate::nic::intel::IntelTx;
+use crate::nic::intel::{Advanced, IntelTx};
 
 /// The transmit ring.
 pub(super) type IgbTx = IntelTx<Advanced>;

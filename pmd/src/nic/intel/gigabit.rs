@@ -35,6 +35,40 @@ pub(crate) struct Places {
     pub(crate) queue: usize,
 }
 
+/// Waits until `done`. False when it takes too long.
+pub(crate) fn wait(patience: Duration, mut done: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + patience;
+    while !done() {
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::yield_now();
+    }
+    true
+}
+
+/// Tells a card where a ring lies: `[base, len, head, tail]` are its registers.
+pub(crate) fn place_ring(bar: &Bar, [base, len, head, tail]: [usize; 4], size: u16, iova: u64) {
+    bar.write32(base, iova as u32);
+    bar.write32(base + 4, (iova >> 32) as u32);
+    bar.write32(len, u32::from(size) * DESCRIPTOR as u32);
+    bar.write32(head, 0);
+    bar.write32(tail, 0);
+}
+
+/// The link as the device status register tells it.
+pub(crate) fn link(status: u32) -> Link {
+    if status == u32::MAX || status & STATUS_LINK_UP == 0 {
+        return Link::default();
+    }
+    let speed = match status >> STATUS_SPEED_SHIFT & 3 {
+        0 => 10,
+        1 => 100,
+        _ => 1000,
+    };
+    Link { up: true, speed: Some(speed), full_duplex: Some(status & STATUS_FULL_DUPLEX != 0) }
+}
+
 /// A card of the family.
 pub(crate) struct Gigabit {
     pub(crate) function: Arc<dyn PciFn>,
@@ -73,18 +107,6 @@ impl Gigabit {
         PmdError::Config(format!("{}: {what} ({})", self.function.address(), self.driver))
     }
 
-    /// Waits until `done`. False when it takes too long.
-    pub(crate) fn wait(patience: Duration, done: impl Fn() -> bool) -> bool {
-        let deadline = Instant::now() + patience;
-        while !done() {
-            if Instant::now() > deadline {
-                return false;
-            }
-            std::thread::yield_now();
-        }
-        true
-    }
-
     /// Silences the card and resets it (82574 datasheet, 4.6.3; 82576 datasheet, 4.3).
     pub(crate) fn reset(&self) -> Result<(), PmdError> {
         let bar = &*self.bar;
@@ -93,11 +115,11 @@ impl Gigabit {
         bar.write32(TCTL, TCTL_PAD);
         self.set(CTRL, CTRL_MASTER_DISABLE);
         // One that goes on is stopped by the reset all the same.
-        let _ = Self::wait(MASTER, || bar.read32(STATUS) & STATUS_MASTER_ENABLED == 0);
+        let _ = wait(MASTER, || bar.read32(STATUS) & STATUS_MASTER_ENABLED == 0);
         self.set(CTRL, CTRL_RESET);
         std::thread::sleep(SETTLE);
         let alive = || bar.read32(STATUS) != u32::MAX && bar.read32(CTRL) & CTRL_RESET == 0;
-        if !Self::wait(RESET, alive) {
+        if !wait(RESET, alive) {
             return Err(self.failed("it does not come out of reset: power the machine off and on"));
         }
         bar.write32(self.places.mask_clear, u32::MAX);
@@ -114,14 +136,14 @@ impl Gigabit {
         }
     }
 
-    /// Tells the card where a ring lies: `[base, len, head, tail]` are the registers of queue 0.
-    pub(crate) fn place_ring(&self, [base, len, head, tail]: [usize; 4], index: u16, size: u16, iova: u64) {
-        let at = usize::from(index) * self.places.queue;
-        self.bar.write32(base + at, iova as u32);
-        self.bar.write32(base + at + 4, (iova >> 32) as u32);
-        self.bar.write32(len + at, u32::from(size) * DESCRIPTOR as u32);
-        self.bar.write32(head + at, 0);
-        self.bar.write32(tail + at, 0);
+    /// Tells the card where a ring lies: `first` are the registers of queue 0.
+    pub(crate) fn place_ring(&self, first: [usize; 4], index: u16, size: u16, iova: u64) {
+        place_ring(
+            &self.bar,
+            first.map(|register| register + usize::from(index) * self.places.queue),
+            size,
+            iova,
+        );
     }
 
     /// Spreads flows by `entries`, four of the table's 128 a word; `mode` is what turns it on.
@@ -144,16 +166,7 @@ impl Gigabit {
 
     /// What the card says of the link.
     pub(crate) fn link(&self) -> Link {
-        let status = self.bar.read32(STATUS);
-        if status == u32::MAX || status & STATUS_LINK_UP == 0 {
-            return Link::default();
-        }
-        let speed = match status >> STATUS_SPEED_SHIFT & 3 {
-            0 => 10,
-            1 => 100,
-            _ => 1000,
-        };
-        Link { up: true, speed: Some(speed), full_duplex: Some(status & STATUS_FULL_DUPLEX != 0) }
+        link(self.bar.read32(STATUS))
     }
 
     /// Whether the card is still there.

@@ -2,12 +2,20 @@
 //! with a report at the end of a batch. A driver says where its registers are and how its transmit descriptors look;
 //! what they do alike, reset and link among it, is in `gigabit`.
 
+mod advanced;
 mod gigabit;
+#[cfg(test)]
+pub(crate) mod model;
 pub(crate) mod registers;
 mod rx;
+#[cfg(test)]
+pub(crate) mod suite;
 mod tx;
 
-pub(crate) use gigabit::{Gigabit, OVERHEAD, Places, RESET};
+pub(crate) use advanced::Advanced;
+#[cfg(test)]
+pub(crate) use advanced::sent;
+pub(crate) use gigabit::{Gigabit, OVERHEAD, Places, RESET, link, place_ring, wait};
 pub use rx::{BUFFER, IntelRx, Interrupt, Received};
 pub use tx::{Format, IntelTx, TX_DONE, TX_REPORT};
 

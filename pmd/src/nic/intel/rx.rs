@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::DESCRIPTOR as LEN;
 use crate::memory::DmaArena;
 use crate::nic::{Fault, Parts, RxRing};
-use crate::packet::{BURST, Batch, Offload};
+use crate::packet::{BURST, Batch, Offload, SlotId};
 use crate::pci::Bar;
 use crate::port::{Armed, DropCounters, DropReason};
 
@@ -18,6 +18,8 @@ pub const BUFFER: usize = 2048;
 const MOST_PARTS: usize = 16;
 /// Descriptors given back together: a multiple of the four that share a cache line.
 const REFILL: u16 = BURST as u16;
+/// The type of a VLAN tag (IEEE 802.1Q), of those that cards take out.
+const TAGGED: u16 = 0x8100;
 /// Descriptors never given, so that a full ring is told from an empty one. A whole line of them.
 const GAP: u16 = 4;
 
@@ -32,11 +34,15 @@ pub struct Received {
     pub checksum_good: bool,
     /// The frame arrived broken.
     pub broken: bool,
+    /// The tag that was taken out, of a card that does that; of one that does not, whatever.
+    pub tag: Option<u16>,
 }
 
 /// Done; last of a frame; UDP checksum looked at; TCP or UDP checksum looked at.
 const RX_DONE: u64 = 1;
 const RX_LAST: u64 = 1 << 1;
+/// The tag was taken out and stands in the upper 16 bits.
+const RX_TAGGED: u64 = 1 << 3;
 const RX_UDP_SEEN: u64 = 1 << 4;
 const RX_TRANSPORT_SEEN: u64 = 1 << 5;
 /// Transport checksum wrong; frame broken in one of several ways (CRC, symbol, sequence, carrier, data).
@@ -55,6 +61,7 @@ impl Received {
             last: word & RX_LAST != 0,
             checksum_good: word & (RX_TRANSPORT_SEEN | RX_UDP_SEEN) != 0 && word & RX_TRANSPORT_BAD == 0,
             broken: word & RX_BROKEN != 0,
+            tag: (word & RX_TAGGED != 0).then_some((word >> 48) as u16),
         })
     }
 
@@ -66,6 +73,7 @@ impl Received {
             | bit(self.last, RX_LAST)
             | bit(self.checksum_good, RX_TRANSPORT_SEEN)
             | bit(self.broken, 1 << 24)
+            | self.tag.map_or(0, |tag| RX_TAGGED | u64::from(tag) << 48)
             | (self.len as u64) << 32
     }
 }
@@ -90,6 +98,8 @@ pub struct IntelRx {
     size: u16,
     buffers: usize,
     interrupt: Option<Interrupt>,
+    /// Tags are taken out by the card, and put back here.
+    takes_tags: bool,
     /// Next descriptor the card will write back.
     next: u16,
     /// First descriptor that the card does not have.
@@ -125,6 +135,7 @@ impl IntelRx {
             size,
             buffers: Self::buffers_at(size),
             interrupt,
+            takes_tags: false,
             next: 0,
             tail: size - GAP,
             taken: 0,
@@ -133,6 +144,12 @@ impl IntelRx {
         };
         (0..size).for_each(|slot| ring.write(slot));
         ring
+    }
+
+    /// The card takes tags out of frames, whether we want it or not: they are put back.
+    pub fn put_tags_back(mut self) -> IntelRx {
+        self.takes_tags = true;
+        self
     }
 
     /// Gives the card its first descriptors, when it runs.
@@ -183,7 +200,13 @@ impl RxRing for IntelRx {
                 false => self.parts.deliver(arena, batch, offload),
             };
             match result {
-                Ok(()) => bytes += self.parts.total() as u64,
+                Ok(()) => {
+                    bytes += self.parts.total() as u64;
+                    if let Some(tag) = got.tag.filter(|_| self.takes_tags) {
+                        batch.packet_mut((batch.len() - 1) as SlotId).insert_tag(TAGGED, tag);
+                        bytes += 4;
+                    }
+                }
                 Err(reason) => drops.add(reason, 1),
             }
             self.parts.clear();
@@ -229,7 +252,10 @@ mod tests {
     fn received_words() {
         assert_eq!(Received::from_word(0x0600_0000_0000), None, "not done");
         let got = Received::from_word(1514 << 32 | 0x23).unwrap();
-        assert_eq!(got, Received { len: 1514, last: true, checksum_good: true, broken: false });
+        let wanted = Received { len: 1514, last: true, checksum_good: true, broken: false, tag: None };
+        assert_eq!(got, wanted);
+        let tagged = Received { tag: Some(0x2007), ..got };
+        assert_eq!(Received::from_word(tagged.to_word()), Some(tagged));
         assert_eq!(Received::from_word(got.to_word()), Some(got));
         assert!(!Received::from_word(1 << 29 | 0x23).unwrap().checksum_good);
         assert!(Received::from_word(1 << 24 | 0x3).unwrap().broken);

@@ -15,7 +15,9 @@ use flowtable::key::{Depth, FlowKey, FlowMask, PortNo, extract, hash_key, shallo
 use flowtable::megaflow::{MegaflowTable, Place};
 use pmd::packet::{BURST, BatchStorage, Pool, SlotId, Span};
 use pmd::port::{DropCounters, DropReason, LinkState, Port};
+use pmd::virtio::features::VIRTIO_F_RING_PACKED;
 use tests::failure::{During as _, Failure, Result};
+use vhost_port::fuzz::{Setting, ShadowBench};
 use vhost_port::{Mode, VhostConfig, VhostPort};
 use vswitch::datapath::worker::{Stepped, WorkerConfig};
 use vswitch::datapath::{Command, IdlePolicy, Megaflow, RxAssignment, WorkerHandle, upcall_queue};
@@ -31,7 +33,7 @@ const COUNTED: usize = 64;
 pub(crate) type Stage = (&'static str, fn(&Path) -> Result<usize>);
 
 /// All stages, in the order of a packet's way.
-pub(crate) const STAGES: [Stage; 15] = [
+pub(crate) const STAGES: [Stage; 17] = [
     ("ring-dequeue", |folder| ring_dequeue(folder, Kind::Split)),
     ("ring-dequeue-packed", |folder| ring_dequeue(folder, Kind::Packed)),
     ("key-extract", key_extract),
@@ -50,6 +52,9 @@ pub(crate) const STAGES: [Stage; 15] = [
     // Every packet of another connection, all of one megaflow.
     ("path-new-flows", |folder| path(folder, Kind::Split, 64, Flows::Port, |i| i)),
     ("path-learning", |folder| path(folder, Kind::Split, 64, Flows::Macs, |i| i)),
+    // The relay of a guest whose rings a device runs behind ours: taken, given to the device, given back.
+    ("shadow-relay", |_| shadow_relay(0)),
+    ("shadow-relay-packed", |_| shadow_relay(VIRTIO_F_RING_PACKED)),
     ("path-1-flow-1518", |folder| path(folder, Kind::Split, 1518, Flows::Port, |_| 0)),
 ];
 
@@ -154,6 +159,48 @@ fn ring_enqueue(folder: &Path, kind: Kind) -> Result<usize> {
         black_box(queue.tx_burst(&batch, &slots));
     })?;
     all_of_a_burst("arrived", guest.received()?)?;
+    Ok(packets)
+}
+
+/// A burst goes to the device while the one before comes back.
+fn shadow_relay(guest_features: u64) -> Result<usize> {
+    const SIZE: u16 = 256;
+    let setting = Setting {
+        guest_size: SIZE,
+        guest_features,
+        device_size: SIZE,
+        device_features: 0,
+        receives: false,
+        mergeable: false,
+    };
+    let bench = ShadowBench::new(setting).ok_or_else(|| Failure::new("no shadow can be made"))?;
+    let (mut used, [_, avail_at, used_at]) = (0u16, bench.parts());
+    let state = std::cell::RefCell::new((bench, &mut used));
+    let prepare = |_: &mut ()| {
+        let (bench, used) = &mut *state.borrow_mut();
+        while bench.collect().map_err(Failure::new)?.is_some() {}
+        // The device uses all it has.
+        let mut word = [0; 2];
+        bench.device_read(avail_at + 2, &mut word);
+        while **used != u16::from_le_bytes(word) {
+            let slot = usize::from(**used % SIZE);
+            let mut head = [0; 2];
+            bench.device_read(avail_at + 4 + slot * 2, &mut head);
+            bench.device_write(used_at + 4 + slot * 8, &u64::from(u16::from_le_bytes(head)).to_le_bytes());
+            **used = used.wrapping_add(1);
+        }
+        bench.device_write(used_at + 2, &used.to_le_bytes());
+        for _ in 0..BURST {
+            bench.offer(1).ok_or_else(|| Failure::new("the guest's ring is full"))?;
+        }
+        bench.publish();
+        Ok(())
+    };
+    let mut relayed = Ok((0, 0));
+    let packets = count(&mut (), prepare, |()| relayed = black_box(state.borrow_mut().0.relay()))?;
+    let (returned, taken) = relayed.map_err(Failure::new)?;
+    all_of_a_burst("came back", returned.into())?;
+    all_of_a_burst("were taken", taken.into())?;
     Ok(packets)
 }
 

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A chain enters at the end when it is taken from the guest and leaves at the front when it is given back, so both chains and their
-//! pieces lie in queues, and nothing is allocated once these have grown. The pieces are our copy: neither the guest nor the device can
+//! pieces lie in queues, and nothing is allocated once these have grown. A first piece, which mostly is all, lies with its chain. The pieces are our copy: neither the guest nor the device can
 //! change what a chain was checked to be.
 //!
 //! Invariant: all chains before [`Flights::unissued`] are done or with the device, all from it on wait.
@@ -32,10 +32,13 @@ enum Stand {
 /// A chain.
 struct Flight {
     extent: Extent,
+    stand: Stand,
     /// Bytes of it.
     capacity: u32,
-    pieces: u16,
-    stand: Stand,
+    first: Buffer,
+    /// Number of the second piece, modulo 2^32, and how many there are from there.
+    second: u32,
+    more: u16,
 }
 
 /// A chain that has been done and leaves.
@@ -48,12 +51,11 @@ pub(super) struct Landed {
 #[derive(Default)]
 pub(super) struct Flights {
     chains: VecDeque<Flight>,
+    /// All pieces but the first of each chain.
     pieces: VecDeque<Buffer>,
-    /// Number of the first chain, and of its first piece.
+    /// Number of the first chain, and of the first of those pieces, modulo 2^32.
     first: u64,
-    first_piece: u64,
-    /// Number of the first piece of each chain, beside the chains: [`Flight`] stays small.
-    starts: VecDeque<u64>,
+    first_piece: u32,
     /// Number of the first chain that has not been given to the device.
     unissued: u64,
     /// Descriptors of a packed ring that the chains take.
@@ -68,7 +70,7 @@ impl Flights {
 
     /// Pieces of them all.
     pub(super) fn pieces(&self) -> usize {
-        self.pieces.len()
+        self.chains.len() + self.pieces.len()
     }
 
     /// Descriptors of a packed ring that they take.
@@ -76,19 +78,26 @@ impl Flights {
         self.descriptors
     }
 
-    /// Takes a chain in, whose pieces are these.
-    pub(super) fn push(&mut self, extent: Extent, capacity: u32, pieces: &[Buffer]) {
-        self.starts.push_back(self.first_piece + self.pieces.len() as u64);
-        self.pieces.extend(pieces);
+    /// Takes a chain in, whose pieces are these, at least one. Returns its number.
+    pub(super) fn push(&mut self, extent: Extent, capacity: u32, pieces: &[Buffer]) -> Option<u64> {
+        let (&first, others) = pieces.split_first()?;
+        let number = self.first + self.chains.len() as u64;
+        let second = self.first_piece.wrapping_add(self.pieces.len() as u32);
+        if !others.is_empty() {
+            self.pieces.extend(others);
+        }
         // A walk ends at 1024 pieces.
-        let pieces = pieces.len() as u16;
-        self.chains.push_back(Flight { extent, capacity, pieces, stand: Stand::Waiting });
+        let more = others.len() as u16;
+        self.chains.push_back(Flight { extent, stand: Stand::Waiting, capacity, first, second, more });
         self.descriptors += u32::from(extent.descriptors());
+        Some(number)
     }
 
-    /// The number of the next chain for the device; its pieces are appended to `pieces`, which is empty. `None` when there is none.
-    pub(super) fn next_unissued(&mut self, pieces: &mut Vec<Buffer>) -> Option<u64> {
+    /// The number of the chain that waits first for the device; its pieces are put into `pieces`. `None` when none waits.
+    #[inline]
+    pub(super) fn next_unissued(&self, pieces: &mut Vec<Buffer>) -> Option<u64> {
         self.chains.get(self.index(self.unissued)?)?;
+        pieces.clear();
         pieces.extend(self.pieces_of(self.unissued));
         Some(self.unissued)
     }
@@ -129,12 +138,12 @@ impl Flights {
 
     /// The pieces of a chain, in order.
     pub(super) fn pieces_of(&self, number: u64) -> impl Iterator<Item = Buffer> + '_ {
-        let index = self.index(number);
-        let chain = index.and_then(|index| self.chains.get(index).zip(self.starts.get(index)));
-        let (start, count) = chain.map_or((0, 0), |(chain, &start)| {
-            ((start - self.first_piece) as usize, usize::from(chain.pieces))
+        let chain = self.index(number).and_then(|index| self.chains.get(index));
+        let (start, count) = chain.map_or((0, 0), |chain| {
+            (chain.second.wrapping_sub(self.first_piece) as usize, usize::from(chain.more))
         });
-        self.pieces.range(start..start + count).copied()
+        let others = if count > 0 { self.pieces.range(start..start + count) } else { self.pieces.range(..0) };
+        chain.map(|chain| chain.first).into_iter().chain(others.copied())
     }
 
     /// The first chain, if it is done: it leaves.
@@ -157,9 +166,10 @@ impl Flights {
 
     fn leave(&mut self) {
         if let Some(chain) = self.chains.pop_front() {
-            self.starts.pop_front();
-            self.pieces.drain(..usize::from(chain.pieces));
-            self.first_piece += u64::from(chain.pieces);
+            if chain.more > 0 {
+                self.pieces.drain(..usize::from(chain.more));
+                self.first_piece = self.first_piece.wrapping_add(chain.more.into());
+            }
             self.descriptors -= u32::from(chain.extent.descriptors());
             self.first += 1;
             self.unissued = self.unissued.max(self.first);

@@ -21,7 +21,7 @@
 //! it all (GET_VRING_BASE, a migration); the journal of packed rings; IN_ORDER guests on devices that are not; a switch that is
 //! killed at any instant loses and doubles nothing; and whoever takes over simply goes on with the ring. Devices do use buffers in order,
 //! so nothing waits in practice. One that does not cannot have mergeable receive buffers put right for it, and is refused
-//! ([`DeviceFault::OutOfOrder`]).
+//! ([`fault::DeviceFault::OutOfOrder`]).
 //!
 //! # Trust
 //!
@@ -44,8 +44,7 @@ mod rings;
 mod tests;
 mod thread;
 
-pub(crate) use fault::{DeviceFault, ShadowFault};
 pub(crate) use queue::{DeviceQueue, DeviceRingAddresses, DeviceRingSpec, RingSpace};
-pub(crate) use relay::{Relayed, Settled, Shadow};
+pub(crate) use relay::Shadow;
 pub(crate) use rings::{GuestRing, ShadowRings};
 pub(crate) use thread::{Relay, RelayCounters};

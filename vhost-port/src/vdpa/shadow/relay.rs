@@ -55,8 +55,6 @@ pub(crate) struct Shadow {
     flights: Flights,
     /// The number of the chain that the device knows by each name.
     numbers: Vec<u64>,
-    /// Number of the next chain.
-    next: u64,
     /// Where the next chain is taken from the guest.
     cursor: Cursor,
     memory: Arc<MemTable>,
@@ -80,7 +78,6 @@ impl Shadow {
             numbers: vec![0; usize::from(queue.spec().size)],
             queue,
             flights: Flights::default(),
-            next: 0,
             cursor: Cursor::default(),
             memory: Arc::default(),
             near: HostRange::default(),
@@ -97,6 +94,7 @@ impl Shadow {
     }
 
     /// Chains of the guest that have not been given back.
+    #[cfg(test)]
     pub(crate) fn in_flight(&self) -> usize {
         self.flights.len()
     }
@@ -183,19 +181,29 @@ impl Shadow {
     fn take<R: Ring>(&mut self, guest: &mut R, size: u16, budget: u16) -> (u16, Option<ShadowFault>) {
         self.full = false;
         let mut taken = 0;
-        loop {
-            self.pieces.clear();
-            let went_on = match self.flights.next_unissued(&mut self.pieces) {
-                Some(number) => self.issue(number).map_err(ShadowFault::from),
-                None if taken == budget => return (taken, None),
-                None => self.take_one(guest, size).inspect(|&took| taken += u16::from(took)),
-            };
-            match went_on {
+        // What found no room when it was taken comes first.
+        while let Some(number) = self.flights.next_unissued(&mut self.pieces) {
+            match self.issue(number) {
                 Ok(true) => {}
-                Ok(false) => return (taken, None),
-                Err(fault) => return (taken, Some(fault)),
+                Ok(false) => return (0, None),
+                Err(fault) => return (0, Some(fault.into())),
             }
         }
+        while taken < budget {
+            match self.take_one(guest, size) {
+                Ok(None) => break,
+                Ok(Some(number)) => {
+                    taken += 1;
+                    match self.issue(number) {
+                        Ok(true) => {}
+                        Ok(false) => break,
+                        Err(fault) => return (taken, Some(fault.into())),
+                    }
+                }
+                Err(fault) => return (taken, Some(fault.into())),
+            }
+        }
+        (taken, None)
     }
 
     /// Gives the device a chain, whose pieces have been collected. False when it has no room for it.
@@ -221,23 +229,24 @@ impl Shadow {
         }
     }
 
-    /// Takes the guest's next chain: checks it, and notes where its pieces are. False when there is none, or no room for it.
-    fn take_one<R: Ring>(&mut self, guest: &mut R, size: u16) -> Result<bool, ShadowFault> {
+    /// Takes the guest's next chain: checks it, and notes where its pieces are, also in `pieces`. Returns its number; none when there is no chain, or no room for it.
+    fn take_one<R: Ring>(&mut self, guest: &mut R, size: u16) -> Result<Option<u64>, RingFault> {
         // What a device has in its ring and tables, and as much again that waits for what came before.
         let most = usize::from(self.queue.spec().size) + MAX_SEGMENTS;
         if self.flights.len() >= most || self.flights.pieces() >= 2 * most + 4 * MAX_SEGMENTS {
             self.full = true;
-            return Ok(false);
+            return Ok(None);
         }
         let mut cursor = self.cursor;
-        let Some(extent) = guest.peek(&mut cursor)? else { return Ok(false) };
+        let Some(extent) = guest.peek(&mut cursor)? else { return Ok(None) };
         if self.flights.descriptors() + u32::from(extent.descriptors()) > u32::from(size) {
             // A packed ring that was filled a second time before the first came back.
-            return Err(RingFault::AvailIndex.into());
+            return Err(RingFault::AvailIndex);
         }
         guest.forget_segments();
         let capacity = guest.walk(extent, self.direction)?;
         let write = self.direction == Direction::Write;
+        self.pieces.clear();
         for segment in guest.segments() {
             let addr = segment.start.addr();
             let gpa = match self.near.gpa(addr) {
@@ -250,9 +259,8 @@ impl Shadow {
             self.pieces.push(Buffer { addr: gpa, len: segment.len, write });
         }
         self.cursor = cursor;
-        self.flights.push(extent, capacity, &self.pieces);
-        self.next += 1;
-        Ok(true)
+        // A chain has a header's bytes at least, so a piece.
+        Ok(self.flights.push(extent, capacity, &self.pieces))
     }
 
     /// Asks both sides to tell of what comes next. True when something is there already: then [`Shadow::relay`] is to be called again.

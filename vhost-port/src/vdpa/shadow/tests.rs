@@ -12,7 +12,9 @@ use proptest::prelude::*;
 use self::device::DeviceModel;
 use self::guest::MEMORY;
 use self::play::{Play, Step, spec, steps};
-use super::*;
+use super::DeviceRingSpec;
+use super::fault::{DeviceFault, ShadowFault};
+use super::relay::Settled;
 use crate::ring::{Direction, RingFault, RingRules};
 
 proptest! {

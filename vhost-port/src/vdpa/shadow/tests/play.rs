@@ -7,7 +7,8 @@ use pmd::memory::Arena;
 use pmd::virtio::SharedPtr;
 use proptest::prelude::*;
 
-use super::super::{DeviceQueue, DeviceRingSpec, Relayed, RingSpace, Shadow};
+use super::super::relay::Relayed;
+use super::super::{DeviceQueue, DeviceRingSpec, RingSpace, Shadow};
 use super::device::{DeviceModel, Sight, Taken};
 use super::guest::{Guest, MEMORY, MOST_PIECES, frame};
 use crate::memory::PageLog;

@@ -10,9 +10,8 @@ use pmd::virtio::features::*;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::{read, write};
 
-use super::super::{
-    DeviceFault, DeviceRingAddresses, DeviceRingSpec, GuestRing, Relay, RelayCounters, ShadowRings,
-};
+use super::super::fault::DeviceFault;
+use super::super::{DeviceRingAddresses, DeviceRingSpec, GuestRing, Relay, RelayCounters, ShadowRings};
 use super::device::{DeviceModel, Sight};
 use super::guest::{Guest, MEMORY, frame};
 use crate::memory::MemTable;

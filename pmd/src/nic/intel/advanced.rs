@@ -1,9 +1,12 @@
-//! Advanced transmit descriptors, data and context (82576 datasheet, 7.2.2). What is received is [`crate::nic::intel::Received`].
+//! Advanced transmit descriptors, data and context (82576 datasheet, 7.2.2): those of the 82576 and of its virtual functions.
+//! What is received is [`super::Received`].
 
-use crate::nic::intel::Format;
+use super::Format;
+#[cfg(test)]
+use super::model::{Context, Sent};
 
-/// The descriptors of this card.
-pub(super) struct Advanced;
+/// The descriptors of these cards.
+pub(crate) struct Advanced;
 
 const LAST: u64 = 1 << 24;
 const ADD_CRC: u64 = 1 << 25;
@@ -46,27 +49,19 @@ impl Format for Advanced {
 
 /// What a card reads from a descriptor.
 #[cfg(test)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Sent {
-    Context { start: u16, tcp: bool },
-    Data { len: usize, total: usize, last: bool, checksum: bool, report: bool },
-}
-
-#[cfg(test)]
-impl Sent {
-    pub(super) fn from_words(words: [u64; 2]) -> Sent {
-        assert_ne!(words[1] & EXTENDED, 0, "legacy descriptor");
-        if words[1] & KIND_DATA == KIND_CONTEXT {
-            let start = (words[0] & 0x1ff) + (words[0] >> 9 & 0x7f);
-            return Sent::Context { start: start as u16, tcp: words[1] & TCP != 0 };
-        }
-        Sent::Data {
-            len: (words[1] & 0xffff) as usize,
-            total: (words[1] >> 46) as usize,
-            last: words[1] & LAST != 0,
-            checksum: words[1] & CHECKSUM != 0,
-            report: words[1] & crate::nic::intel::TX_REPORT != 0,
-        }
+pub(crate) fn sent(words: [u64; 2]) -> Sent {
+    assert_ne!(words[1] & EXTENDED, 0, "legacy descriptor");
+    if words[1] & KIND_DATA == KIND_CONTEXT {
+        let start = ((words[0] & 0x1ff) + (words[0] >> 9 & 0x7f)) as u16;
+        let offset = if words[1] & TCP != 0 { TCP_CHECKSUM } else { UDP_CHECKSUM };
+        return Sent::Context(Context { start, offset });
+    }
+    Sent::Data {
+        len: (words[1] & 0xffff) as usize,
+        total: Some((words[1] >> 46) as usize),
+        last: words[1] & LAST != 0,
+        checksum: words[1] & CHECKSUM != 0,
+        report: words[1] & super::TX_REPORT != 0,
     }
 }
 
@@ -78,13 +73,13 @@ mod tests {
     fn sent_words() {
         let data = Advanced::data(60, 9000, true, true);
         assert_eq!(
-            Sent::from_words([0, data]),
-            Sent::Data { len: 60, total: 9000, last: true, checksum: true, report: false }
+            sent([0, data]),
+            Sent::Data { len: 60, total: Some(9000), last: true, checksum: true, report: false }
         );
         // As the manual draws it: command byte DEXT 0x20, IFCS 0x02, EOP 0x01, kind 3; options TXSM at bit 9 of the upper half.
         assert_eq!(data, 9000 << 46 | 0x0000_0200_2330_003c);
-        assert_eq!(Sent::from_words(Advanced::context(34, 16)), Sent::Context { start: 34, tcp: true });
-        assert_eq!(Sent::from_words(Advanced::context(58, 6)), Sent::Context { start: 58, tcp: false });
+        assert_eq!(sent(Advanced::context(34, 16)), Sent::Context(Context { start: 34, offset: 16 }));
+        assert_eq!(sent(Advanced::context(58, 6)), Sent::Context(Context { start: 58, offset: 6 }));
         assert!(Advanced::can_sum(34, 16) && !Advanced::can_sum(34, 8) && !Advanced::can_sum(600, 16));
     }
 }

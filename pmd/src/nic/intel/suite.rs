@@ -1,0 +1,197 @@
+//! What the driver of every gigabit card of Intel must do, over the card that is played. A driver runs all of it by [`intel_suite`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::model::{MAC, Played, RING_TAIL, SentFrame, Shared};
+use crate::nic::NicConfig;
+use crate::nic::test_cards::{frame, receive, restarts, send, send_with, until};
+use crate::packet::{BURST, Offload};
+use crate::pci::FakeFn;
+use crate::port::{Armed, DropReason, LinkState, Port, PortInfo};
+
+/// A port over a played card.
+pub(crate) struct Bench<P> {
+    pub(crate) chip: Shared<P>,
+    pub(crate) function: Arc<FakeFn>,
+    pub(crate) port: Arc<dyn Port>,
+}
+
+/// Small rings, and a watch in a hurry.
+pub(crate) fn config() -> NicConfig {
+    NicConfig {
+        name: "up0".into(),
+        rx_descriptors: 128,
+        tx_descriptors: 128,
+        tick: Duration::from_millis(5),
+        ..NicConfig::default()
+    }
+}
+
+/// Opens a port.
+pub(crate) fn bench<P: Played>(config: NicConfig) -> Bench<P> {
+    let chip = Shared::new();
+    let function = FakeFn::new(chip.clone());
+    let port = P::open(config, function.clone()).unwrap();
+    Bench { chip, function, port }
+}
+
+impl<P: Played> Bench<P> {
+    pub(crate) fn deliver(&self, frame: &[u8]) -> bool {
+        self.chip.lock().deliver(self.function.dma_view(), 0, frame)
+    }
+
+    pub(crate) fn until(&self, what: &str, good: impl Fn(&PortInfo) -> bool) -> PortInfo {
+        until(&*self.port, what, good)
+    }
+
+    /// Sends a frame with a partial checksum, and gives what the card was told.
+    pub(crate) fn sum(&self, len: usize, csum_start: u16, csum_offset: u16) -> SentFrame {
+        let offload = Offload { needs_csum: true, csum_start, csum_offset, ..Offload::default() };
+        let mut tx = self.port.tx_queue(0).unwrap();
+        assert_eq!(send_with(&mut *tx, &[frame(len, 0)], offload), 1);
+        self.chip.lock().sent.pop().unwrap()
+    }
+}
+
+pub(crate) fn frames_of_every_length_both_ways<P: Played>() {
+    let bench = bench::<P>(NicConfig { mtu: 9018, ..config() });
+    let (mut rx, mut tx) = (bench.port.rx_queue(0).unwrap(), bench.port.tx_queue(0).unwrap());
+    for len in (60..1518).chain([2047, 2048, 2049, 4095, 4096, 4097, 9018]) {
+        let frame = frame(len, len);
+        assert_eq!(send(&mut *tx, std::slice::from_ref(&frame)), 1);
+        let sent = bench.chip.lock().sent.pop().unwrap();
+        assert!(sent == SentFrame { bytes: frame.clone(), checksum: None }, "sent, {len}");
+        assert!(bench.deliver(&frame));
+        assert!(receive(&mut *rx) == [frame], "received, {len}");
+    }
+    assert_eq!(bench.function.dma_view().faults(), 0);
+    let info = bench.port.info();
+    assert_eq!((info.link, info.mac), (LinkState::Up, Some(MAC)));
+}
+
+pub(crate) fn the_ring_goes_round_with_long_frames_cut_by_bursts<P: Played>() {
+    let bench = bench::<P>(config());
+    let mut rx = bench.port.rx_queue(0).unwrap();
+    let mut came = 0;
+    for round in 0..400 {
+        let long = frame(9000, round);
+        // Fills the card up to the point where it drops, as a card on a busy wire does.
+        let mut put = 0;
+        while bench.deliver(&long) {
+            put += 1;
+        }
+        let got = receive(&mut *rx);
+        assert!(got.iter().all(|bytes| bytes.len() == 9000));
+        came += got.len();
+        assert!(put > 0 || !got.is_empty(), "the ring stands still in round {round}");
+    }
+    assert!(came > 400);
+}
+
+pub(crate) fn doorbells_are_few_at_full_bursts<P: Played>() {
+    let bench = bench::<P>(config());
+    let (mut rx, mut tx) = (bench.port.rx_queue(0).unwrap(), bench.port.tx_queue(0).unwrap());
+    let frames: Vec<_> = (0..BURST).map(|i| frame(64, i)).collect();
+    let (before, rounds) = (bench.function.writes(), 64);
+    for _ in 0..rounds {
+        assert_eq!(send(&mut *tx, &frames), BURST);
+        frames.iter().for_each(|frame| assert!(bench.deliver(frame)));
+        assert_eq!(receive(&mut *rx).len(), BURST);
+    }
+    let tails = [P::TX, P::RX].map(|ring| bench.function.writes_at(0, ring + RING_TAIL));
+    let (tails, reports) = (tails.iter().sum::<u64>(), bench.chip.lock().reports);
+    let (writes, packets) = (bench.function.writes() - before, 2 * rounds * BURST as u64);
+    println!("{}: {writes} register writes, {reports} reports for {packets} packets", bench.port.driver());
+    // The watch looks at the link meanwhile; that is no doorbell.
+    assert!(tails * 16 <= packets, "{tails} doorbells for {packets} packets");
+    assert!(reports <= rounds, "{reports} reports for {rounds} batches");
+}
+
+pub(crate) fn a_full_ring_drops_and_recovers<P: Played>() {
+    let bench = bench::<P>(NicConfig { tick: Duration::from_secs(3600), ..config() });
+    let mut tx = bench.port.tx_queue(0).unwrap();
+    bench.chip.lock().stuck = true;
+    let frames: Vec<_> = (0..200).map(|i| frame(60, i)).collect();
+    let sent = send(&mut *tx, &frames);
+    assert!((100..128).contains(&sent), "{sent}");
+    assert_eq!(tx.counters().drops.get(DropReason::TxRingFull), 200 - sent as u64);
+    let mut chip = bench.chip.lock();
+    chip.stuck = false;
+    chip.transmit(bench.function.dma_view(), 0);
+    assert_eq!(chip.sent.len(), sent);
+    drop(chip);
+    assert_eq!(send(&mut *tx, &frames[..32]), 32);
+    assert!(bench.chip.lock().sent.len() > sent);
+}
+
+pub(crate) fn a_sleeping_worker_is_woken_by_its_queue<P: Played>() {
+    let bench = bench::<P>(config());
+    let mut rx = bench.port.rx_queue(0).unwrap();
+    let event = rx.wait_fd().unwrap();
+    let mut count = [0; 8];
+    let _ = rustix::io::read(&*event, &mut count);
+    assert!(bench.deliver(&frame(60, 0)));
+    assert!(rustix::io::read(&*event, &mut count).is_err(), "not asked for");
+    assert_eq!(receive(&mut *rx).len(), 1);
+    assert_eq!(rx.arm(), Armed::Idle);
+    assert!(bench.deliver(&frame(60, 0)));
+    assert_eq!(rustix::io::read(&*event, &mut count), Ok(8));
+    assert_eq!(rx.arm(), Armed::Work);
+    rx.disarm();
+}
+
+pub(crate) fn a_change_of_the_link_is_reported<P: Played>() {
+    // No tick: only the interrupt tells.
+    let bench = bench::<P>(NicConfig { tick: Duration::from_secs(3600), ..config() });
+    bench.chip.lock().set_link(bench.function.dma_view(), false);
+    bench.until("link down", |info| info.link == LinkState::Down);
+    bench.chip.lock().set_link(bench.function.dma_view(), true);
+    let info = bench.until("link up", |info| info.link == LinkState::Up);
+    assert!(info.status.contains(&("link_speed".into(), "1000 Mbit/s".into())), "{info:?}");
+}
+
+pub(crate) fn a_card_with_a_fault_is_restarted_and_works_again<P: Played>() {
+    let bench = bench::<P>(config());
+    let (mut rx, mut tx) = (bench.port.rx_queue(0).unwrap(), bench.port.tx_queue(0).unwrap());
+    bench.chip.lock().lies = true;
+    assert!(bench.deliver(&frame(60, 0)));
+    assert_eq!(receive(&mut *rx).len(), 0);
+    bench.until("restart after a lie", |info| restarts(info) == 1 && info.error.is_none());
+    assert!(bench.deliver(&frame(99, 1)));
+    assert_eq!(receive(&mut *rx), [frame(99, 1)]);
+
+    bench.chip.lock().stuck = true;
+    assert_eq!(send(&mut *tx, &[frame(60, 0)]), 1);
+    bench.until("restart of a stuck card", |info| restarts(info) > 1);
+    bench.chip.lock().stuck = false;
+    bench.until("recovery", |info| info.error.is_none() && info.link == LinkState::Up);
+    assert_eq!(send(&mut *tx, &[frame(98, 1)]), 1);
+    assert_eq!(bench.chip.lock().sent.last().unwrap().bytes, frame(98, 1));
+
+    bench.function.pull();
+    let info = bench.until("error", |info| info.error.is_some());
+    assert_eq!(info.link, LinkState::Down);
+    bench.function.put_back();
+    bench.until("back in its slot", |info| info.error.is_none() && info.link == LinkState::Up);
+    assert!(bench.deliver(&frame(60, 3)));
+    assert_eq!(receive(&mut *rx), [frame(60, 3)]);
+}
+
+/// Makes tests of all of the above for a card.
+macro_rules! intel_suite {
+    ($card:ty) => {
+        $crate::nic::intel::suite::intel_suite!($card:
+            frames_of_every_length_both_ways the_ring_goes_round_with_long_frames_cut_by_bursts
+            doorbells_are_few_at_full_bursts a_full_ring_drops_and_recovers
+            a_sleeping_worker_is_woken_by_its_queue a_change_of_the_link_is_reported
+            a_card_with_a_fault_is_restarted_and_works_again);
+    };
+    ($card:ty: $($test:ident)+) => {$(
+        #[test]
+        fn $test() {
+            $crate::nic::intel::suite::$test::<$card>();
+        }
+    )+};
+}
+pub(crate) use intel_suite;

@@ -1,0 +1,102 @@
+//! Virtual functions of a card whose physical function stays with the kernel, in a guest with an IOMMU.
+
+use tests::guest::{Card, HostConfig, HostGuest, Wire};
+use tests::lab::Lab;
+
+use crate::nic_ports::{JUMBO, add_port, add_port_at, carry, frame, statistic};
+use crate::stage::PATIENCE;
+
+/// A frame with a tag.
+fn tagged(len: usize, from: u8, to: u8, vlan: u8) -> Vec<u8> {
+    let mut frame = frame(len, from, to, 0);
+    frame.splice(12..12, [0x81, 0, 0, vlan]);
+    frame
+}
+
+fn next_tagged(wire: &Wire) -> Vec<u8> {
+    loop {
+        let frame = wire.receive().unwrap();
+        if frame.get(12..14) == Some(&[0x81, 0][..]) {
+            return frame;
+        }
+    }
+}
+
+/// The physical function's network device is up, with a link, as it must be before there are virtual functions.
+fn physical_function_up(host: &mut HostGuest, card: usize) -> String {
+    host.load_igb().unwrap();
+    let address = &host.addresses[card];
+    let device = host.guest.run(&format!("ls /sys/bus/pci/devices/{address}/net")).unwrap().trim().to_owned();
+    link_up(host, &device);
+    device
+}
+
+fn link_up(host: &mut HostGuest, device: &str) {
+    let wait = format!(
+        "for i in $(seq 300); do [ $(cat /sys/class/net/{device}/carrier) = 1 ] && exit 0; sleep 0.1; done; exit 1"
+    );
+    host.guest.run(&format!("ip link set {device} mtu 9000 up; ({wait})")).unwrap();
+}
+
+/// Frames of these lengths, from each wire to the other.
+fn both(host: &HostGuest, lengths: &[usize]) {
+    for (from, to) in [(0, 1), (1, 0)] {
+        carry((&host.wires[from], from as u8), (&host.wires[to], to as u8), lengths.iter().copied());
+    }
+}
+
+#[test]
+fn a_virtual_function_is_a_port() {
+    let lab = Lab::open().unwrap();
+    let cards = vec![Card::new("igb", 1, ""), Card::new("e1000e", 2, "")];
+    let config = HostConfig { cards, kernel_with_cards: true, ..HostConfig::default() };
+    let mut host = HostGuest::boot_with(&lab, &config).unwrap();
+    let device = physical_function_up(&mut host, 0);
+    let folder = format!("/sys/bus/pci/devices/{}", host.addresses[0]);
+    host.guest
+        .run(&format!("echo 0 > {folder}/sriov_drivers_autoprobe; echo 2 > {folder}/sriov_numvfs"))
+        .unwrap();
+    let function =
+        host.guest.run(&format!("basename $(readlink {folder}/virtfn1)")).unwrap().trim().to_owned();
+
+    host.vsctl("add-br br0").unwrap();
+    add_port(&mut host, "br0", 1, JUMBO);
+    // What goes to the other wire is for 52:54:00:aa:00:01.
+    let filter = format!("{JUMBO} 'options:vf-filter=\"mac=52:54:00:aa:00:01,vlan=7\"'");
+    add_port_at(&mut host, "br0", 0, &function, &filter);
+    let every: Vec<usize> =
+        (60..=1518).chain([64; 400]).chain([2047, 2048, 2049, 4095, 4096, 4097, 8999, 9000, 9032]).collect();
+    both(&host, &every);
+
+    // Of tagged frames it gets those of the VLANs it asked for.
+    for vlan in [8, 7] {
+        host.wires[0].send(&tagged(100, 0, 1, vlan)).unwrap();
+    }
+    assert_eq!(next_tagged(&host.wires[1]), tagged(100, 0, 1, 7));
+
+    // The worker sleeps, and an interrupt of the virtual function wakes it.
+    host.vsctl_until("--format=csv pmd", PATIENCE, |text| text.contains("sleeping")).unwrap();
+    both(&host, &[60]);
+    host.vsctl_until("get Interface up0 statistics:rx_good_packets", PATIENCE, |n| {
+        n.trim().parse().is_ok_and(|n: usize| n > every.len())
+    })
+    .unwrap();
+    assert!(statistic(&mut host, 0, "tx_good_packets") > every.len() as u64);
+
+    // The physical function goes down and comes back: the virtual one is introduced to it again.
+    host.guest.run(&format!("ip link set {device} down")).unwrap();
+    host.vsctl_until("get Interface up0 link_state error", PATIENCE, |text| {
+        text.starts_with("down") && text.contains("ip link set")
+    })
+    .unwrap();
+    link_up(&mut host, &device);
+    host.vsctl_until("get Interface up0 link_state error", PATIENCE, |text| text.trim() == "up\n[]").unwrap();
+    both(&host, &[60, 1518, 9000]);
+
+    // It is taken away while it is a port.
+    host.guest.run(&format!("echo 0 > {folder}/sriov_numvfs")).unwrap();
+    host.vsctl_until("get Interface up0 error", PATIENCE, |text| {
+        text.contains("no PCI device") || text.contains("removed")
+    })
+    .unwrap();
+}
