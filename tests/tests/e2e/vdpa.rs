@@ -71,7 +71,8 @@ impl<'lab> Site<'lab> {
     fn passes_the_switch_by(&mut self, guest: &mut Guest) {
         let before = moved(&mut self.host);
         // Ends with the last answer; waits for it as long as it takes on a busy machine.
-        guest.run_for(&format!("ping -c 5 -i 0.2 -W 60 {OUTSIDE}"), PATIENCE).unwrap();
+        let said = guest.run_for(&format!("ping -c 5 -i 0.2 -W 60 {OUTSIDE}"), PATIENCE).unwrap();
+        assert!(said.contains(" 5 packets received"), "{said}");
         assert_eq!(moved(&mut self.host), before, "frames went by the switch");
     }
 
