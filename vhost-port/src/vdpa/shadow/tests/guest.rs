@@ -17,7 +17,7 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap};
 
 use crate::memory::{DirtyLog, MemTable, PageLog, Region, RegionSpec};
-use crate::ring::{DeviceRing, Direction, Resume, RingAddresses, RingConfig, RingFile, RingRules};
+use crate::ring::{DeviceRing, Direction, Kept, Resume, RingAddresses, RingConfig, RingFile, RingRules};
 
 pub(super) const MEMORY: u64 = 1 << 20;
 /// Where the ring lies, where indirect tables, and where buffers: a slot for each chain there can be.
@@ -134,7 +134,8 @@ impl Guest {
 
     /// The device side of the ring, after whoever had it before is gone, and as a front-end starts it that does not know where that one was.
     pub(super) fn start(&self) -> DeviceRing {
-        let made = self.config.activate(&self.memory, self.rules, (&self.kept, 0), Resume::ByRecord);
+        let kept = Kept { file: &self.kept, inflight: None, index: 0 };
+        let made = self.config.activate(&self.memory, self.rules, kept, Resume::ByRecord);
         let mut ring = made.unwrap().unwrap().ring;
         ring.rewind_to_used();
         ring.log_to(&self.log, None);
