@@ -12,6 +12,7 @@ use netlink_packet_route::link::{
 };
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
+use rustix::io::Errno;
 
 use crate::port::PmdError;
 
@@ -90,11 +91,9 @@ pub fn set_virtual_function(index: u32, number: u16, wanted: &VfSettings) -> Res
         let mut request = link(index);
         request.attributes.push(LinkAttribute::VfInfoList(vec![LinkVfInfo(vec![info])]));
         ask(RouteNetlinkMessage::SetLink(request), NLM_F_REQUEST | NLM_F_ACK).map_err(|error| {
-            let remedy = match error.raw_os_error() {
-                Some(code) if code == libc::EOPNOTSUPP => {
-                    "the driver of the physical function cannot do that"
-                }
-                Some(code) if code == libc::EPERM => "run vswitchd as root, or with CAP_NET_ADMIN",
+            let remedy = match Errno::from_io_error(&error) {
+                Some(Errno::OPNOTSUPP) => "the driver of the physical function cannot do that",
+                Some(Errno::PERM) => "run vswitchd as root, or with CAP_NET_ADMIN",
                 _ => "the kernel log says more (`dmesg`)",
             };
             PmdError::system(format!("setting {name} of virtual function {number}"), remedy, error)
