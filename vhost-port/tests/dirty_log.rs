@@ -102,21 +102,6 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..16)
 }
 
-/// Runs what the device does and holds the log against what has changed: every page that differs has its bit. Returns the pages
-/// that were logged.
-fn observed(guest: &Guest, log: &Log, device: impl FnOnce()) -> BTreeSet<u64> {
-    let before = guest.read(0, MEMORY as usize);
-    device();
-    let after = guest.read(0, MEMORY as usize);
-    let logged = log.take();
-    let pages = before.chunks(PAGE as usize).zip(after.chunks(PAGE as usize));
-    let changed = (0..).zip(pages).filter(|(_, (before, after))| before != after).map(|(page, _)| page);
-    for page in changed {
-        assert!(logged.contains(&page), "page {page:#x} has changed and is not in the log: {logged:x?}");
-    }
-    logged
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
@@ -149,7 +134,7 @@ fn perform(scene: &mut Scene, txq: &mut dyn TxQueue, rxq: &mut dyn RxQueue, step
             }
             let frames: Vec<_> = lens.iter().map(|&len| pattern(len, seed.wrapping_add(len as u8))).collect();
             let mut sent = 0;
-            let logged = observed(guest, log, || sent = send(txq, &frames));
+            let logged = log.observed(guest, |_| sent = send(txq, &frames));
             if sent > 0 {
                 assert!(
                     logged.contains(&(guest.used_gpa(0) / PAGE)),
@@ -166,7 +151,7 @@ fn perform(scene: &mut Scene, txq: &mut dyn TxQueue, rxq: &mut dyn RxQueue, step
                 guest.send(1, NetHeader::default(), &pattern(60, seed.wrapping_add(i)), &[]);
             });
             let mut received = 0;
-            let logged = observed(guest, log, || {
+            let logged = log.observed(guest, |_| {
                 received = std::iter::from_fn(|| Some(burst(rxq).len()).filter(|&n| n > 0)).sum();
             });
             assert_eq!(received, count);
@@ -174,18 +159,18 @@ fn perform(scene: &mut Scene, txq: &mut dyn TxQueue, rxq: &mut dyn RxQueue, step
             assert_eq!(guest.reclaim(1), count);
         }
         Step::Arm => {
-            observed(guest, log, || assert_eq!(rxq.arm(), Armed::Idle));
-            observed(guest, log, || rxq.disarm());
+            log.observed(guest, |_| assert_eq!(rxq.arm(), Armed::Idle));
+            log.observed(guest, |_| rxq.disarm());
         }
         Step::Discard(count) => {
             (0..count as u8).for_each(|i| {
                 guest.send(1, NetHeader::default(), &pattern(60, i), &[]);
             });
             let mut frontend = guest.frontend.clone();
-            let off = observed(guest, log, || frontend.set_vring_enable(1, false).unwrap());
+            let off = log.observed(guest, |_| frontend.set_vring_enable(1, false).unwrap());
             assert!(off.contains(&(guest.used_gpa(1) / PAGE)));
             assert_eq!(guest.reclaim(1), count);
-            observed(guest, log, || frontend.set_vring_enable(1, true).unwrap());
+            log.observed(guest, |_| frontend.set_vring_enable(1, true).unwrap());
         }
     }
 }

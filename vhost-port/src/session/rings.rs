@@ -266,12 +266,12 @@ impl Session {
             self.shared.late_tx.drops.add(DropReason::TxLinkDown, guard.held.clear());
         }
         let held = !guard.held.is_empty();
-        let made = guard.ring.is_some();
+        let begins = guard.ring.is_some() || awaiting;
         vring.set_awaiting(works && (awaiting || held));
         vring.set_usable(usable && !held);
         drop(guard);
         vring.wake();
-        if made {
+        if begins {
             self.note_start(usable);
         }
         if held {
