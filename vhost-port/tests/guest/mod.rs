@@ -97,6 +97,21 @@ impl Guest {
         guest
     }
 
+    /// Goes on at another port, in a copy of its memory, with rings that stopped at these bases. The driver notices nothing.
+    pub(crate) fn move_to(&mut self, path: &Path, memory: File, bases: &[u32]) {
+        let (prot, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED | MapFlags::FIXED);
+        // SAFETY: in the place of the old mapping, of which there are addresses but no references.
+        unsafe { mmap(self.base.as_ptr().cast(), MEMORY as usize, prot, flags, &memory, 0) }.unwrap();
+        self.file = memory;
+        self.frontend = Frontend::connect(path, self.rings.len() as u64).unwrap();
+        negotiate(&mut self.frontend, self.features);
+        self.frontend.set_mem_table(&Guest::regions(&self.file)).unwrap();
+        for (index, &base) in bases.iter().enumerate() {
+            self.start_ring(index, base as u16);
+            self.enable(index, true);
+        }
+    }
+
     /// Says again what a driver says when it starts, after a reset of the device: fresh rings in the same memory.
     pub(crate) fn restart(&mut self, features: u64) {
         self.features = features;

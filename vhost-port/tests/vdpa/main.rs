@@ -9,14 +9,22 @@ mod bench;
 mod faults;
 #[path = "../guest/mod.rs"]
 mod guest;
+mod migration;
+
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 
 use bench::{Bench, FITS, MAC, NAMES, frame};
 use guest::{Guest, MODERN, wait_for};
 use pmd::port::{DropReason, LinkState};
 use pmd::virtio::NetHeader;
 use pmd::virtio::features::*;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use vhost::vhost_user::VhostUserFrontend;
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo};
+use vhost_port::vdpa::DoorbellPage;
 use vhost_port::vdpa::fake::{Fake, Faults, able_device, plain_function};
 
 /// A frame each way by card `at`.
@@ -368,6 +376,39 @@ fn queue_pairs_are_switched_at_the_device() {
     bench.cards[0].set_faults(Faults { set_queue_pairs: true, ..Faults::default() });
     guest.enable(4, false);
     bench.wait_for_engine("software");
+}
+
+#[test]
+fn doorbells_are_handed_to_the_front_end_and_taken_back() {
+    let mut bench = Bench::new(able_device);
+    let file = std::fs::File::open("/proc/self/exe").unwrap();
+    let page = DoorbellPage { fd: Arc::new(file.into()), offset: 0x3000, len: 0x1000 };
+    bench.cards[0].offer_page(page);
+    let mut guest = bench.guest(FITS, 2);
+    wait_for(&bench.port, |info| info.link == LinkState::Up);
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    guest.frontend.set_backend_request_fd(&theirs).unwrap();
+    // The next message: what it says of which ring, and whether a descriptor came along.
+    let next = || {
+        let mut bytes = [0; 36];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let parts = &mut [IoSliceMut::new(&mut bytes)];
+        let got = recvmsg(&ours, parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC).unwrap().bytes;
+        assert_eq!(got, 36);
+        let rights = ancillary.drain().any(|message| matches!(message, RecvAncillaryMessage::ScmRights(_)));
+        assert_eq!(bytes[..12], [3, 0, 0, 0, 1, 0, 0, 0, 24, 0, 0, 0]);
+        let words = bytes[12..].chunks(8).map(|word| u64::from_le_bytes(word.try_into().unwrap()));
+        (words.collect::<Vec<_>>(), rights)
+    };
+    bench.want(&NAMES[..1]);
+    assert_eq!([next(), next()], [0, 1].map(|ring| (vec![ring, 0x1000, 0x3000], true)));
+    bench.wait_for_engine("direct");
+    assert_eq!(bench.say("vdpa-doorbells").unwrap(), "2");
+    bench.want(&[]);
+    assert_eq!([next(), next()], [0x100, 0x101].map(|ring| (vec![ring, 0, 0], false)));
+    bench.wait_for_engine("software");
+    exchange_by_switch(&mut bench, &mut guest, 1);
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::ring::{
     Cursor, DeviceRing, Direction, Extent, Kept, Resume, Ring, RingAddresses, RingConfig, RingFault,
     RingFile, RingRules, Segment,
 };
-use crate::vdpa::device::{Capabilities, DeviceStatistics, RingStart, Start, StartIndex};
+use crate::vdpa::device::{Capabilities, DeviceStatistics, DoorbellPage, RingStart, Start, StartIndex};
 use crate::vdpa::error::{VdpaError, VdpaProblem};
 use crate::vdpa::memory::DmaMapping;
 
@@ -41,6 +41,7 @@ pub(super) struct Card {
     pub(super) faults: Faults,
     pub(super) dead: bool,
     pub(super) works_when_kicked: bool,
+    pub(super) page: Option<DoorbellPage>,
     pub(super) kicks: u64,
     pub(super) opened: u64,
     pub(super) pairs: u16,
@@ -65,6 +66,7 @@ impl Card {
             faults: Faults::default(),
             dead: false,
             works_when_kicked: false,
+            page: None,
             kicks: 0,
             opened: 0,
             pairs: 0,
