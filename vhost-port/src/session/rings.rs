@@ -266,10 +266,14 @@ impl Session {
             self.shared.late_tx.drops.add(DropReason::TxLinkDown, guard.held.clear());
         }
         let held = !guard.held.is_empty();
+        let begins = guard.ring.is_some() || awaiting;
         vring.set_awaiting(works && (awaiting || held));
         vring.set_usable(usable && !held);
         drop(guard);
         vring.wake();
+        if begins {
+            self.note_start(usable);
+        }
         if held {
             self.send_late(at);
         }
