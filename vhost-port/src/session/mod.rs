@@ -7,6 +7,7 @@
 //!   config_space   what the guest's driver reads of the device
 //!   iommu      translations, and asking for them     backend_channel   our messages to the front-end
 //!   migration  moving a guest away, and receiving one
+//!   postcopy   a guest whose memory arrives while it runs
 //!   device_state   what another back-end goes on from
 //! ```
 //!
@@ -26,6 +27,7 @@ mod iommu;
 mod machine;
 mod migration;
 mod offload;
+mod postcopy;
 mod rings;
 mod shadow;
 
