@@ -229,6 +229,7 @@ fn guest_runs_before_its_memory_has_arrived() {
         .until("summary", PATIENCE, |ping| ping.log().contains("round-trip").then(|| ping.log()))
         .unwrap();
     println!("{}", text.lines().find(|line| line.contains("packets transmitted")).unwrap());
+    println!("{}", moved.to.switch.vsctl("get Interface vm statistics").unwrap());
     assert_eq!(moved.waiting.run("md5sum /tmp/random").unwrap(), sum);
     moved.waiting.run("ping -c 3 10.1.0.100").unwrap();
     assert_eq!(moved.to.switch.vsctl("get Interface vm error").unwrap().trim(), "[]");
