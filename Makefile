@@ -64,6 +64,7 @@ soak: ## 256 ports whose guests come and go at random for MINUTES (10), nothing 
 lab: ## fetch what the end-to-end tests need, without running them
 	tools/lab/setup.sh
 	tools/lab/qemu11.sh
+	tools/lab/kernel-with-cards.sh
 
 lab-clean: ## delete the lab cache
 	rm -rf "$${VSWITCH_LAB:-$${XDG_CACHE_HOME:-$$HOME/.cache}/vswitch-lab}"

@@ -18,7 +18,7 @@ pub use crate::front_end::bench::Bench as FrontBench;
 use crate::config::VhostConfig;
 use crate::memory::{MemTable, Region, RegionSpec};
 use crate::net::{NetRules, Shared, VhostRx, VhostTx};
-use crate::ring::{Resume, RingAddresses, RingConfig, RingFile, RingRules, checked_size};
+use crate::ring::{Kept, Resume, RingAddresses, RingConfig, RingFile, RingRules, checked_size};
 
 pub use shadow::{Setting, ShadowBench};
 
@@ -94,7 +94,7 @@ impl Bench {
             ..RingConfig::default()
         };
         let mut guard = vring.lock();
-        let place = (&self.shared.ring_file, ring.index);
+        let place = Kept { file: &self.shared.ring_file, inflight: None, index: ring.index };
         let made = config.activate(&self.memory, rules, place, Resume::AtBase).map_err(|e| e.to_string())?;
         guard.ring = made.map(|made| made.ring);
         guard.net = NetRules::new(features);

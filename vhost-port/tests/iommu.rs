@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use guest::iommu::PAGE;
+use guest::log::Log;
 use guest::{Guest, MEMORY, MODERN, RING_AREA, burst, wait_for};
 use pmd::packet::{BatchStorage, Gso, Offload, Span};
 use pmd::port::{Armed, DropReason, LinkState, Port, RxQueue, TxQueue, Waker};
@@ -411,5 +412,43 @@ proptest! {
         prop_assert_eq!(frames.len(), sent.len());
         prop_assert!(frames == sent);
         prop_assert_eq!(port.info().error, None);
+    }
+}
+
+/// A guest that is being moved: pages are logged where they are in its memory, wherever it sees them; also what is written when its
+/// translations are all taken back and come again.
+#[test]
+fn what_is_written_is_logged_where_it_is() {
+    for features in KINDS.map(|kind| IOMMU | kind).into_iter().flat_map(|f| [f, f | VIRTIO_F_EVENT_IDX]) {
+        let (_dir, port, mut guest) = setup_with(features);
+        port.set_mtu(9000).unwrap();
+        let log = Log::new(MEMORY);
+        log.give(&guest.frontend);
+        guest.frontend.set_features(features | VHOST_F_LOG_ALL).unwrap();
+        (0..2).for_each(|ring| guest.log_used_at(ring, guest.used_gpa(ring)));
+        let (mut txq, mut rxq) = (port.tx_queue(0).unwrap(), port.rx_queue(0).unwrap());
+        for round in 0..6 {
+            // In pieces, over the borders of pages, and over several chains.
+            (0..4).for_each(|_| guest.post(0, &[700, 3000]));
+            let frame = pattern(100 + usize::from(round) * 1300, round);
+            let logged = log.observed(&mut guest, |guest| {
+                assert!(deliver(&mut *txq, guest, &frame) == frame);
+            });
+            assert!(!logged.is_empty() && logged.len() < 32, "{logged:x?}");
+            guest.send(1, NetHeader::default(), &pattern(60, round), &[]);
+            let logged = log.observed(&mut guest, |guest| {
+                assert_eq!(receive(&mut *rxq, guest), [pattern(60, round)]);
+            });
+            assert!(!logged.is_empty() && logged.len() < 8, "{logged:x?}");
+            guest.reclaim(1);
+            log.observed(&mut guest, |_| {
+                rxq.arm();
+                rxq.disarm();
+            });
+            if round % 2 == 1 {
+                log.observed(&mut guest, |guest| guest.iommu().invalidate(0, MEMORY));
+            }
+            while guest.rings[0].driver.free() < 32 && guest.receive(0).is_some() {}
+        }
     }
 }

@@ -18,12 +18,13 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
 use rustix::io::Errno;
 
 use super::link_watch::{LinkWatch, Watched};
-use super::netdev::NetDevice;
+use super::netdev::{LINK_OVERHEAD, NetDevice};
 use super::parked::Parked;
 use crate::memory::Arena;
 use crate::port::{PmdError, Port, PortEvents, PortInfo, RxQueue, TxQueue};
@@ -32,7 +33,7 @@ use program::Take;
 use rx::{AfXdpRx, Receiver};
 use socket::{Copies, Socket};
 use tx::{AfXdpTx, Sender, Shared};
-use umem::Umem;
+use umem::{ONE_CHUNK, Umem};
 
 mod assembler;
 mod filter;
@@ -93,6 +94,8 @@ struct AfXdpPort {
     /// The program runs as long as this is open. First, so that it ends before its sockets do.
     _attached: OwnedFd,
     device: Arc<NetDevice>,
+    /// The driver uses our memory itself, and knows no frames of several chunks.
+    one_chunk: bool,
     receivers: Parked<Receiver>,
     senders: Vec<Arc<Shared>>,
     _map: OwnedFd,
@@ -135,6 +138,7 @@ pub fn open(config: &AfXdpConfig) -> Result<Arc<dyn Port>, PmdError> {
             config.name
         ));
     }
+    let one_chunk = sockets.iter().any(|(socket, _)| socket.takes_one_chunk());
     let (mut receivers, mut senders) = (Vec::new(), Vec::new());
     for (socket, umem) in sockets {
         let Socket { fd, fill, rx, tx, completion, multi_buffer, .. } = socket;
@@ -147,6 +151,7 @@ pub fn open(config: &AfXdpConfig) -> Result<Arc<dyn Port>, PmdError> {
     Ok(Arc::new(AfXdpPort {
         _attached: attached,
         device,
+        one_chunk,
         receivers: Parked::new(receivers),
         senders,
         _map: map,
@@ -201,6 +206,16 @@ fn attach(
     Ok((attached, Attach::Generic))
 }
 
+/// Largest MTU of a driver whose zero-copy knows no frames of several chunks.
+const ONE_CHUNK_MTU: u16 = (ONE_CHUNK - LINK_OVERHEAD) as u16;
+
+fn too_long_for_one_chunk(name: &str, mtu: u16) -> PmdError {
+    PmdError::Config(format!(
+        "{name}: MTU {mtu} cannot be with xdp-mode=native-with-zerocopy, in which this driver takes frames of one chunk: at most \
+         {ONE_CHUNK_MTU}, or options:xdp-mode=native"
+    ))
+}
+
 /// Binds a socket to each queue, in one arena. All copy, or none does.
 fn bind_queues(
     device: &NetDevice,
@@ -219,19 +234,24 @@ fn bind_queues(
     for queue in 0..queues {
         let umem = Umem::of(&arena, queue.into());
         let umem = umem.ok_or_else(|| PmdError::Config(format!("{name}: no memory for queue {queue}")))?;
-        let mut socket = socket::open(device.index(), queue.into(), &umem, copies);
-        if let Err(error) = &socket
-            && copies == Copies::No
-            && mode == Mode::BestEffort
-            && queue == 0
-        {
-            notes.push(format!("zero-copy: {error}"));
-            copies = Copies::Yes;
-            socket = socket::open(device.index(), 0, &umem, copies);
+        let open = |copies| {
+            socket::open(device.index(), queue.into(), &umem, copies)
+                .map_err(|e| fault(name, &format!("binding an AF_XDP socket to queue {queue}"), e))
+        };
+        let mut socket = open(copies);
+        if copies == Copies::No && queue == 0 {
+            let mtu = device.mtu().load(Relaxed);
+            if mtu > ONE_CHUNK_MTU && socket.as_ref().is_ok_and(Socket::takes_one_chunk) {
+                socket = Err(too_long_for_one_chunk(name, mtu));
+            }
+            // Its queue is free again by now, or is waited for.
+            if let (Mode::BestEffort, Err(error)) = (mode, &socket) {
+                notes.push(format!("zero-copy: {error}"));
+                copies = Copies::Yes;
+                socket = open(copies);
+            }
         }
-        let socket =
-            socket.map_err(|e| fault(name, &format!("binding an AF_XDP socket to queue {queue}"), e))?;
-        sockets.push((socket, umem));
+        sockets.push((socket?, umem));
     }
     Ok(sockets)
 }
@@ -287,6 +307,9 @@ impl Port for AfXdpPort {
     }
 
     fn set_mtu(&self, mtu: u16) -> Result<(), PmdError> {
+        if self.one_chunk && mtu > ONE_CHUNK_MTU {
+            return Err(too_long_for_one_chunk(self.device.name().as_str(), mtu));
+        }
         self.device.set_mtu(mtu)
     }
 

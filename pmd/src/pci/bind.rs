@@ -16,7 +16,7 @@ use super::{PciAddress, PciInfo, Sysfs};
 use crate::port::PmdError;
 
 /// The driver that hands functions to processes.
-const VFIO_PCI: &str = "vfio-pci";
+pub(super) const VFIO_PCI: &str = "vfio-pci";
 
 /// Binds a function to `vfio-pci`. Does nothing when it is bound already. `force` binds it though the default route goes over it.
 ///
@@ -110,7 +110,7 @@ fn probe(sysfs: &Sysfs, address: PciAddress) -> Result<(), PmdError> {
     write(&sysfs.sys.join("bus/pci/drivers_probe"), &address.to_string(), address)
 }
 
-fn write(path: &Path, text: &str, address: PciAddress) -> Result<(), PmdError> {
+pub(super) fn write(path: &Path, text: &str, address: PciAddress) -> Result<(), PmdError> {
     // Without making the file: what is not there is not the kernel's.
     let file = fs::OpenOptions::new().write(true).open(path);
     file.and_then(|mut file| std::io::Write::write_all(&mut file, text.as_bytes())).map_err(|error| {
@@ -121,7 +121,7 @@ fn write(path: &Path, text: &str, address: PciAddress) -> Result<(), PmdError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::os::unix::fs::symlink;
 
     use tempfile::TempDir;
@@ -131,7 +131,7 @@ mod tests {
     const NIC: &str = "0000:05:00.0";
 
     /// A copy of the kernel's folders: one NIC in group 7, driven by `igb` as `eth0`.
-    fn machine() -> (TempDir, Sysfs) {
+    pub(in crate::pci) fn machine() -> (TempDir, Sysfs) {
         let folder = TempDir::new().unwrap();
         let sysfs = Sysfs { sys: folder.path().join("sys"), proc_net: folder.path().join("net") };
         for driver in ["vfio-pci", "igb"] {
@@ -144,11 +144,11 @@ mod tests {
         (folder, sysfs)
     }
 
-    fn nic() -> PciAddress {
+    pub(in crate::pci) fn nic() -> PciAddress {
         NIC.parse().unwrap()
     }
 
-    fn add(sysfs: &Sysfs, address: &str, group: u32, class: &str, driver: Option<&str>) {
+    pub(in crate::pci) fn add(sysfs: &Sysfs, address: &str, group: u32, class: &str, driver: Option<&str>) {
         let device = sysfs.sys.join("bus/pci/devices").join(address);
         fs::create_dir_all(&device).unwrap();
         for (file, text) in

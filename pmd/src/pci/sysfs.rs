@@ -129,6 +129,18 @@ impl Sysfs {
         })
     }
 
+    /// The virtual functions that a physical one has now, in the order of their numbers.
+    pub fn virtual_functions(&self, physical: PciAddress) -> Vec<PciAddress> {
+        let folder = self.device(physical);
+        let numbered = (0u32..).map(|number| link_name(&folder.join(format!("virtfn{number}"))));
+        numbered.map_while(|name| name?.parse().ok()).collect()
+    }
+
+    /// The kernel's number for a network device, by which rtnetlink knows it.
+    pub fn interface_index(&self, netdev: &str) -> Option<u32> {
+        read(&self.sys.join("class/net").join(netdev).join("ifindex"))?.parse().ok()
+    }
+
     /// Every function of an IOMMU group.
     pub fn group(&self, group: u32) -> Vec<PciInfo> {
         let folder = self.sys.join("kernel/iommu_groups").join(group.to_string()).join("devices");

@@ -181,7 +181,7 @@ impl Stage {
     }
 
     fn carries_frames(mut self) {
-        for round in 0..600u32 {
+        for round in 0..300u32 {
             let id = round % 256;
             let frame = [round as u8; 64];
             let mut header = [0; FrontBench::HEADER];

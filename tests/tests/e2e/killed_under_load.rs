@@ -3,17 +3,21 @@
 //! The guests live in this process, so that they can count: the `vhost` crate's front-end on the switch's sockets, our driver rings
 //! in shared memory, which notice themselves when they are given back what they have not given. Like QEMU's, the front-end does not know
 //! where a packed ring stands when the switch has died, and says zero.
+//!
+//! For the second half of the kills the guests are being migrated: what is copied by the dirty log, pass after pass, is in the end the memory, whatever
+//! a switch had no time to say.
 #![expect(unsafe_code, reason = "guests write their own memory by address")]
 
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use pmd::sys::map::SharedMap;
 use pmd::virtio::driver_ring::{Buffer, ChainRing, DriverRing, RingMemory};
 use pmd::virtio::features::{
-    VHOST_USER_F_PROTOCOL_FEATURES, VIRTIO_F_IN_ORDER, VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1,
-    VIRTIO_NET_F_MRG_RXBUF,
+    VHOST_F_LOG_ALL, VHOST_USER_F_PROTOCOL_FEATURES, VIRTIO_F_IN_ORDER, VIRTIO_F_RING_PACKED,
+    VIRTIO_F_VERSION_1, VIRTIO_NET_F_MRG_RXBUF,
 };
 use pmd::virtio::packed_driver_ring::PackedDriverRing;
 use pmd::virtio::split::IDX;
@@ -21,12 +25,14 @@ use pmd::virtio::{NetHeader, SharedPtr};
 use tests::guest::Socket;
 use vhost::vhost_user::message::VhostUserHeaderFlag;
 use vhost::vhost_user::{Frontend, VhostUserFrontend as _};
-use vhost::{VhostBackend as _, VhostUserMemoryRegionInfo, VringConfigData};
+use vhost::{VhostBackend as _, VhostUserDirtyLogRegion, VhostUserMemoryRegionInfo, VringConfigData};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::stage::{PATIENCE, Stage};
 
 const MEMORY: usize = 4 << 20;
+/// What a bit in the dirty log stands for.
+const PAGE: usize = 4096;
 /// Where the front-end says it has the memory.
 const USER: u64 = 0x7000_0000_0000;
 /// Entries of a ring. A packed one may have any number.
@@ -65,6 +71,42 @@ struct Guest {
     peer: u8,
     rings: Vec<Ring>,
     frontend: Option<Frontend>,
+    migration: Option<Migration>,
+}
+
+/// What a front-end has of a guest that it moves.
+struct Migration {
+    log: SharedMap,
+    /// The memory at its new home.
+    copy: Vec<u8>,
+}
+
+impl Migration {
+    /// Hands the log over.
+    fn give_log(&self, frontend: &Frontend) {
+        let region = VhostUserDirtyLogRegion {
+            mmap_size: self.log.len() as u64,
+            mmap_offset: 0,
+            mmap_handle: self.log.as_fd().as_raw_fd(),
+        };
+        frontend.set_log_base(0, Some(region)).unwrap();
+    }
+
+    /// Copies the pages that were written since the last pass.
+    fn pass(&mut self, memory: &SharedMap) {
+        for (index, pages) in self.copy.chunks_mut(64 * PAGE).enumerate() {
+            // SAFETY: the log has a bit for each page, and is only used as words.
+            let word = unsafe { AtomicU64::from_ptr(self.log.start().cast::<u64>().add(index).as_ptr()) };
+            if word.load(Ordering::Relaxed) == 0 {
+                continue;
+            }
+            let bits = word.swap(0, Ordering::SeqCst);
+            for (bit, page) in pages.chunks_mut(PAGE).enumerate().filter(|(bit, _)| bits >> bit & 1 != 0) {
+                let at = (index * 64 + bit) * PAGE;
+                assert_eq!(rustix::io::pread(memory.as_fd(), page, at as u64), Ok(PAGE));
+            }
+        }
+    }
 }
 
 impl Guest {
@@ -72,7 +114,8 @@ impl Guest {
         let plain = VIRTIO_F_VERSION_1 | VIRTIO_NET_F_MRG_RXBUF | VHOST_USER_F_PROTOCOL_FEATURES;
         let memory = SharedMap::create("guest", MEMORY, false).unwrap();
         let features = plain | more;
-        let mut guest = Guest { path, memory, features, number, peer, rings: Vec::new(), frontend: None };
+        let (rings, frontend, migration) = (Vec::new(), None, None);
+        let mut guest = Guest { path, memory, features, number, peer, rings, frontend, migration };
         for index in [RECEIVE, TRANSMIT] {
             let ring = guest.make_ring(index);
             guest.rings.push(ring);
@@ -152,7 +195,7 @@ impl Guest {
                 (true, false) => 1 << 15,
                 (true, true) => 0,
                 // SAFETY: inside the used ring.
-                (false, _) => unsafe { ring.memory.used.load_u16(IDX, std::sync::atomic::Ordering::Acquire) },
+                (false, _) => unsafe { ring.memory.used.load_u16(IDX, Ordering::Acquire) },
             };
             frontend.set_vring_num(index, size).unwrap();
             frontend.set_vring_addr(index, &config).unwrap();
@@ -161,7 +204,47 @@ impl Guest {
             frontend.set_vring_kick(index, &ring.kick).unwrap();
             frontend.set_vring_enable(index, true).unwrap();
         }
+        // As QEMU does, which lets rings run before.
+        if let Some(migration) = &self.migration {
+            migration.give_log(&frontend);
+        }
         self.frontend = Some(frontend);
+    }
+
+    /// Begins to move it: the log first, then the memory as it is.
+    fn migrate(&mut self) {
+        let mut migration =
+            Migration { log: SharedMap::create("log", PAGE, false).unwrap(), copy: vec![0; MEMORY] };
+        let frontend = self.frontend.as_ref().unwrap();
+        migration.give_log(frontend);
+        self.features |= VHOST_F_LOG_ALL;
+        frontend.set_features(self.features).unwrap();
+        assert_eq!(rustix::io::pread(self.memory.as_fd(), &mut migration.copy[..], 0), Ok(MEMORY));
+        self.migration = Some(migration);
+    }
+
+    /// Stops the rings and compares what the switch writes with the copy.
+    fn arrive(&mut self) {
+        let frontend = self.frontend.as_ref().unwrap();
+        for index in [RECEIVE, TRANSMIT] {
+            frontend.get_vring_base(index).unwrap();
+        }
+        let mut migration = self.migration.take().unwrap();
+        migration.pass(&self.memory);
+        let mut memory = vec![0; MEMORY];
+        assert_eq!(rustix::io::pread(self.memory.as_fd(), &mut memory[..], 0), Ok(MEMORY));
+        let from = (BUFFERS * (1 + RECEIVE as u64)) as usize;
+        let buffers = from..from + usize::from(self.size()) * BUFFER as usize;
+        assert!(
+            memory[buffers.clone()] == migration.copy[buffers],
+            "guest {}: a frame is not as it arrived",
+            self.number
+        );
+        for index in [RECEIVE, TRANSMIT] {
+            let [_, _, used] = self.layout(index).map(|part| part as usize);
+            let used = used..used + if self.packed() { 4 } else { 4 + 8 * usize::from(SPLIT_SIZE) };
+            assert!(memory[used.clone()] == migration.copy[used], "guest {}: ring {index}", self.number);
+        }
     }
 
     /// Gives a chain of the next buffers: one, or header and rest apart. True when there was room.
@@ -230,6 +313,9 @@ impl Guest {
             self.take_back(index);
             self.fill(index);
         }
+        if let Some(migration) = &mut self.migration {
+            migration.pass(&self.memory);
+        }
     }
 
     /// Chains that the switch has, of a ring.
@@ -269,7 +355,10 @@ fn every_buffer_comes_back_once_when_the_switch_is_killed_under_load() {
         .collect();
     // Any seed will do; the instants of death are as random as the scheduler.
     let mut dice = 0x2545_f491_4f6c_dd1d_u64;
-    for _ in 0..KILLS {
+    for kill in 0..KILLS {
+        if kill == KILLS / 2 {
+            guests.iter_mut().for_each(Guest::migrate);
+        }
         let before: Vec<u64> = guests.iter().map(|guest| guest.rings[RECEIVE].got).collect();
         until("traffic does not resume", &mut guests, Guest::work, |guests| {
             guests.iter().zip(&before).all(|(guest, before)| guest.rings[RECEIVE].got > before + 100)
@@ -307,4 +396,5 @@ fn every_buffer_comes_back_once_when_the_switch_is_killed_under_load() {
     for guest in &guests {
         assert_eq!(guest.rings[RECEIVE].driver.free(), usize::from(guest.size()), "given and got back");
     }
+    guests.iter_mut().for_each(Guest::arrive);
 }

@@ -4,6 +4,7 @@ use serde_json::json;
 use tests::guest::{Card, HostGuest, Wire};
 use tests::lab::Lab;
 
+use crate::nic_errors;
 use crate::stage::PATIENCE;
 
 pub(crate) const VIRTIO: &str = ",disable-legacy=on,iommu_platform=on,ats=on";
@@ -40,7 +41,7 @@ pub(crate) fn carry(from: (&Wire, u8), to: (&Wire, u8), lengths: impl IntoIterat
 }
 
 /// All that every pair of cards must do, on a bridge of their own.
-fn both_ways(host: &HostGuest, a: usize, b: usize, longest: usize) {
+pub(crate) fn both_ways(host: &HostGuest, a: usize, b: usize, longest: usize) {
     let ends = |i: usize| (&host.wires[i], i as u8);
     for (from, to) in [(a, b), (b, a)] {
         carry(ends(from), ends(to), 60..=1518);
@@ -100,7 +101,7 @@ fn ports(lab: &Lab, cards: &[Card], settings: &[&str]) -> HostGuest {
             _ => 1518,
         };
         both_ways(&host, 2 * pair, 2 * pair + 1, longest);
-        flap(&mut host, 2 * pair + 1);
+        (0..3).for_each(|_| flap(&mut host, 2 * pair + 1));
         // Nothing to do: the worker sleeps, and the next frame wakes it.
         host.vsctl_until("--format=csv pmd", PATIENCE, |text| text.contains("sleeping")).unwrap();
         let end = |card: usize| (&host.wires[card], card as u8);
@@ -158,5 +159,9 @@ fn virtio_cards_are_ports() {
         text.contains("no PCI device") || text.contains("removed")
     })
     .unwrap();
+    carry((&host.wires[0], 0), (&host.wires[1], 1), [60, 1518]);
+
+    host.vsctl("del-port br1 up2").unwrap();
+    nic_errors::settings_that_cannot_be(&mut host, 2, 1);
     carry((&host.wires[0], 0), (&host.wires[1], 1), [60, 1518]);
 }

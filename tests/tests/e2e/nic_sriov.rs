@@ -45,6 +45,32 @@ fn both(host: &HostGuest, lengths: &[usize]) {
     }
 }
 
+/// Makes two virtual functions and returns the address of the second, set up by the physical function's driver.
+fn function_one(host: &mut HostGuest, card: &str) -> String {
+    let refused = host.vsctl(&format!("nic vfs {card} 100")).unwrap_err().to_string();
+    assert!(refused.contains("it can have 7"), "{refused}");
+    let made = host.vsctl(&format!("--format=csv nic vfs {card} 2")).unwrap();
+    let columns: Vec<&str> = made.lines().last().unwrap().split(',').collect();
+    // Nobody drives it yet.
+    let ["1", function, "-", "-", ..] = columns[..] else { panic!("{made}") };
+    let refused = host.vsctl(&format!("nic set-vf {function} link=down")).unwrap_err().to_string();
+    assert!(
+        refused.contains("setting link of virtual function 1") && refused.contains("cannot do that"),
+        "{refused}"
+    );
+    // An address that the host has given lets the function ask for further ones only if it is trusted.
+    let wanted = "mac=52:54:00:00:07:01 trust=on spoofchk=off";
+    host.vsctl(&format!("nic set-vf {function} {wanted}")).unwrap();
+    let known = host.vsctl(&format!("--format=csv nic vfs {card}")).unwrap();
+    let columns: Vec<&str> = known.lines().last().unwrap().split(',').collect();
+    assert_eq!(
+        (columns[1], &columns[6..10]),
+        (function, &["52:54:00:00:07:01", "0", "yes", "no"][..]),
+        "{known}"
+    );
+    function.to_owned()
+}
+
 #[test]
 fn a_virtual_function_is_a_port() {
     let lab = Lab::open().unwrap();
@@ -52,18 +78,16 @@ fn a_virtual_function_is_a_port() {
     let config = HostConfig { cards, kernel_with_cards: true, ..HostConfig::default() };
     let mut host = HostGuest::boot_with(&lab, &config).unwrap();
     let device = physical_function_up(&mut host, 0);
-    let folder = format!("/sys/bus/pci/devices/{}", host.addresses[0]);
-    host.guest
-        .run(&format!("echo 0 > {folder}/sriov_drivers_autoprobe; echo 2 > {folder}/sriov_numvfs"))
-        .unwrap();
-    let function =
-        host.guest.run(&format!("basename $(readlink {folder}/virtfn1)")).unwrap().trim().to_owned();
+    let card = host.addresses[0].clone();
+    let function = function_one(&mut host, &card);
 
     host.vsctl("add-br br0").unwrap();
     add_port(&mut host, "br0", 1, JUMBO);
     // What goes to the other wire is for 52:54:00:aa:00:01.
     let filter = format!("{JUMBO} 'options:vf-filter=\"mac=52:54:00:aa:00:01,vlan=7\"'");
     add_port_at(&mut host, "br0", 0, &function, &filter);
+    let refused = host.vsctl(&format!("nic vfs {card} 0")).unwrap_err().to_string();
+    assert!(refused.contains(&format!("{function} would vanish")), "{refused}");
     let every: Vec<usize> =
         (60..=1518).chain([64; 400]).chain([2047, 2048, 2049, 4095, 4096, 4097, 8999, 9000, 9032]).collect();
     both(&host, &every);
@@ -94,7 +118,7 @@ fn a_virtual_function_is_a_port() {
     both(&host, &[60, 1518, 9000]);
 
     // It is taken away while it is a port.
-    host.guest.run(&format!("echo 0 > {folder}/sriov_numvfs")).unwrap();
+    host.guest.run(&format!("echo 0 > /sys/bus/pci/devices/{card}/sriov_numvfs")).unwrap();
     host.vsctl_until("get Interface up0 error", PATIENCE, |text| {
         text.contains("no PCI device") || text.contains("removed")
     })

@@ -1,27 +1,94 @@
 //! A guest in the host guest whose frames go out by a virtual function, moved by the switch.
 
-use std::path::PathBuf;
+use std::time::Duration;
 
 use tests::guest::{Card, Guest, HostConfig, HostGuest, NestedConfig, Nic, Socket};
 use tests::lab::Lab;
 use tests::netns::Netns;
 
-use crate::stage::PATIENCE;
-
 /// A virtual function behind an IOMMU, with a page for each doorbell.
 const FUNCTION: &str = ",disable-legacy=on,iommu_platform=on,ats=on,page-per-vq=on";
 
+/// What is done in a guest within a guest takes its time, on a machine that has other things to do all the more.
+const PATIENCE: Duration = Duration::from_secs(90);
+
 const OUTSIDE: &str = "10.4.0.100";
 
-/// A host guest with these virtual functions whose wires end in a bridge of the namespace.
-fn host(lab: &Lab, taps: &[String], programs: &[PathBuf]) -> HostGuest {
-    let functions = taps.iter().zip(1..).map(|(tap, number)| Card {
-        tap: Some(tap.clone()),
-        ..Card::new("virtio-net-pci", number, FUNCTION)
-    });
-    let (functions, programs) = (functions.collect(), programs.to_vec());
-    let config = HostConfig { functions, guests: 1, programs, ..HostConfig::default() };
-    HostGuest::boot_with(lab, &config).unwrap()
+/// A host guest with a card and a virtual function on one network outside, and a bridge that the card is the uplink of.
+struct Site<'lab> {
+    host: HostGuest,
+    function: String,
+    outside: Netns<'lab>,
+}
+
+impl<'lab> Site<'lab> {
+    fn new(lab: &'lab Lab, programs: &[&str]) -> Site<'lab> {
+        let [uplink, vf] = ["up", "vf"].map(|role| lab.device(role));
+        let card = |tap: &str, number| Card {
+            tap: Some(tap.to_owned()),
+            ..Card::new("virtio-net-pci", number, FUNCTION)
+        };
+        let config = HostConfig {
+            cards: vec![card(&uplink, 1)],
+            functions: vec![card(&vf, 2)],
+            guests: 1,
+            programs: programs.iter().map(Into::into).collect(),
+            ..HostConfig::default()
+        };
+        let mut host = HostGuest::boot_with(lab, &config).unwrap();
+        let outside = bridge(lab, &[&uplink, &vf]);
+        let (card, function) = (host.addresses[0].clone(), host.functions[0].clone());
+        for address in [&card, &function] {
+            host.vsctl(&format!("nic bind {address}")).unwrap();
+        }
+        let line = format!("add-br br0 -- add-port br0 up0 -- set Interface up0 type=pmd options:pci={card}");
+        host.vsctl(&line).unwrap();
+        Site { host, function, outside }
+    }
+
+    /// Adds a port with this device, and starts a guest that has reached the outside by it when this returns.
+    fn guest(&mut self, device: &str) -> Guest {
+        let host = &mut self.host;
+        let port = "add-port br0 vm0 -- set Interface vm0 type=vhost-user options:path=/run/vs/vm0.sock";
+        host.vsctl(&format!("{port} options:vdpa={device}")).unwrap();
+        let nic = Nic {
+            properties: "disable-legacy=on,page-per-vq=on".into(),
+            ..Nic::new("/run/vs/vm0.sock", Socket::SwitchListens, 2)
+        };
+        let mut guest = host.nested(&NestedConfig::new(nic)).unwrap();
+        if let Err(error) = guest.wait_ready() {
+            panic!("{error}\n{}", host.nested_log(0));
+        }
+        guest.address("eth0", "10.4.0.2/24").unwrap();
+        if let Err(error) = guest.reaches(OUTSIDE, PATIENCE) {
+            panic!("{error}\n{}", site_state(host));
+        }
+        until_engine(host, "direct");
+        guest
+    }
+
+    /// The guest's pings are answered, and the switch has no part in it.
+    fn passes_the_switch_by(&mut self, guest: &mut Guest) {
+        let before = moved(&mut self.host);
+        // Ends with the last answer; waits for it as long as it takes on a busy machine.
+        let said = guest.run_for(&format!("ping -c 5 -i 0.2 -W 60 {OUTSIDE}"), PATIENCE).unwrap();
+        assert!(said.contains(" 5 packets received"), "{said}");
+        assert_eq!(moved(&mut self.host), before, "frames went by the switch");
+    }
+
+    /// Changes who moves the frames to `engine` while pings go on. Returns how many were lost.
+    fn change_under_pings(
+        &mut self,
+        guest: &mut Guest,
+        engine: &str,
+        change: impl FnOnce(&mut HostGuest),
+    ) -> usize {
+        begin_pings(guest, &mut self.host);
+        change(&mut self.host);
+        until_engine(&mut self.host, engine);
+        more_answers(guest, &mut self.host);
+        lost_pings(guest)
+    }
 }
 
 /// A namespace in which these TAP devices are one network.
@@ -37,43 +104,11 @@ fn bridge<'lab>(lab: &'lab Lab, taps: &[&str]) -> Netns<'lab> {
     outside
 }
 
-/// Both kinds of real devices, each without switch and without guest: a virtual function, and a device of the kernel's vDPA bus that
-/// a program plays.
-#[test]
-fn devices_run_a_drivers_rings() {
-    let lab = Lab::open().unwrap();
-    let tap = lab.device("vf");
-    let programs = [env!("CARGO_BIN_EXE_vdpa_device"), env!("CARGO_BIN_EXE_vduse")].map(Into::into);
-    let mut host = host(&lab, std::slice::from_ref(&tap), &programs);
-    let outside = Netns::new(&lab).unwrap();
-    outside.adopt(&tap, &format!("{OUTSIDE}/24")).unwrap();
-    let function = host.functions[0].clone();
-    host.vsctl(&format!("nic bind {function}")).unwrap();
-    let device = format!("/host/vdpa_device {function} 10.4.0.2 {OUTSIDE}");
-    let (status, said) = host.guest.try_run(&device, PATIENCE).unwrap();
-    println!("{said}");
-    assert!(status == 0 && said.ends_with("all well"), "{said}");
-
-    host.guest
-        .run(
-            "/host/vduse card0 out0 >/tmp/vduse.log 2>&1 & until [ -e /dev/vduse/card0 ]; do sleep 0.1; done",
-        )
-        .unwrap();
-    host.guest.run("ip addr add 10.5.0.100/24 dev out0 && ip link set out0 up").unwrap();
-    host.guest.run("vdpa dev add name card0 mgmtdev vduse").unwrap();
-    let device = "ulimit -l unlimited; /host/vdpa_device /dev/vhost-vdpa-0 10.5.0.2 10.5.0.100";
-    let (status, said) = host.guest.try_run(device, PATIENCE).unwrap();
-    println!("{said}");
-    let log = host.guest.run("tail -n 40 /tmp/vduse.log; dmesg | tail -n 5").unwrap();
-    assert!(status == 0 && said.ends_with("all well"), "{said}\nthe card:\n{log}");
-}
-
 /// Who moves the guest's frames, as the port tells.
 fn until_engine(host: &mut HostGuest, engine: &str) {
     let line = "get Interface vm0 status:vdpa-engine";
     if let Err(error) = host.vsctl_until(line, PATIENCE, |text| text.trim_matches('"') == engine) {
-        let port = host.try_vsctl("list Interface vm0").unwrap().1;
-        panic!("{error}\n{port}");
+        panic!("{error}\n{}", site_state(host));
     }
 }
 
@@ -83,19 +118,38 @@ fn moved(host: &mut HostGuest) -> u64 {
     text.trim().parse().unwrap()
 }
 
-/// Starts pings to the outside, ten a second, that are counted by [`answered`].
-fn begin_pings(guest: &mut Guest, count: u32) {
-    guest.run(&format!("ping -c {count} -i 0.1 -W 2 {OUTSIDE} >/tmp/pings 2>&1 &")).unwrap();
+/// Starts pings to the outside, twenty a second, and waits for the first answers.
+fn begin_pings(guest: &mut Guest, host: &mut HostGuest) {
+    guest
+        .run(&format!("rm -f /tmp/pings; ping -i 0.05 {OUTSIDE} >/tmp/pings 2>&1 & echo $! >/tmp/ping.pid"))
+        .unwrap();
+    more_answers(guest, host);
 }
 
-/// How many of the pings were answered, when all have been sent.
-fn answered(guest: &mut Guest) -> u32 {
-    let end = "until grep -q received /tmp/pings; do sleep 0.2; done; cat /tmp/pings";
-    let text = guest.run_for(end, 3 * PATIENCE).unwrap();
-    let line = text.lines().find(|line| line.contains("received")).unwrap();
-    let words: Vec<_> = line.split(' ').collect();
-    println!("{line}");
-    words[3].parse().unwrap()
+/// Waits until some more pings have been answered.
+fn more_answers(guest: &mut Guest, host: &mut HostGuest) {
+    let answers = "grep -c seq= /tmp/pings";
+    let wait = format!("n=$({answers}); until [ $({answers}) -gt $((n + 5)) ]; do sleep 0.1; done");
+    if let Err(error) = guest.run_for(&wait, PATIENCE) {
+        panic!("the pings are not answered any more: {error}\n{}", site_state(host));
+    }
+}
+
+/// What the host says of the guest's port, and the switch and the guest's QEMU have said.
+fn site_state(host: &mut HostGuest) -> String {
+    let port = host.try_vsctl("list Interface vm0").unwrap().1;
+    let logs = host.guest.run("tail -n 30 /tmp/vswitchd.log; dmesg | tail -n 5").unwrap();
+    format!("{port}\n{logs}\n{}", host.nested_log(0))
+}
+
+/// Ends the pings: how many were not answered of those before the last answer. The others may still be on their way.
+fn lost_pings(guest: &mut Guest) -> usize {
+    let text = guest.run("kill -INT $(cat /tmp/ping.pid); cat /tmp/pings").unwrap();
+    let number = |line: &str| line.split("seq=").nth(1)?.split(' ').next()?.parse::<usize>().ok();
+    let answered: Vec<usize> = text.lines().filter_map(number).collect();
+    let sent = answered.iter().max().map_or(0, |last| last + 1);
+    println!("{} of {sent} pings answered", answered.len());
+    sent - answered.len()
 }
 
 /// Gives the guest's card to its driver anew.
@@ -114,77 +168,90 @@ fn restart_driver(guest: &mut Guest) {
 #[test]
 fn a_guest_is_moved_to_a_virtual_function_and_back() {
     let lab = Lab::open().unwrap();
-    let [uplink, vf] = ["up", "vf"].map(|role| lab.device(role));
-    let card = |tap: &str, number| Card {
-        tap: Some(tap.to_owned()),
-        ..Card::new("virtio-net-pci", number, FUNCTION)
-    };
-    let config = HostConfig {
-        cards: vec![card(&uplink, 1)],
-        functions: vec![card(&vf, 2)],
-        guests: 1,
-        ..HostConfig::default()
-    };
-    let mut host = HostGuest::boot_with(&lab, &config).unwrap();
-    let outside = bridge(&lab, &[&uplink, &vf]);
-    let (card, function) = (host.addresses[0].clone(), host.functions[0].clone());
-    for address in [&card, &function] {
-        host.vsctl(&format!("nic bind {address}")).unwrap();
-    }
-    host.vsctl(&format!("add-br br0 -- add-port br0 up0 -- set Interface up0 type=pmd options:pci={card}"))
-        .unwrap();
-    let port = "add-port br0 vm0 -- set Interface vm0 type=vhost-user options:path=/run/vs/vm0.sock";
-    host.vsctl(&format!("{port} options:vdpa={function}")).unwrap();
-    let nic = Nic {
-        properties: "disable-legacy=on,page-per-vq=on".into(),
-        ..Nic::new("/run/vs/vm0.sock", Socket::SwitchListens, 2)
-    };
-    let mut guest = host.nested(&NestedConfig::new(nic)).unwrap();
-    if let Err(error) = guest.wait_ready() {
-        panic!("{error}\n{}", host.nested_log(0));
-    }
-    guest.address("eth0", "10.4.0.2/24").unwrap();
-    if let Err(error) = guest.reaches(OUTSIDE, PATIENCE) {
-        let port = host.try_vsctl("list Interface vm0").unwrap().1;
-        panic!("{error}\n{port}\n{}", host.guest.run("tail -n 30 /tmp/vswitchd.log").unwrap());
-    }
-    until_engine(&mut host, "direct");
-    println!("{}", host.vsctl("get Interface vm0 status").unwrap());
-
+    let mut site = Site::new(&lab, &[]);
+    let function = site.function.clone();
+    let mut guest = site.guest(&function);
     // The guest's processors write the function's registers themselves.
-    host.guest.run("grep -q vfio /proc/$(cat /tmp/nested0.pid)/maps").unwrap();
+    site.host.guest.run("grep -q vfio /proc/$(cat /tmp/nested0.pid)/maps").unwrap();
+    // The switch has nothing to do: its workers sleep, and count none of the guest's frames.
+    site.passes_the_switch_by(&mut guest);
+    site.host.vsctl_until("--format=csv pmd", PATIENCE, |text| text.contains("sleeping")).unwrap();
 
-    // The switch has nothing to do: its workers sleep, and count none of these.
-    let before = moved(&mut host);
-    assert_eq!(guest.ping(OUTSIDE, 20).unwrap(), 20);
-    assert_eq!(moved(&mut host), before, "frames went by the switch");
-    host.vsctl_until("--format=csv pmd", PATIENCE, |text| text.contains("sleeping")).unwrap();
-    println!("{}", host.vsctl("--format=csv pmd").unwrap());
+    let before = moved(&mut site.host);
+    let lost = site.change_under_pings(&mut guest, "software", |host| {
+        host.vsctl("remove Interface vm0 options vdpa").unwrap();
+    });
+    assert!(lost <= 2 && moved(&mut site.host) > before, "{lost} pings lost");
 
-    begin_pings(&mut guest, 50);
-    host.vsctl("remove Interface vm0 options vdpa").unwrap();
-    until_engine(&mut host, "software");
-    let lost = 50 - answered(&mut guest);
-    println!("to the switch: {lost} of 50 pings lost");
-    assert!(moved(&mut host) > before);
+    // Back, behind a relay: the function can begin only with rings that nobody has used. With a driver that starts it has the guest's own.
+    let lost = site.change_under_pings(&mut guest, "shadow", |host| {
+        host.vsctl(&format!("set Interface vm0 options:vdpa={function}")).unwrap();
+    });
     assert!(lost <= 2, "{lost} pings lost");
-
-    // Back: the function can begin with a driver that starts.
-    host.vsctl(&format!("set Interface vm0 options:vdpa={function}")).unwrap();
+    site.passes_the_switch_by(&mut guest);
     restart_driver(&mut guest);
     guest.reaches(OUTSIDE, PATIENCE).unwrap();
-    until_engine(&mut host, "direct");
+    until_engine(&mut site.host, "direct");
 
     // The function goes while it is in use, and the kernel gets it.
-    begin_pings(&mut guest, 50);
-    let physical = function.replace(".1", ".0");
-    host.guest.run_for(&format!("echo 0 > /sys/bus/pci/devices/{physical}/sriov_numvfs"), PATIENCE).unwrap();
-    until_engine(&mut host, "software");
-    let lost = 50 - answered(&mut guest);
-    println!("function gone: {lost} of 50 pings lost");
-    let error = host.vsctl("get Interface vm0 status:vdpa-error").unwrap();
-    println!("{error}");
-    assert!(error.contains(&function), "{error}");
-    assert!(lost <= 10, "{lost} pings lost");
-    drop(outside);
+    let lost = site.change_under_pings(&mut guest, "software", |host| {
+        let physical = function.replace(".1", ".0");
+        let file = format!("/sys/bus/pci/devices/{physical}/sriov_numvfs");
+        host.guest.run_for(&format!("echo 0 > {file}"), PATIENCE).unwrap();
+    });
+    let error = site.host.vsctl("get Interface vm0 status:vdpa-error").unwrap();
+    assert!(lost <= 20 && error.contains(&function), "{lost} pings lost; {error}");
+    drop(site.outside);
+}
+
+/// Devices without switch and guest first: the virtual function, and a device of the kernel's vDPA bus that a program plays. Then a guest on
+/// the latter, which can be given a guest that runs already, and back.
+#[test]
+fn a_guest_is_moved_to_a_device_of_the_kernel_and_back() {
+    let lab = Lab::open().unwrap();
+    let mut site = Site::new(&lab, &[env!("CARGO_BIN_EXE_vdpa_device"), env!("CARGO_BIN_EXE_vduse")]);
+    let function = site.function.clone();
+    let try_device = |site: &mut Site<'_>, device: &str| {
+        let line = format!("ulimit -l unlimited; /host/vdpa_device {device} 10.4.0.3 {OUTSIDE}");
+        let (status, said) = site.host.guest.try_run(&line, PATIENCE).unwrap();
+        let log = site.host.guest.run("tail -n 40 /tmp/vduse.log; dmesg | tail -n 5").unwrap();
+        assert!(status == 0 && said.ends_with("all well"), "{said}\n{log}");
+        println!("{said}");
+    };
+    site.host.guest.run(">/tmp/vduse.log").unwrap();
+    try_device(&mut site, &function);
+
+    // Behind the kernel's device is the function again, as the kernel drives it.
+    site.host.vsctl(&format!("nic unbind {function}")).unwrap();
+    let devices = format!("ls /sys/bus/pci/devices/{function}/virtio*/net");
+    let wire = site.host.guest.run(&devices).unwrap();
+    site.host
+        .guest
+        .run(&format!(
+            "ip link set {wire} up; /host/vduse card0 {wire} >/tmp/vduse.log 2>&1 & \
+        until [ -e /dev/vduse/card0 ]; do sleep 0.1; done; vdpa dev add name card0 mgmtdev vduse"
+        ))
+        .unwrap();
+    let device = "/dev/vhost-vdpa-0";
+    try_device(&mut site, device);
+
+    let mut guest = site.guest(device);
+    site.passes_the_switch_by(&mut guest);
+    let lost = site.change_under_pings(&mut guest, "software", |host| {
+        host.vsctl("remove Interface vm0 options vdpa").unwrap();
+    });
+    assert!(lost <= 2, "{lost} pings lost");
+    // It can begin anywhere, so the guest's driver need not start anew.
+    let lost = site.change_under_pings(&mut guest, "direct", |host| {
+        host.vsctl(&format!("set Interface vm0 options:vdpa={device}")).unwrap();
+    });
+    assert!(lost <= 2, "{lost} pings lost");
+    site.passes_the_switch_by(&mut guest);
+    // The kernel waits for whoever has it open, and takes its name away before.
+    let lost = site.change_under_pings(&mut guest, "software", |host| {
+        host.guest.run_for("vdpa dev del card0", PATIENCE).unwrap();
+    });
+    let error = site.host.vsctl("get Interface vm0 status:vdpa-error").unwrap();
+    assert!(lost <= 20 && error.contains(device), "{lost} pings lost; {error}");
+    drop(site.outside);
 }

@@ -14,7 +14,7 @@ use pmd::virtio::driver_ring::{Buffer, ChainRing, DriverRing, RingMemory};
 use pmd::virtio::packed_driver_ring::PackedDriverRing;
 
 use crate::memory::{MemTable, Region, RegionSpec};
-use crate::ring::{DeviceRing, Direction, Resume, RingAddresses, RingConfig, RingFile, RingRules};
+use crate::ring::{DeviceRing, Direction, Kept, Resume, RingAddresses, RingConfig, RingFile, RingRules};
 use crate::vdpa::shadow::{DeviceQueue, DeviceRingAddresses, DeviceRingSpec, RingSpace, Shadow};
 
 /// Bytes of guest memory, where buffers begin, and bytes of one.
@@ -89,7 +89,8 @@ impl ShadowBench {
             ..RingConfig::default()
         };
         let kept = Arc::new(RingFile::anonymous(1).ok()?);
-        let ring = config.activate(&table, rules, (&kept, 0), Resume::AtBase).ok()??.ring;
+        let kept = Kept { file: &kept, inflight: None, index: 0 };
+        let ring = config.activate(&table, rules, kept, Resume::AtBase).ok()??.ring;
         let spec = DeviceRingSpec::new(setting.device_size, setting.device_features);
         let arena = Arc::new(Arena::create("shadow-bench", spec.bytes()).ok()?);
         let space = RingSpace { arena: Arc::clone(&arena), offset: 0, iova: 0 };

@@ -118,7 +118,34 @@ impl DirtyLog {
                 }
             }
         }
-        if changed && let Some(event) = self.event.load().as_ref() {
+        if changed {
+            self.tell();
+        }
+    }
+
+    /// Sets the bits of all pages of this memory.
+    pub(crate) fn mark_all(&self, memory: &MemTable) {
+        // A byte of bits at a time where all eight pages are in the region.
+        let whole = |first: u64, last: u64| first.is_multiple_of(8) && last - first >= 7;
+        fence(Ordering::SeqCst);
+        for pages in memory.ranges().map(|(gpa, len)| Pages::of(gpa, len)) {
+            let mut page = pages.first;
+            while page <= pages.last {
+                let (bits, count) = if whole(page, pages.last) { (0xff, 8) } else { (1 << (page % 8), 1) };
+                match self.bits.at(page / 8, 1) {
+                    // SAFETY: the byte lies inside the mapping.
+                    Some(byte) => _ = unsafe { byte.set_bits(bits) },
+                    None => return self.note_outside(),
+                }
+                page += count;
+            }
+        }
+        self.tell();
+    }
+
+    /// Tells who wants to hear of bits set.
+    fn tell(&self) {
+        if let Some(event) = self.event.load().as_ref() {
             // Full means told already.
             let _ = rustix::io::write(event, &1u64.to_ne_bytes());
         }

@@ -32,7 +32,7 @@ pub(crate) use region::{Region, RegionSpec};
 pub(crate) use table::{MAX_REGIONS, MemTable, RegionCache, RingPart, Unplaced};
 pub(crate) use window::{Piece, Window};
 
-use mapping::MapError;
+pub(crate) use mapping::{MapError, Mapping};
 
 /// Why a region was refused.
 #[derive(thiserror::Error, Debug)]

@@ -100,6 +100,11 @@ impl Default for RegionCache {
 }
 
 impl MemTable {
+    /// Guest address and length of each region.
+    pub(crate) fn ranges(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.regions.iter().map(|region| (region.spec.gpa, region.spec.len))
+    }
+
     /// The table with one more region.
     pub(crate) fn with(&self, region: Region) -> Result<MemTable, MemoryError> {
         let RegionSpec { gpa, len, uva, .. } = region.spec;

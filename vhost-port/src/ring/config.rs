@@ -10,6 +10,7 @@ use pmd::virtio::packed::{self, Position};
 use pmd::virtio::{SharedPtr, split};
 
 use super::device::DeviceRing;
+use super::inflight::{InflightBuffer, InflightRegion};
 use super::journal::{BadRecord, Identity, Journal};
 use super::packed::PackedRing;
 use super::ring_file::RingFile;
@@ -48,6 +49,8 @@ pub(crate) struct RingConfig {
     pub(crate) was_enabled: bool,
     /// What the ring is seen through now, to be recognised when translations change.
     pub(crate) windows: Vec<Arc<Window>>,
+    /// Where the front-end wants to have kept what is in flight in the ring that runs now.
+    pub(crate) inflight: Option<InflightRegion>,
 }
 
 /// Why a ring cannot start.
@@ -81,9 +84,21 @@ pub(crate) enum Resume {
     ByRecord,
 }
 
+/// Where what outlives a device is kept of a ring.
+#[derive(Clone, Copy)]
+pub(crate) struct Kept<'a> {
+    pub(crate) file: &'a Arc<RingFile>,
+    /// The front-end's buffer, if it has handed one over.
+    pub(crate) inflight: Option<&'a Arc<InflightBuffer>>,
+    /// The ring's number in its port.
+    pub(crate) index: usize,
+}
+
 /// A ring that was started.
 pub(crate) struct Activated {
     pub(crate) ring: DeviceRing,
+    /// Where it keeps what is in flight.
+    pub(crate) inflight: Option<InflightRegion>,
     /// Why the record of it was not believed.
     pub(crate) bad_record: Option<BadRecord>,
 }
@@ -136,12 +151,12 @@ impl Placed {
 pub(crate) type Show<'a> = &'a dyn Fn(&[Piece]) -> std::io::Result<Arc<Window>>;
 
 impl RingConfig {
-    /// Makes the ring, number `index` of its port, if all that it needs has been said.
+    /// Makes the ring, if all that it needs has been said.
     pub(crate) fn activate(
         &self,
         memory: &Arc<MemTable>,
         rules: RingRules,
-        (file, index): (&Arc<RingFile>, usize),
+        Kept { file, inflight, index }: Kept<'_>,
         resume: Resume,
     ) -> Result<Option<Activated>, RingConfigError> {
         let placed = self.place(memory, rules, &|pieces| memory.window(pieces).map(Arc::new))?;
@@ -150,28 +165,45 @@ impl RingConfig {
         let identity = placed.identity(memory, rules);
         let Placed { size, parts, windows } = placed;
         let (memory, call) = (Arc::clone(memory), self.call.clone());
+        let mut inflight = inflight.and_then(|buffer| buffer.region(index, rules.packed, size));
         let mut bad_record = None;
-        let mut ring = if rules.packed {
-            let recorded = match resume {
-                Resume::ByRecord => record.recover(&identity, parts, size),
-                Resume::AtBase => Ok(None),
-            };
-            let recorded = recorded.unwrap_or_else(|bad| {
+        let region = inflight.as_mut().filter(|_| resume == Resume::ByRecord);
+        let mut believe = |recorded: Result<Option<Position>, BadRecord>| {
+            recorded.unwrap_or_else(|bad| {
                 bad_record = Some(bad);
                 None
+            })
+        };
+        let mut ring = if rules.packed {
+            // What the front-end has of the ring counts before what we have: it belongs to this very ring.
+            let recorded = region.and_then(|region| believe(region.resubmit_packed(parts)));
+            let recorded = recorded.or_else(|| match resume {
+                Resume::ByRecord => believe(record.recover(&identity, parts, size)),
+                Resume::AtBase => None,
             });
             let base = recorded.unwrap_or_else(|| Position::from_bits(self.base));
             if base.slot() >= size {
                 return Err(RingConfigError::Base { base: self.base, size });
             }
             let journal = Journal::begin(file, index, &identity, base);
+            if let Some(region) = &inflight {
+                region.begin_packed(base);
+            }
             DeviceRing::Packed(PackedRing::new(memory, parts, size, (base, journal), rules, call))
         } else {
             record.forget();
-            DeviceRing::Split(SplitRing::new(memory, parts, size, self.base, rules, call))
+            if let Some(region) = region {
+                believe(region.resubmit_split(parts).map(|()| None));
+            }
+            let ring = SplitRing::new(memory, parts, size, self.base, rules, call);
+            if let Some(region) = &inflight {
+                region.begin_split(ring.next_used());
+            }
+            DeviceRing::Split(ring)
         };
         ring.keep(windows);
-        Ok(Some(Activated { ring, bad_record }))
+        ring.keep_inflight(inflight.clone());
+        Ok(Some(Activated { ring, inflight, bad_record }))
     }
 
     /// Where the ring is, if all that it needs has been said.
@@ -261,6 +293,7 @@ impl RingConfig {
     /// A ring of these settings that nobody has run before.
     pub(crate) fn started_for_test(&self, memory: &Arc<MemTable>, rules: RingRules) -> DeviceRing {
         let file = Arc::new(RingFile::anonymous(1).unwrap());
-        self.activate(memory, rules, (&file, 0), Resume::ByRecord).unwrap().unwrap().ring
+        let kept = Kept { file: &file, inflight: None, index: 0 };
+        self.activate(memory, rules, kept, Resume::ByRecord).unwrap().unwrap().ring
     }
 }

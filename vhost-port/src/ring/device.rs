@@ -12,6 +12,7 @@ use pmd::virtio::packed::Position;
 use super::ahead::Chain;
 use super::chain::{Direction, Segment};
 use super::fault::RingFault;
+use super::inflight::InflightRegion;
 #[cfg(doc)]
 use super::journal::MOST_NOTES;
 use super::packed::PackedRing;
@@ -233,6 +234,11 @@ impl DeviceRing {
     /// Keeps what its parts are seen through, as long as it lives.
     pub(crate) fn keep(&mut self, windows: Vec<Arc<Window>>) {
         either!(self, ring => ring.windows = windows);
+    }
+
+    /// From now on keeps in this region of the front-end's what is in flight.
+    pub(super) fn keep_inflight(&mut self, region: Option<InflightRegion>) {
+        either!(self, ring => ring.inflight = region);
     }
 
     /// What its parts are seen through.

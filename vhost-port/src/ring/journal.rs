@@ -122,6 +122,8 @@ pub(crate) enum BadRecord {
     Progress(u16),
     #[error("somebody else has used descriptors beyond it")]
     Overtaken,
+    #[error("the front-end's in-flight buffer makes no sense: {0}")]
+    Inflight(&'static str),
 }
 
 impl Record {
@@ -217,7 +219,7 @@ impl Record {
 }
 
 /// Whether no device has run on a ring since its driver zeroed it.
-fn untouched(parts: RingParts) -> bool {
+pub(super) fn untouched(parts: RingParts) -> bool {
     // SAFETY: both words lie inside the checked event area.
     unsafe {
         parts.used.load_u16(EVENT_FLAGS, Ordering::Acquire) == 0

@@ -35,6 +35,7 @@ use super::ahead::Chain;
 use super::chain::{Direction, MAX_SEGMENTS, Segment, Tables, Walk};
 use super::device::{Cursor, Extent, Ring};
 use super::fault::RingFault;
+use super::inflight::InflightRegion;
 use super::journal::Journal;
 use super::packed_ahead::PackedAhead;
 use super::ring_log::RingLog;
@@ -66,6 +67,8 @@ pub(crate) struct PackedRing {
     call: Option<Arc<OwnedFd>>,
     /// While the guest is being migrated.
     log: Option<RingLog>,
+    /// If the front-end wants to have it kept.
+    pub(super) inflight: Option<InflightRegion>,
 }
 
 impl PackedRing {
@@ -95,6 +98,7 @@ impl PackedRing {
             windows: Vec::new(),
             call,
             log: None,
+            inflight: None,
         };
         ring.disarm();
         ring
@@ -167,7 +171,13 @@ impl PackedRing {
     /// Shows the guest what was noted.
     #[inline(always)]
     fn show(&mut self) {
+        if let Some(region) = &mut self.inflight {
+            region.take_packed(self.parts, self.published, self.next);
+        }
         self.journal.carry_out(self.parts, self.size, self.published, self.next);
+        if let Some(region) = &self.inflight {
+            region.shown_packed(self.published, self.next);
+        }
         if let Some(log) = &self.log {
             log.used_descriptors(self.published, self.next, self.size);
         }

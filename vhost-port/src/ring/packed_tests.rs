@@ -461,8 +461,9 @@ fn what_a_front_end_may_say_of_a_packed_ring() {
     };
     let rules = RingRules { packed: true, ..RingRules::default() };
     let file = Arc::new(RingFile::anonymous(1).unwrap());
-    let start =
-        |config: RingConfig, rules| config.activate(&twin.memory, rules, (&file, 0), Resume::ByRecord);
+    let start = |config: RingConfig, rules| {
+        config.activate(&twin.memory, rules, Kept { file: &file, inflight: None, index: 0 }, Resume::ByRecord)
+    };
     assert!(start(config(0x8005, 0), rules).is_err(), "beyond the ring");
     assert!(start(config(0x8000, 2), rules).is_err(), "unaligned");
     assert!(start(config(0x8004, 0), rules).is_ok());

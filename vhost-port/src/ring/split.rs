@@ -23,6 +23,7 @@ use super::ahead::LookAhead;
 use super::chain::{Direction, MAX_SEGMENTS, Segment, Table, Tables, Walk};
 use super::device::Cursor;
 use super::fault::RingFault;
+use super::inflight::InflightRegion;
 use super::kill;
 use super::ring_log::RingLog;
 use crate::memory::{DirtyLog, MemTable, RegionCache, Window};
@@ -80,6 +81,8 @@ pub(crate) struct SplitRing {
     call: Option<Arc<OwnedFd>>,
     /// While the guest is being migrated.
     log: Option<RingLog>,
+    /// If the front-end wants to have it kept.
+    pub(super) inflight: Option<InflightRegion>,
 }
 
 impl SplitRing {
@@ -110,6 +113,7 @@ impl SplitRing {
             windows: Vec::new(),
             call,
             log: None,
+            inflight: None,
         };
         ring.disarm();
         ring
@@ -237,6 +241,9 @@ impl SplitRing {
         unsafe { self.parts.used.store_u16(IDX, self.next_used, Ordering::Release) };
         if let Some(log) = &self.log {
             log.used_elements(self.published, self.next_used, self.mask);
+        }
+        if let Some(region) = &self.inflight {
+            region.shown_split(self.next_used);
         }
         self.published = self.next_used;
         true

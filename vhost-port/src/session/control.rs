@@ -165,6 +165,7 @@ pub(crate) fn serve(shared: &Arc<Shared>, stream: UnixStream) {
             Event::Bad(what) => Err(what),
         };
         locked().settle_engine();
+        locked().complete_log();
         locked().tell();
         match result {
             Ok(()) => locked().answered(),

@@ -227,6 +227,9 @@ impl Session {
         drop(guard);
         // What is kept of it says where it was, not where the device will have brought it.
         self.shared.ring_file.forget(at);
+        if let Some(region) = self.rings[at].inflight.take() {
+            region.forget();
+        }
         vring.set_kick(None);
         vring.wake();
     }

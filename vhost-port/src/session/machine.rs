@@ -25,6 +25,7 @@ use super::config_space::ConfigSpace;
 use super::device_state::Transfer;
 use super::divert::{Diverted, reply};
 use super::features;
+use super::inflight::Inflight;
 use super::iommu::Iommu;
 use super::migration::Migration;
 use super::postcopy::Postcopy;
@@ -64,6 +65,8 @@ pub(super) struct Session {
     pub(super) reported: Vec<bool>,
     /// Rings whose bases the front-end is being told.
     pub(super) handed_back: Vec<usize>,
+    /// Where the front-end wants to have kept what is in flight.
+    pub(super) inflight: Inflight,
     /// Devices that can run the rings.
     pub(super) offload: Offload,
     opened: Instant,
@@ -103,6 +106,7 @@ impl Session {
             told: ConfigSpace::of(&shared),
             reported: vec![false; count],
             handed_back: Vec::new(),
+            inflight: Inflight::default(),
             offload: Offload::begin(&shared.vdpa),
             opened: Instant::now(),
             changed: false,
@@ -136,6 +140,7 @@ impl Session {
         self.forget_postcopy();
         self.memory = Arc::default();
         self.addresses = Arc::default();
+        self.inflight.buffer = None;
         self.carry_memory();
         self.iommu = None;
         self.features = 0;
@@ -420,12 +425,12 @@ impl VhostUserBackendReqHandlerMut for Session {
         Err(VhostError::InvalidOperation("SHARED_OBJECT was not offered"))
     }
 
-    fn get_inflight_fd(&mut self, _: &VhostUserInflight) -> VhostResult<(VhostUserInflight, File)> {
-        Err(VhostError::InvalidOperation("INFLIGHT_SHMFD was not offered"))
+    fn get_inflight_fd(&mut self, wanted: &VhostUserInflight) -> VhostResult<(VhostUserInflight, File)> {
+        self.make_inflight(wanted)
     }
 
-    fn set_inflight_fd(&mut self, _: &VhostUserInflight, _: File) -> VhostResult<()> {
-        Err(VhostError::InvalidOperation("INFLIGHT_SHMFD was not offered"))
+    fn set_inflight_fd(&mut self, told: &VhostUserInflight, file: File) -> VhostResult<()> {
+        self.use_inflight(told, &file)
     }
 
     fn set_device_state_fd(

@@ -20,6 +20,10 @@ pub(super) struct Migration {
     event: Option<Arc<OwnedFd>>,
     /// That a page did not fit the log has been reported.
     reported: bool,
+    /// Rings have run on this connection.
+    begun: bool,
+    /// Pages were written that are to be in the log and are not: any of the guest's.
+    unlogged: bool,
 }
 
 impl Migration {
@@ -40,6 +44,33 @@ impl Session {
         self.migration.reported = false;
         self.tell_of_log();
         self.refresh_rings()
+    }
+
+    /// A ring has been started, or started again; `usable` if workers use it.
+    ///
+    /// The first one of a connection that logs from its beginning is that of a migration under way, and the switch that was
+    /// there before has died in it: it may have written pages, those of a burst, and not have had the time to say which. The same
+    /// is so of what is written before the log has come: QEMU hands it over after it has started the rings.
+    pub(super) fn note_start(&mut self, usable: bool) {
+        let logs = self.features & VHOST_F_LOG_ALL != 0;
+        let first = !std::mem::replace(&mut self.migration.begun, true);
+        let untold = usable && self.migration.log.is_none();
+        self.migration.unlogged |= logs && (first || untold);
+    }
+
+    /// Makes the log complete again: all of memory is in it, since nobody knows what is not. To be done after each message, when all
+    /// rings log; the front-end's last look at the log comes after a later one, which stops them.
+    pub(super) fn complete_log(&mut self) {
+        if !self.migration.unlogged {
+            return;
+        }
+        let Some(log) = self.migration.active_log(self.features) else { return };
+        log::warn!(
+            "{}: memory was written while no log told of it: all of it is to be copied again",
+            self.shared.config.name
+        );
+        log.mark_all(&self.memory);
+        self.migration.unlogged = false;
     }
 
     /// SET_LOG_FD: who is told when bits are set.

@@ -5,6 +5,7 @@
 //!   control    the thread: connection after connection   machine   one session's state, a method per message
 //!   features   what we offer                    rings     messages about rings
 //!   config_space   what the guest's driver reads of the device
+//!   inflight   a front-end's own record of what is in flight
 //!   iommu      translations, and asking for them     backend_channel   our messages to the front-end
 //!   migration  moving a guest away, and receiving one
 //!   postcopy   a guest whose memory arrives while it runs
@@ -23,6 +24,7 @@ mod doorbells;
 mod endpoint;
 mod engage;
 mod features;
+mod inflight;
 mod iommu;
 mod machine;
 mod migration;

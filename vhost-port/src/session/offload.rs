@@ -315,7 +315,8 @@ impl Session {
             let why = format!("{} {what}; set options:vdpa again when it is well", running.name);
             return self.blame(why);
         }
-        if running.look_at > Instant::now() {
+        let faulty = matches!(&running.between, Between::Shadow { relay, .. } if relay.fault().is_some());
+        if running.look_at > Instant::now() && !faulty {
             return;
         }
         running.look_at = Instant::now() + LOOK;

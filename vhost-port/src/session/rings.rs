@@ -20,7 +20,7 @@ use super::machine::{Session, refuse, starts_enabled};
 use crate::memory::PageLog;
 use crate::net::NetRules;
 use crate::ring::{
-    Activated, DeviceRing, Resume, RingAddresses, RingConfig, RingConfigError, RingFault, RingRules,
+    Activated, DeviceRing, Kept, Resume, RingAddresses, RingConfig, RingConfigError, RingFault, RingRules,
     checked_size,
 };
 
@@ -163,6 +163,7 @@ impl Session {
         }
         guard.written = None;
         drop(guard);
+        self.inflight.handed_back.extend(config.inflight.take());
         config.started = false;
         config.kick = None;
         vring.set_kick(None);
@@ -177,6 +178,7 @@ impl Session {
         for at in self.handed_back.drain(..) {
             self.shared.ring_file.forget(at);
         }
+        self.inflight.handed_back.drain(..).for_each(|region| region.forget());
     }
 
     /// Rebuilds all rings that run.
@@ -224,7 +226,9 @@ impl Session {
         }
         let ran = guard.ring.take().map(|old| config.base = retire(old)).is_some();
         let resume = if ran { Resume::AtBase } else { Resume::ByRecord };
-        let made = config.activate(&self.addresses, rules, (&self.shared.ring_file, at), resume);
+        let inflight = self.inflight.buffer.as_ref();
+        let kept = Kept { file: &self.shared.ring_file, inflight, index: at };
+        let made = config.activate(&self.addresses, rules, kept, resume);
         let (mut made, awaiting) = match made {
             Ok(made) => (made, false),
             Err(RingConfigError::Untranslated { .. }) => (None, true),
@@ -234,6 +238,9 @@ impl Session {
             && !ran
         {
             first_start(made, config, &self.shared.config.name, at);
+        }
+        if let Some(made) = &mut made {
+            config.inflight = made.inflight.take();
         }
         let mut ring = made.map(|made| made.ring);
         if let (Some(ring), Some(log)) = (&mut ring, log) {
@@ -259,10 +266,14 @@ impl Session {
             self.shared.late_tx.drops.add(DropReason::TxLinkDown, guard.held.clear());
         }
         let held = !guard.held.is_empty();
+        let begins = guard.ring.is_some() || awaiting;
         vring.set_awaiting(works && (awaiting || held));
         vring.set_usable(usable && !held);
         drop(guard);
         vring.wake();
+        if begins {
+            self.note_start(usable);
+        }
         if held {
             self.send_late(at);
         }
@@ -356,7 +367,7 @@ impl Session {
 
 /// What is to be done with a ring that did not run before on this connection.
 fn first_start(made: &mut Activated, config: &RingConfig, name: &str, at: usize) {
-    let Activated { ring, bad_record } = made;
+    let Activated { ring, bad_record, .. } = made;
     if let Some(bad) = bad_record {
         log::warn!(
             "{name}: ring {at}: what was kept of it is of no use: {bad}; going on where the front-end says"

@@ -19,8 +19,8 @@ use pmd::virtio::features::*;
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::device::{
-    Capabilities, DeviceEvents, DeviceStatistics, Doorbell, Start, StartIndex, StartedRing, StoppedRing,
-    Uplink, VdpaDev,
+    Capabilities, DeviceEvents, DeviceStatistics, Doorbell, DoorbellPage, Start, StartIndex, StartedRing,
+    StoppedRing, Uplink, VdpaDev,
 };
 use super::error::{VdpaError, VdpaProblem};
 use super::memory::DmaMapping;
@@ -150,6 +150,11 @@ impl Fake {
         self.card().works_when_kicked = true;
     }
 
+    /// Has it say, from its next start on, that each ring can be kicked by this page.
+    pub fn offer_page(&self, page: DoorbellPage) {
+        self.card().page = Some(page);
+    }
+
     /// Lets it work on up to so many chains, and returns how many there were.
     pub fn work(&self, chains: usize) -> usize {
         self.card().work(chains)
@@ -260,10 +265,11 @@ impl VdpaDev for FakeVf {
     fn start(&mut self, start: Start<'_>) -> Result<Vec<StartedRing>, VdpaError> {
         let mut card = self.ask("start", |faults| faults.start)?;
         card.start(&start)?;
+        let page = card.page.clone();
         let ring = |_| StartedRing {
             doorbell: Arc::new(Bell(self.card.clone())) as Arc<dyn Doorbell>,
             watches_kick: false,
-            page: None,
+            page: page.clone(),
         };
         if card.works_when_kicked {
             card.work(usize::MAX);

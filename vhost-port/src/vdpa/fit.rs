@@ -106,9 +106,10 @@ fn direct(caps: &Capabilities, features: u64, ring_size: u16, fresh: bool) -> Re
             "start the guest with rx_queue_size and tx_queue_size of no more than that",
         );
     }
-    if features & VIRTIO_F_RING_PACKED != 0 && !caps.reports_index {
+    if features & VIRTIO_F_RING_PACKED != 0 {
+        // Nothing in such a ring says how far a device had come that died. A relay knows.
         return unfit(
-            format!("{name} does not tell where a packed ring stands when it is stopped"),
+            format!("{name} cannot run a packed ring alone: where it stood would be lost with it"),
             "start the guest with packed=off for this card",
         );
     }
@@ -127,10 +128,7 @@ pub(crate) fn offer(caps: &Capabilities) -> u64 {
     if caps.max_queue_pairs == 1 {
         offer &= !VIRTIO_NET_F_MQ;
     }
-    if !caps.reports_index {
-        offer &= !VIRTIO_F_RING_PACKED;
-    }
-    offer
+    offer & !VIRTIO_F_RING_PACKED
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ const LONGEST_HOLD: Duration = Duration::from_millis(500);
 /// Time between looks at a device that runs, and at the rings it runs.
 pub(crate) const LOOK: Duration = Duration::from_millis(100);
 /// So many interrupts in a row that were lost for certain, and the device is not to be trusted with them.
-pub(crate) const MOST_LOST: u32 = 3;
+pub(crate) const MOST_LOST: u32 = 5;
 
 /// A ring that a device runs.
 pub(crate) struct OffloadedRing {
@@ -196,9 +196,10 @@ impl Offload {
         }
     }
 
-    /// Whether holding is over. It is then.
+    /// Whether holding is over, because the time is or because no device is left to hold for. It is then.
     pub(crate) fn release(&mut self) -> bool {
-        let over = self.hold.is_some_and(|(_, until)| until <= Instant::now());
+        let none = self.target().is_none();
+        let over = self.hold.is_some_and(|(_, until)| none || until <= Instant::now());
         if over {
             self.hold = None;
         }

@@ -11,6 +11,8 @@ use rustix::mm::{MapFlags, ProtFlags, mmap};
 use vhost::vhost_user::Frontend;
 use vhost::{VhostBackend, VhostUserDirtyLogRegion};
 
+use super::{Guest, MEMORY};
+
 /// Bytes of guest memory for which there is a bit.
 pub(crate) const PAGE: u64 = 4096;
 /// Where in its file the log begins.
@@ -64,5 +66,20 @@ impl Log {
             }
         }
         pages
+    }
+
+    /// Runs what the device does and holds the log against what has changed: every page that differs has its bit. Returns the pages
+    /// that were logged.
+    pub(crate) fn observed(&self, guest: &mut Guest, device: impl FnOnce(&mut Guest)) -> BTreeSet<u64> {
+        let before = guest.read(0, MEMORY as usize);
+        device(guest);
+        let after = guest.read(0, MEMORY as usize);
+        let logged = self.take();
+        let pages = before.chunks(PAGE as usize).zip(after.chunks(PAGE as usize));
+        let changed = (0..).zip(pages).filter(|(_, (before, after))| before != after).map(|(page, _)| page);
+        for page in changed {
+            assert!(logged.contains(&page), "page {page:#x} has changed and is not in the log: {logged:x?}");
+        }
+        logged
     }
 }

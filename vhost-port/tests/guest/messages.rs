@@ -83,6 +83,8 @@ pub(crate) fn all() -> Vec<Message> {
         message("SET_CONFIG", 25, config(0, &[2, 0, 0, 0, 0, 9]), Nothing, WithYes),
         message("POSTCOPY_ADVISE", 28, vec![], Nothing, WithContents),
         message("POSTCOPY_END", 30, vec![], Nothing, WithContents),
+        message("GET_INFLIGHT_FD", 31, words(&[0, 0, 2 | 64 << 16]), Nothing, WithContents),
+        message("SET_INFLIGHT_FD", 32, words(&[0x2000, 0, 2 | 64 << 16]), Memory, WithYes),
         message("RESET_DEVICE", 34, vec![], Nothing, WithYes),
         message("GET_MAX_MEM_SLOTS", 36, vec![], Nothing, WithContents),
         message("ADD_MEM_REG", 37, words(&[0, REGION, REGION, UVA + REGION, 0]), Memory, WithYes),

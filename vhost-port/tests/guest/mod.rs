@@ -106,6 +106,21 @@ impl Guest {
         guest
     }
 
+    /// Goes on at another port, in a copy of its memory, with rings that stopped at these bases. The driver notices nothing.
+    pub(crate) fn move_to(&mut self, path: &Path, memory: File, bases: &[u32]) {
+        let (prot, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED | MapFlags::FIXED);
+        // SAFETY: in the place of the old mapping, of which there are addresses but no references.
+        unsafe { mmap(self.base.as_ptr().cast(), MEMORY as usize, prot, flags, &memory, 0) }.unwrap();
+        self.file = memory;
+        self.frontend = Frontend::connect(path, self.rings.len() as u64).unwrap();
+        negotiate(&mut self.frontend, self.features);
+        self.frontend.set_mem_table(&Guest::regions(&self.file)).unwrap();
+        for (index, &base) in bases.iter().enumerate() {
+            self.start_ring(index, base as u16);
+            self.enable(index, true);
+        }
+    }
+
     /// Says again what a driver says when it starts, after a reset of the device: fresh rings in the same memory.
     pub(crate) fn restart(&mut self, features: u64) {
         self.features = features;
@@ -122,6 +137,19 @@ impl Guest {
         unsafe { self.at(index as u64 * RING_AREA).copy_in(&[0; RING_AREA as usize]) };
         self.rings[index] = self.make_ring(index);
         self.start_ring(index, self.first_base());
+    }
+
+    /// Connects anew, to whoever listens now, and says again all but what only the last back-end knew: where rings stood. `before_rings` says
+    /// what comes before them.
+    pub(crate) fn reconnect(&mut self, path: &Path, before_rings: impl FnOnce(&mut Frontend)) {
+        self.frontend = Frontend::connect(path, self.rings.len() as u64).unwrap();
+        negotiate(&mut self.frontend, self.features);
+        self.frontend.set_mem_table(&Guest::regions(&self.file)).unwrap();
+        before_rings(&mut self.frontend);
+        for index in 0..self.rings.len() {
+            self.start_ring(index, 0);
+            self.enable(index, true);
+        }
     }
 
     pub(crate) fn regions(file: &File) -> [VhostUserMemoryRegionInfo; 2] {

@@ -24,6 +24,7 @@ mod flows;
 mod nic;
 mod params;
 mod stats;
+mod virtual_functions;
 
 use std::sync::Arc;
 
@@ -59,6 +60,9 @@ impl Methods for SwitchMethods {
             "vs.nic.show" => nic::show(params),
             "vs.nic.bind" => nic::bind(params),
             "vs.nic.unbind" => nic::unbind(params),
+            "vs.nic.vfs" => virtual_functions::list(params),
+            "vs.nic.make_vfs" => virtual_functions::make(params),
+            "vs.nic.set_vf" => virtual_functions::set(params),
             "vs.stats" => stats::ports(switch, params),
             "vs.pmd" => stats::workers(switch),
             _ => return None,

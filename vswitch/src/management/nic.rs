@@ -13,10 +13,18 @@ pub(super) fn list() -> Result<Value, String> {
     Ok(json!({ "nics": nics }))
 }
 
-/// One device.
+/// One device, and what else is in its IOMMU group.
 pub(super) fn show(params: &Value) -> Result<Value, String> {
-    let info = Sysfs::default().info(address(params)?).map_err(|error| error.to_string())?;
-    Ok(describe(&info))
+    let sysfs = Sysfs::default();
+    let info = sysfs.info(address(params)?).map_err(|error| error.to_string())?;
+    let mut nic = describe(&info);
+    let group = info.group.map(|group| sysfs.group(group)).unwrap_or_default();
+    let others = group.iter().filter(|other| other.address != info.address);
+    let others: Vec<String> = others.map(|other| other.address.to_string()).collect();
+    if let Some(fields) = nic.as_object_mut() {
+        fields.insert("group_with".into(), json!(others));
+    }
+    Ok(nic)
 }
 
 /// Gives a device to `vfio-pci`.
@@ -51,7 +59,7 @@ pub(super) fn unbind(params: &Value) -> Result<Value, String> {
     Ok(json!({}))
 }
 
-fn address(params: &Value) -> Result<PciAddress, String> {
+pub(super) fn address(params: &Value) -> Result<PciAddress, String> {
     params::required(params, 0, "address")?.parse()
 }
 
@@ -79,6 +87,8 @@ fn describe(info: &PciInfo) -> Value {
     }
     if let Some(parent) = info.physical_function {
         fields.insert("vf_of".into(), json!(parent.to_string()));
+        let number = Sysfs::default().virtual_function_number(parent, info.address);
+        fields.insert("vf_number".into(), json!(number));
     }
     nic
 }

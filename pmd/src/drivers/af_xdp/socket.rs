@@ -39,6 +39,13 @@ pub(super) struct Socket {
     pub(super) multi_buffer: bool,
 }
 
+impl Socket {
+    /// Whether a frame longer than a chunk cannot come: the device writes into our memory, and knows no frames in several chunks.
+    pub(super) fn takes_one_chunk(&self) -> bool {
+        self.zero_copy && !self.multi_buffer
+    }
+}
+
 /// Whether the kernel copies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Copies {

@@ -107,7 +107,7 @@ impl Igbvf {
         self.want(
             &question,
             what,
-            "give it one with `vsctl nic set PF vf N mac ADDRESS`, or trust it with `vsctl nic set PF vf N trust on`",
+            "give it one with `vsctl nic set-vf ADDRESS mac=MAC`, or trust it with `vsctl nic set-vf ADDRESS trust=on`",
         )
     }
 
@@ -139,7 +139,7 @@ impl Igbvf {
             self.set_address(mailbox::SET_ADDRESS | mailbox::ADD_ADDRESS, mac, &format!("address {shown}"))?;
         }
         for vlan in self.filters.vlans.clone() {
-            let remedy = "it may have been put into a VLAN by the host: `vsctl nic show PF`";
+            let remedy = "it may have been put into a VLAN by the host: `vsctl nic vfs PF`";
             self.want(
                 &[mailbox::SET_VLAN | mailbox::ADD_VLAN, vlan.into()],
                 &format!("VLAN {vlan}"),

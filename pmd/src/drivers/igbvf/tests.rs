@@ -83,7 +83,7 @@ fn what_is_refused_says_what_to_do() {
     let text = error(|own| own.refuses.push(SET_LONGEST));
     assert!(text.contains("frames of 1526 bytes") && text.contains("mtu_request"), "{text}");
     let text = error(|own| (own.no_address, own.refuses) = (true, vec![SET_ADDRESS]));
-    assert!(text.contains("vf N mac"), "{text}");
+    assert!(text.contains("nic set-vf"), "{text}");
     let text = error(PlayedVf::go_down);
     assert!(text.contains("is down") && text.contains("ip link set"), "{text}");
     let text = error(|own| own.silent = true);

@@ -1,6 +1,6 @@
-//! A vDPA network card that is this program: `vduse NAME TAP`.
+//! A vDPA network card that is this program: `vduse NAME DEVICE`.
 //!
-//! The kernel's vDPA bus gets a card of that name (VDUSE); its wire is a TAP device. The card itself is the model that the unit tests of
+//! The kernel's vDPA bus gets a card of that name (VDUSE); its frames go in and out by a network device of the kernel. The card itself is the model that the unit tests of
 //! drivers run on: its registers are set as the kernel says, and it finds the driver's memory where the kernel has it mapped. So
 //! `/dev/vhost-vdpa-N` can be tested on a stock kernel, without a card and without DPDK.
 #![expect(unsafe_code, reason = "shows the model memory of the driver")]
@@ -14,8 +14,8 @@ use std::sync::Arc;
 use kernel::{Device, Memory, Request};
 use pmd::memory::IoSpace as _;
 use pmd::pci::{FakeFn, PciFn};
-use pmd::sys::netif::InterfaceName;
-use pmd::sys::tun;
+use pmd::sys::netif::{Control, InterfaceName};
+use pmd::sys::packet_socket::PacketSocket;
 use pmd::virtio::features::*;
 use pmd::virtio::pci::{Transport, VirtioNetModel, Window, status};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
@@ -24,8 +24,6 @@ const FEATURES: u64 =
     VIRTIO_F_VERSION_1 | VIRTIO_F_ACCESS_PLATFORM | VIRTIO_NET_F_MAC | VIRTIO_NET_F_MRG_RXBUF;
 const MAC: [u8; 6] = [0x52, 0x54, 0, 0xdd, 0, 1];
 const RING_SIZE: u16 = 256;
-/// Bytes of the header before each frame of the TAP.
-const HEADER: usize = 12;
 
 struct Card {
     device: Device,
@@ -38,16 +36,16 @@ struct Card {
     kicks: [OwnedFd; 2],
     /// Written by the model.
     interrupts: [OwnedFd; 2],
-    tap: OwnedFd,
+    wire: Arc<OwnedFd>,
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [name, tap] = arguments.as_slice() else { return Err("usage: vduse NAME TAP".into()) };
-    let mut card = Card::new(name, tap)?;
+    let [name, device] = arguments.as_slice() else { return Err("usage: vduse NAME DEVICE".into()) };
+    let mut card = Card::new(name, device)?;
     println!("{name} is there");
     loop {
-        let fds = [card.device.as_fd(), card.tap.as_fd()];
+        let fds = [card.device.as_fd(), card.wire.as_fd()];
         let events = card.kicks.iter().chain(&card.interrupts).map(|event| event.as_fd());
         let mut fds: Vec<_> =
             fds.into_iter().chain(events).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
@@ -69,12 +67,15 @@ fn events() -> io::Result<[OwnedFd; 2]> {
 }
 
 impl Card {
-    fn new(name: &str, tap: &str) -> Result<Card, Box<dyn std::error::Error>> {
+    fn new(name: &str, device: &str) -> Result<Card, Box<dyn std::error::Error>> {
         let model = VirtioNetModel::new(VIRTIO_NET_F_MRG_RXBUF);
         let function = FakeFn::new(model.clone());
         let transport = Transport::new(function.clone())?;
-        let tap = tun::open_queue(&InterfaceName::new(tap)?, false)?;
-        tun::set_header_len(&tap, HEADER as i32)?;
+        let index = Control::open()?.index(&InterfaceName::new(device)?)?;
+        let wire = PacketSocket::open()?;
+        wire.ignore_outgoing()?;
+        wire.bind(index, true)?;
+        wire.promiscuous(index)?;
         Ok(Card {
             device: Device::create(name, FEATURES, MAC, RING_SIZE)?,
             model,
@@ -84,7 +85,7 @@ impl Card {
             doorbells: Vec::new(),
             kicks: events()?,
             interrupts: events()?,
-            tap,
+            wire: wire.fd().clone(),
         })
     }
 
@@ -160,24 +161,24 @@ impl Card {
         }
     }
 
-    /// Frames of the TAP, to the driver.
+    /// Frames of the wire, to the driver.
     fn receive(&mut self) {
         let mut frame = [0; 65_536];
-        while let Ok(len) = rustix::io::read(&self.tap, &mut frame) {
+        while let Ok(len) = rustix::io::read(&self.wire, &mut frame) {
             if self.doorbells.is_empty() {
                 continue;
             }
             if self.memory.is_empty() {
                 self.look();
             }
-            let bytes = frame.get(HEADER..len).unwrap_or_default();
+            let bytes = frame.get(..len).unwrap_or_default();
             if !self.model.lock().deliver(self.function.dma_view(), 0, bytes) {
                 println!("no room for {} bytes", bytes.len());
             }
         }
     }
 
-    /// Frames of the driver, to the TAP.
+    /// Frames of the driver, to the wire.
     fn send(&mut self) {
         for ring in 0..2 {
             let kicked = rustix::io::read(&self.kicks[ring], &mut [0; 8]).is_ok();
@@ -189,8 +190,8 @@ impl Card {
         }
         let frames = std::mem::take(&mut self.model.lock().sent);
         for frame in frames {
-            // A TAP that is down takes none.
-            let _ = rustix::io::write(&self.tap, &[&[0; HEADER][..], &frame].concat());
+            // A device that is down takes none.
+            let _ = rustix::io::write(&self.wire, &frame);
         }
     }
 }

@@ -80,13 +80,16 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 struct World {
     memory: Arc<MemTable>,
     file: Arc<RingFile>,
+    /// If so, it is this alone that outlives devices.
+    buffer: Option<Arc<InflightBuffer>>,
     size: u16,
     rules: RingRules,
 }
 
 impl World {
     fn new(size: u16, rules: RingRules) -> World {
-        World { memory: memory(), file: Arc::new(RingFile::anonymous(1).unwrap()), size, rules }
+        let file = Arc::new(RingFile::anonymous(1).unwrap());
+        World { memory: memory(), file, buffer: None, size, rules }
     }
 
     fn addresses(&self) -> RingAddresses {
@@ -131,8 +134,12 @@ impl World {
             started: true,
             ..RingConfig::default()
         };
-        let made = config.activate(&self.memory, self.rules, (&self.file, 0), Resume::ByRecord);
-        let Activated { mut ring, bad_record } = made.ok()?.unwrap();
+        if self.buffer.is_some() {
+            self.file.forget(0);
+        }
+        let kept = Kept { file: &self.file, inflight: self.buffer.as_ref(), index: 0 };
+        let made = config.activate(&self.memory, self.rules, kept, Resume::ByRecord);
+        let Activated { mut ring, bad_record, .. } = made.ok()?.unwrap();
         if ring.next_used() != base {
             ring.rewind_to_used();
         }
@@ -334,12 +341,14 @@ proptest! {
         write: bool,
         event_idx: bool,
         in_order: bool,
+        buffer: bool,
         steps in steps(),
     ) {
         let size = if packed { size } else { size.next_power_of_two() };
         // One used descriptor may stand for several chains: the driver's event positions mean something else then.
         let rules = RingRules { event_idx: event_idx && !in_order, indirect: true, packed, in_order };
-        let world = World::new(size, rules);
+        let mut world = World::new(size, rules);
+        world.buffer = buffer.then(|| inflight::tests::buffer(size));
         let (driver, device) = (world.driver(), world.device(if packed { 0x8000 } else { 0 }));
         let (waiting, open, shown) = Default::default();
         let mut play = Play { driver, device, world, write, waiting, open, shown, given: 0 };

@@ -13,10 +13,10 @@ use pmd::virtio::packed::Position;
 use super::Faults;
 use crate::memory::MemTable;
 use crate::ring::{
-    Cursor, DeviceRing, Direction, Extent, Resume, Ring, RingAddresses, RingConfig, RingFault, RingFile,
-    RingRules, Segment,
+    Cursor, DeviceRing, Direction, Extent, Kept, Resume, Ring, RingAddresses, RingConfig, RingFault,
+    RingFile, RingRules, Segment,
 };
-use crate::vdpa::device::{Capabilities, DeviceStatistics, RingStart, Start, StartIndex};
+use crate::vdpa::device::{Capabilities, DeviceStatistics, DoorbellPage, RingStart, Start, StartIndex};
 use crate::vdpa::error::{VdpaError, VdpaProblem};
 use crate::vdpa::memory::DmaMapping;
 
@@ -41,6 +41,7 @@ pub(super) struct Card {
     pub(super) faults: Faults,
     pub(super) dead: bool,
     pub(super) works_when_kicked: bool,
+    pub(super) page: Option<DoorbellPage>,
     pub(super) kicks: u64,
     pub(super) opened: u64,
     pub(super) pairs: u16,
@@ -65,6 +66,7 @@ impl Card {
             faults: Faults::default(),
             dead: false,
             works_when_kicked: false,
+            page: None,
             kicks: 0,
             opened: 0,
             pairs: 0,
@@ -256,7 +258,8 @@ impl Card {
 #[expect(clippy::unwrap_used, reason = "a test can do nothing else without a memfd")]
 fn activate(config: &RingConfig, memory: &Arc<MemTable>, rules: RingRules) -> Option<DeviceRing> {
     let file = Arc::new(RingFile::anonymous(1).unwrap());
-    let made = config.activate(memory, rules, (&file, 0), Resume::AtBase).ok()??;
+    let kept = Kept { file: &file, inflight: None, index: 0 };
+    let made = config.activate(memory, rules, kept, Resume::AtBase).ok()??;
     let mut ring = made.ring;
     ring.arm();
     Some(ring)

@@ -153,7 +153,7 @@ impl Shadow {
         let number = self.numbers.get(usize::from(id)).copied().unwrap_or(u64::MAX);
         let capacity = self.flights.capacity(number).unwrap_or(0);
         let len = match self.direction {
-            // Some devices say here how much they sent (virtio 1.2, 2.7.8.2). Nothing was written.
+            // Some devices say here how much they sent (virtio 1.2, 2.7.8.1). Nothing was written.
             Direction::Read => 0,
             Direction::Write if len > capacity => return Err(DeviceFault::TooLong { len, capacity }),
             Direction::Write => len,

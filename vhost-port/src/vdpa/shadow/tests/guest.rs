@@ -17,7 +17,7 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap};
 
 use crate::memory::{DirtyLog, MemTable, PageLog, Region, RegionSpec};
-use crate::ring::{DeviceRing, Direction, RingAddresses, RingConfig, RingRules};
+use crate::ring::{DeviceRing, Direction, Kept, Resume, RingAddresses, RingConfig, RingFile, RingRules};
 
 pub(super) const MEMORY: u64 = 1 << 20;
 /// Where the ring lies, where indirect tables, and where buffers: a slot for each chain there can be.
@@ -41,6 +41,9 @@ pub(super) struct Guest {
     pub(super) direction: Direction,
     pub(super) log: Arc<DirtyLog>,
     pub(super) log_file: File,
+    config: RingConfig,
+    /// What outlives a device side of the ring.
+    kept: Arc<RingFile>,
     /// Chains that have not come back, by name: slot, pieces and stamp.
     pub(super) out: HashMap<u16, (u64, Vec<Buffer>, u64)>,
     pub(super) slots: Vec<u64>,
@@ -100,11 +103,10 @@ impl Guest {
             started: true,
             ..RingConfig::default()
         };
-        let mut ring = config.started_for_test(&memory, rules);
+        let kept = Arc::new(RingFile::anonymous(1).unwrap());
         let log_file: File = memfd_create("log", MemfdFlags::CLOEXEC).unwrap().into();
         ftruncate(&log_file, 4096).unwrap();
         let log = Arc::new(DirtyLog::map(&log_file, 0, 4096, &memory, &alarm).unwrap());
-        ring.log_to(&log, None);
         let guest = Guest {
             file,
             memory,
@@ -114,6 +116,8 @@ impl Guest {
             direction,
             log,
             log_file,
+            config,
+            kept,
             out: HashMap::new(),
             slots: (0..u64::from(size)).collect(),
             stamp: 0,
@@ -124,7 +128,18 @@ impl Guest {
             back: 0,
             empty: 0,
         };
+        let ring = guest.start();
         (guest, ring)
+    }
+
+    /// The device side of the ring, after whoever had it before is gone, and as a front-end starts it that does not know where that one was.
+    pub(super) fn start(&self) -> DeviceRing {
+        let kept = Kept { file: &self.kept, inflight: None, index: 0 };
+        let made = self.config.activate(&self.memory, self.rules, kept, Resume::ByRecord);
+        let mut ring = made.unwrap().unwrap().ring;
+        ring.rewind_to_used();
+        ring.log_to(&self.log, None);
+        ring
     }
 
     pub(super) fn at(&self, gpa: u64) -> SharedPtr {
