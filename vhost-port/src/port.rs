@@ -90,6 +90,9 @@ impl Port for VhostPort {
             if let Some(pages) = peer.logged_pages {
                 say("dirty_log", format!("on, {pages} pages"));
             }
+            if let Some(pages) = peer.fetched_pages {
+                say("postcopy", format!("on, {pages} pages fetched"));
+            }
             say("num_of_vrings", peer.ring_sizes.iter().flatten().count().to_string());
             for (i, size) in peer.ring_sizes.iter().enumerate() {
                 if let Some(size) = size {

@@ -13,6 +13,7 @@ pub mod netif;
 pub mod netlink;
 pub mod netns;
 pub mod packet_socket;
+pub mod pager;
 pub mod ring_map;
 pub mod send_many;
 pub mod sigbus;

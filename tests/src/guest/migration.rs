@@ -49,6 +49,35 @@ impl Guest {
         self.monitor("migrate-set-parameters", &limits).map(drop)
     }
 
+    /// Allows the guest to run at its new home before its memory has arrived there. To be said on both sides before anything is moved.
+    /// From then on `bandwidth` bytes per second are sent beside the pages asked for.
+    ///
+    /// # Errors
+    /// As [`Guest::monitor`]; the kernel or a device cannot do it.
+    pub fn allow_postcopy(&mut self, bandwidth: u64) -> Result<()> {
+        let on = json!({"capabilities": [{"capability": "postcopy-ram", "state": true}]});
+        self.monitor("migrate-set-capabilities", &on)?;
+        self.monitor("migrate-set-parameters", &json!({"max-postcopy-bandwidth": bandwidth})).map(drop)
+    }
+
+    /// Has the guest run at its new home now, once the migration is under way.
+    ///
+    /// # Errors
+    /// As [`Guest::monitor`], or the migration fails.
+    pub fn start_postcopy(&mut self) -> Result<()> {
+        let deadline = Instant::now() + MIGRATION;
+        loop {
+            match self.migration()? {
+                state if state["status"] == "active" => break,
+                state if state["status"] == "failed" || Instant::now() > deadline => {
+                    return Err(Failure::new(format!("guest {} is not moved: {state}", self.name)));
+                }
+                _ => thread::sleep(Duration::from_millis(20)),
+            }
+        }
+        self.monitor("migrate-start-postcopy", &json!({})).map(drop)
+    }
+
     /// Begins to move the guest to the QEMU that waits at `socket`.
     ///
     /// # Errors

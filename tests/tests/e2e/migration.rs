@@ -24,6 +24,8 @@ const LOAD: u64 = 2 << 20;
 /// shorter and shorter.
 const BANDWIDTH: u64 = 64 << 20;
 const DOWNTIME: u64 = 30;
+/// Of what is sent unasked when the guest runs at its new home: memory takes some seconds to arrive.
+const POSTCOPY_BANDWIDTH: u64 = 16 << 20;
 
 /// A switch with a port for the guest and a TAP that is a port of the kernel's bridge.
 struct Host {
@@ -190,6 +192,47 @@ fn memory_arrives_as_it_was_left_and_the_switch_announces_the_guest() {
     let counted = |flows: &str| flows.lines().any(|l| l.contains("rarp") && !l.contains("n_packets=0"));
     moved.from.switch.vsctl_until(&format!("dump-flows {}", moved.from.bridge), PATIENCE, counted).unwrap();
     moved.between.reaches(GUEST, 20).unwrap();
+}
+
+/// The guest runs at its new home while most of its memory is at the old one, and traffic goes on meanwhile.
+#[test]
+fn guest_runs_before_its_memory_has_arrived() {
+    let lab = Lab::open().unwrap();
+    let mut moved = Move::new(&lab, "", &[]);
+    moved.guest.run("dd if=/dev/urandom of=/tmp/random bs=1M count=16 2>/dev/null").unwrap();
+    let sum = moved.guest.run("md5sum /tmp/random").unwrap();
+    for guest in [&mut moved.guest, &mut moved.waiting] {
+        guest.allow_postcopy(POSTCOPY_BANDWIDTH).unwrap();
+    }
+    let log = lab.path("ping.log");
+    let mut ping = moved.between.start("busybox", &["ping", "-i", "0.05", GUEST], &log).unwrap();
+    let mut load = moved.load(&lab, &["-b", "8M"]);
+    moved.guest.start_migration(&moved.socket).unwrap();
+    moved.guest.start_postcopy().unwrap();
+    // Pages of rings, and of buffers.
+    let fetched = |text: &str| text.split_whitespace().any(|word| word.parse::<u32>().is_ok_and(|n| n > 10));
+    moved.to.switch.vsctl_until("get Interface vm status:postcopy", PATIENCE, fetched).unwrap();
+    moved.is_known_to_have_moved();
+    // The same connection, while memory arrives.
+    moved.carries(&moved.to);
+    let status = moved.to.switch.vsctl("get Interface vm status:postcopy");
+    println!("memory arrives: {status:?}");
+    assert!(status.is_ok(), "memory has arrived before traffic went on");
+    let migrated = moved.guest.finish_migration().unwrap();
+    println!("moved: {migrated:?}");
+    let none = |status: &str| !status.contains("postcopy");
+    moved.to.switch.vsctl_until("get Interface vm status", PATIENCE, none).unwrap();
+    moved.carries(&moved.to);
+    load.must_run().unwrap();
+    ping.signal(Signal::INT);
+    let text = ping
+        .until("summary", PATIENCE, |ping| ping.log().contains("round-trip").then(|| ping.log()))
+        .unwrap();
+    println!("{}", text.lines().find(|line| line.contains("packets transmitted")).unwrap());
+    println!("{}", moved.to.switch.vsctl("get Interface vm statistics").unwrap());
+    assert_eq!(moved.waiting.run("md5sum /tmp/random").unwrap(), sum);
+    moved.waiting.run("ping -c 3 10.1.0.100").unwrap();
+    assert_eq!(moved.to.switch.vsctl("get Interface vm error").unwrap().trim(), "[]");
 }
 
 /// Compares two guests' memories page by page. How many pages are not empty.

@@ -98,7 +98,7 @@ proptest! {
             }
             let sorted = iotlb.entries().windows(2).all(|two| two[0].end() <= two[1].told.iova);
             prop_assert!(sorted, "{:?}", iotlb.entries());
-            let table = regions.translated(iotlb.entries(), &misses);
+            let table = regions.translated(iotlb.entries(), &misses, false);
             for (iova, byte) in model.iter().enumerate() {
                 for access in [Access::READ, Access::WRITE, Access::BOTH] {
                     let found = table.lookup(iova as u64, 1, access, &mut RegionCache::default());
@@ -178,7 +178,7 @@ fn what_is_not_translated_is_reported_page_by_page() {
     let misses = Arc::new(MissQueue::new(Alarm::new().unwrap()));
     let told = Translation { iova: 0x3000, len: PAGE, uva: UVA, access: Access::READ };
     iotlb.update(told, &regions).unwrap();
-    let table = regions.translated(iotlb.entries(), &misses);
+    let table = regions.translated(iotlb.entries(), &misses, false);
     let missed = || {
         let mut missed: Vec<_> = misses.drain().map(|Miss { page, access }| (page, access.bits())).collect();
         missed.sort_unstable();

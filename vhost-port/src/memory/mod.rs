@@ -25,7 +25,7 @@ mod table;
 mod window;
 
 pub(crate) use dirty::{DirtyLog, Pages};
-pub(crate) use iotlb::{Access, Iotlb, IotlbCounters, Translation};
+pub(crate) use iotlb::{Access, Iotlb, IotlbCounters, Translation, TranslationError};
 pub(crate) use misses::{Miss, MissQueue, PAGE};
 pub(crate) use page_log::{HostRange, Marks, NoMarks, PageLog};
 pub(crate) use region::{Region, RegionSpec};

@@ -51,6 +51,8 @@ struct Iommu {
     misses: Arc<MissQueue>,
     /// Memory that is of no region.
     keep: Vec<HostMemory>,
+    /// Addresses are the guest's, and what has no translation has not arrived. Those of rings are the front-end's, as ever.
+    pages: bool,
 }
 
 /// The region, or mapping, a ring used last: nearly every address is in it. With it goes the access it was looked up for.
@@ -139,9 +141,15 @@ impl MemTable {
         self.regions.is_empty() && self.iommu.as_ref().is_none_or(|iommu| iommu.keep.is_empty())
     }
 
-    /// The table with all addresses translated by `entries`, which are sorted and lie in its regions.
-    pub(crate) fn translated(&self, entries: &[Entry], misses: &Arc<MissQueue>) -> MemTable {
-        let iommu = Iommu { entries: entries.into(), misses: Arc::clone(misses), keep: Vec::new() };
+    /// The same regions, taken for what they are.
+    pub(crate) fn same(&self) -> MemTable {
+        MemTable { regions: self.regions.clone(), iommu: None }
+    }
+
+    /// The table with all addresses translated by `entries`, which are sorted and lie in its regions. If they are `pages` that have arrived,
+    /// rings lie where the front-end says.
+    pub(crate) fn translated(&self, entries: &[Entry], misses: &Arc<MissQueue>, pages: bool) -> MemTable {
+        let iommu = Iommu { entries: entries.into(), misses: Arc::clone(misses), keep: Vec::new(), pages };
         MemTable { regions: self.regions.clone(), iommu: Some(iommu) }
     }
 
@@ -157,7 +165,7 @@ impl MemTable {
         let entries = entries.collect();
         let misses = Arc::new(MissQueue::new(Arc::clone(alarm)));
         let keep = mappings.into_iter().map(|mapping| mapping.memory).collect();
-        MemTable { regions: Vec::new(), iommu: Some(Iommu { entries, misses, keep }) }
+        MemTable { regions: Vec::new(), iommu: Some(Iommu { entries, misses, keep, pages: false }) }
     }
 
     /// Whether addresses are translated.
@@ -253,6 +261,10 @@ impl MemTable {
     pub(crate) fn ring_part(&self, addr: u64, len: u64, access: Access) -> Result<RingPart, Unplaced> {
         match &self.iommu {
             None => self.by_uva(addr, len).map(RingPart::Whole).ok_or(Unplaced::Outside),
+            Some(iommu) if iommu.pages => {
+                let gpa = self.gpa_of_uva(addr, len).ok_or(Unplaced::Outside)?;
+                iommu.ring_part(gpa, len, access)
+            }
             Some(iommu) => iommu.ring_part(addr, len, access),
         }
     }

@@ -37,6 +37,8 @@ pub(crate) struct Peer {
     pub(crate) mtu: Option<u16>,
     /// Pages for which there are bits in the dirty log, while the guest is being migrated.
     pub(crate) logged_pages: Option<u64>,
+    /// Pages that were missing and waited for, while memory arrives.
+    pub(crate) fetched_pages: Option<u64>,
     /// MAC address the guest's driver has set by the configuration space.
     pub(crate) mac: Option<[u8; 6]>,
     /// Sizes of the rings the front-end has set up, by index.

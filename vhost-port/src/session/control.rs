@@ -142,16 +142,17 @@ pub(crate) fn serve(shared: &Arc<Shared>, stream: UnixStream) {
         if stopping(shared) {
             break Ok(());
         }
-        let (kicks, patience) = {
+        let (kicks, patience, arriving) = {
             let session = locked();
             let patience = session.patience().into_iter().chain(session.offload_patience()).min();
-            (session.awaited(), patience)
+            (session.awaited(), patience, session.arriving())
         };
-        let result = match next_event(&mut socket, &shared.alarm, &kicks, patience) {
+        let result = match next_event(&mut socket, &shared.alarm, &kicks, patience, arriving) {
             Event::Attention => {
                 shared.alarm.clear();
-                locked().attend();
-                Ok(())
+                let mut session = locked();
+                session.attend();
+                session.take_pages()
             }
             Event::ForCrate => match handler.handle_request() {
                 Err(VhostError::Disconnected) => break Ok(()),

@@ -2,15 +2,15 @@
 //!
 //! Before the crate reads a message, its 12-byte header is peeked at. Ours is what the crate would refuse:
 //! NET_SET_MTU, SEND_RARP, SET_LOG_FD, GET/SET_STATUS (not dispatched at all) and SET_VRING_ENABLE, which QEMU sends
-//! before the SET_FEATURES that the crate insists on; IOTLB_MSG, which the crate does not know; and SET_BACKEND_REQ_FD, whose socket the crate would keep to itself.
+//! before the SET_FEATURES that the crate insists on; the messages of a postcopy migration; IOTLB_MSG, which the crate does not know; and SET_BACKEND_REQ_FD, whose socket the crate would keep to itself.
 //! Peeking leaves passed descriptors queued.
 //!
 //! The crate reads a body with a single call and takes a short one for an error, so a message is handed on only
 //! when all of it has arrived. A sender that never completes one is waited for with the thread's stop signal in view.
 
-use std::io::{self, IoSliceMut, Write};
+use std::io::{self, IoSlice, IoSliceMut, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,9 +18,13 @@ use std::time::Duration;
 use pmd::sys::sigbus::Alarm;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recv, recvmsg};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recv, recvmsg, sendmsg,
+};
 
 use super::iommu::IotlbMessage;
+use super::postcopy::PostcopyMessage;
 
 /// Bytes of a message's header.
 const HEADER: usize = 12;
@@ -29,8 +33,8 @@ const MAX_BODY: usize = 4096;
 const VERSION: u32 = 1;
 const FLAG_REPLY: u32 = 4;
 const FLAG_NEED_REPLY: u32 = 8;
-/// Most descriptors taken with a message that is ours; one is the most that any may carry.
-const MAX_DESCRIPTORS: usize = 2;
+/// Most descriptors taken with a message that is ours: a memory table's.
+const MAX_DESCRIPTORS: usize = 8;
 
 /// Requests we answer ourselves.
 #[derive(Debug)]
@@ -51,6 +55,8 @@ pub(super) enum Diverted {
     BackendChannel(OwnedFd),
     /// A translation of the guest's IOMMU.
     Iotlb(IotlbMessage),
+    /// Of a guest that runs before its memory has arrived.
+    Postcopy(PostcopyMessage),
 }
 
 /// What came.
@@ -68,12 +74,14 @@ pub(super) enum Event {
     Bad(String),
 }
 
-/// Waits for a whole message, for the alarm, for a kick, or until patience is over. A message comes before a kick.
+/// Waits for a whole message, for the alarm, for a kick, or until patience is over. A message comes before a kick. While memory is
+/// `arriving`, messages about it are answered differently, and are ours.
 pub(super) fn next_event(
     socket: &mut UnixStream,
     alarm: &Alarm,
     kicks: &[Arc<OwnedFd>],
     patience: Option<Duration>,
+    arriving: bool,
 ) -> Event {
     let mut pause = None;
     loop {
@@ -98,7 +106,9 @@ pub(super) fn next_event(
         let arrived = rustix::io::ioctl_fionread(&*socket).unwrap_or(0);
         if got == HEADER && arrived >= (HEADER + size) as u64 {
             return match code {
-                7 | 18..=22 | 39 | 40 => ours(socket, code, flags, size),
+                7 | 18..=22 | 28..=30 | 39 | 40 => ours(socket, code, flags, size),
+                0 | 38 if arriving && size == 8 => ours(socket, code, flags, size),
+                5 | 37 if arriving => ours(socket, code, flags, size),
                 _ => Event::ForCrate,
             };
         }
@@ -166,7 +176,7 @@ fn read_message(socket: &UnixStream, bytes: &mut [u8]) -> io::Result<Vec<OwnedFd
     Ok(descriptors)
 }
 
-/// Reads a message that is ours. Two of them carry a descriptor; those of the others are closed.
+/// Reads a message that is ours. Some of them carry descriptors; those of the others are closed.
 fn ours(socket: &mut UnixStream, code: u32, flags: u32, size: usize) -> Event {
     let mut bytes = [0; HEADER + MAX_BODY];
     let Some(message) = bytes.get_mut(..HEADER + size) else {
@@ -193,6 +203,13 @@ fn ours(socket: &mut UnixStream, code: u32, flags: u32, size: usize) -> Event {
         (20, Ok(mtu)) => Diverted::SetMtu(mtu),
         (39, Ok(status)) => Diverted::SetStatus(status),
         (40, _) if size == 0 => Diverted::GetStatus,
+        (28, _) if size == 0 => Diverted::Postcopy(PostcopyMessage::Advise),
+        (29, _) if size == 0 => Diverted::Postcopy(PostcopyMessage::Listen),
+        (30, _) if size == 0 => Diverted::Postcopy(PostcopyMessage::End),
+        (0 | 5 | 37 | 38, _) => match PostcopyMessage::of_memory(code, body, descriptors) {
+            Ok(message) => Diverted::Postcopy(message),
+            Err(what) => return Event::Bad(what),
+        },
         // Without a body in the specification; with an empty one where all messages have one.
         (7 | 21, _) if size == 0 || size == 8 => match (descriptors.len(), descriptors.pop()) {
             (1, Some(event)) if code == 7 => Diverted::LogEvent(event),
@@ -212,10 +229,23 @@ fn ours(socket: &mut UnixStream, code: u32, flags: u32, size: usize) -> Event {
 
 /// Sends a reply with one number.
 pub(super) fn reply(socket: &mut UnixStream, code: u32, value: u64) -> io::Result<()> {
-    let mut message = [0; HEADER + 8];
-    message[..4].copy_from_slice(&code.to_le_bytes());
-    message[4..8].copy_from_slice(&(VERSION | FLAG_REPLY).to_le_bytes());
-    message[8..12].copy_from_slice(&8u32.to_le_bytes());
-    message[HEADER..].copy_from_slice(&value.to_le_bytes());
-    socket.write_all(&message)
+    reply_with(socket, code, &value.to_le_bytes(), None)
+}
+
+/// Sends a reply, and a descriptor if there is one.
+pub(super) fn reply_with(
+    socket: &mut UnixStream,
+    code: u32,
+    body: &[u8],
+    descriptor: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
+    let header = [code, VERSION | FLAG_REPLY, body.len() as u32];
+    let message = [header.map(u32::to_le_bytes).as_flattened(), body].concat();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if let Some(descriptor) = &descriptor {
+        ancillary.push(SendAncillaryMessage::ScmRights(std::slice::from_ref(descriptor)));
+    }
+    let sent = sendmsg(&*socket, &[IoSlice::new(&message)], &mut ancillary, SendFlags::NOSIGNAL)?;
+    socket.write_all(message.get(sent..).unwrap_or_default())
 }

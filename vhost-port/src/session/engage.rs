@@ -46,7 +46,7 @@ impl Session {
     /// Tries the devices, best first. True when one runs the rings.
     pub(super) fn engage_any(&mut self) -> bool {
         let runs = (0..self.offloadable(u16::MAX)).any(|at| self.runs_enabled(at));
-        if !runs {
+        if !runs || self.arriving() {
             return false;
         }
         while let Some(at) = self.offload.target() {

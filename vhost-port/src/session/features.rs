@@ -49,7 +49,13 @@ pub(crate) fn offload_features(offload: OffloadOffer) -> u64 {
 
 /// Protocol features offered to a front-end.
 pub(super) fn protocol() -> VhostUserProtocolFeatures {
-    VhostUserProtocolFeatures::MQ
+    let postcopy = if pmd::sys::pager::available() {
+        VhostUserProtocolFeatures::PAGEFAULT
+    } else {
+        VhostUserProtocolFeatures::empty()
+    };
+    postcopy
+        | VhostUserProtocolFeatures::MQ
         | VhostUserProtocolFeatures::RARP
         | VhostUserProtocolFeatures::LOG_SHMFD
         | VhostUserProtocolFeatures::REPLY_ACK

@@ -25,7 +25,7 @@ use pmd::port::DropReason;
 
 use super::backend_channel::{BackendRequest, SendError};
 use super::machine::Session;
-use crate::memory::{Access, Iotlb, MemTable, Miss, MissQueue, PAGE, Translation};
+use crate::memory::{Access, Iotlb, MemTable, Miss, MissQueue, PAGE, Translation, TranslationError};
 use crate::net::LateSender;
 use crate::ring::{Direction, RingConfigError, RingRules};
 
@@ -94,6 +94,8 @@ pub(super) struct Iommu {
     pause: Duration,
     since: Instant,
     late: LateSender,
+    /// There is no IOMMU: these are the pages of memory that have arrived.
+    pages: bool,
 }
 
 impl Iommu {
@@ -105,17 +107,37 @@ impl Iommu {
             pause: PATIENCE.0,
             since: Instant::now(),
             late: LateSender::new(),
+            pages: session.paging(),
         }
     }
 
     /// The table for rings, over the guest's memory, in which everything is found anew.
-    pub(super) fn rebase(&mut self, memory: &MemTable) -> MemTable {
+    pub(super) fn rebase(&mut self, memory: &MemTable, arriving: bool) -> MemTable {
         self.iotlb.rebase(memory);
-        self.table(memory)
+        self.table(memory, arriving)
     }
 
-    fn table(&self, memory: &MemTable) -> MemTable {
-        memory.translated(self.iotlb.entries(), &self.misses)
+    /// Nothing can be found while memory is `arriving`, and not found by pages.
+    fn table(&self, memory: &MemTable, arriving: bool) -> MemTable {
+        let entries = if arriving && !self.pages { &[] } else { self.iotlb.entries() };
+        memory.translated(entries, &self.misses, self.pages)
+    }
+
+    /// Pages that rings have missed and that have not arrived.
+    pub(super) fn missing(&self) -> Vec<u64> {
+        let pages = self.misses.drain().map(|miss| miss.page);
+        pages.filter(|&page| !self.iotlb.has(page, Access::BOTH)).collect()
+    }
+
+    /// A page has arrived.
+    pub(super) fn know(&mut self, page: Translation, memory: &MemTable) -> Result<(), TranslationError> {
+        (self.pause, self.since) = (PATIENCE.0, Instant::now());
+        self.iotlb.update(page, memory).map(drop)
+    }
+
+    /// Pages are gone.
+    pub(super) fn forget(&mut self, gpa: u64, len: u64) {
+        self.iotlb.invalidate(gpa, len);
     }
 
     /// Applies a message. Whether it changed anything.
@@ -144,8 +166,8 @@ pub(super) fn direction(at: usize) -> Direction {
 impl Session {
     /// An IOTLB message.
     pub(super) fn translate(&mut self, message: IotlbMessage) -> Result<(), String> {
-        let counters = &self.shared.iotlb;
-        let Some(iommu) = &mut self.iommu else {
+        let (counters, arriving) = (&self.shared.iotlb, self.arriving());
+        let Some(iommu) = self.iommu.as_mut().filter(|iommu| !iommu.pages) else {
             return match message {
                 // Nothing was known.
                 IotlbMessage::Invalidate { .. } => Ok(()),
@@ -161,7 +183,7 @@ impl Session {
         counters.entries.store(iommu.iotlb.entries().len() as u64, Ordering::Relaxed);
         counters.evicted.store(iommu.iotlb.evicted(), Ordering::Relaxed);
         if changed {
-            self.addresses = Arc::new(iommu.table(&self.memory));
+            self.addresses = Arc::new(iommu.table(&self.memory, arriving));
             self.readdress_rings(taken_back)?;
             self.ask();
         }
@@ -169,7 +191,7 @@ impl Session {
     }
 
     /// Gives all rings the new addresses. With `survey`, what they will need next is looked for in them.
-    fn readdress_rings(&mut self, survey: bool) -> Result<(), String> {
+    pub(super) fn readdress_rings(&mut self, survey: bool) -> Result<(), String> {
         (0..self.rings.len())
             .filter(|&at| self.rings[at].started)
             .collect::<Vec<_>>()
@@ -247,6 +269,11 @@ impl Session {
 
     /// Asks the front-end for what rings have missed.
     pub(super) fn ask(&mut self) {
+        if self.paging() {
+            // If the pager has ended, its socket tells.
+            let _ = self.ask_pager();
+            return;
+        }
         let Some(iommu) = &mut self.iommu else { return };
         let Some(channel) = &self.channel else { return };
         let mut broken = None;

@@ -28,6 +28,7 @@ use super::features;
 use super::inflight::Inflight;
 use super::iommu::Iommu;
 use super::migration::Migration;
+use super::postcopy::Postcopy;
 use crate::memory::{MAX_REGIONS, MemTable, MemoryError, Region, RegionSpec};
 use crate::net::{Peer, Shared};
 use crate::ring::{RingAddresses, RingConfig};
@@ -44,8 +45,10 @@ pub(super) struct Session {
     pub(super) migration: Migration,
     /// What rings and descriptors say where things are: the memory, through the IOMMU if the guest has one.
     pub(super) addresses: Arc<MemTable>,
-    /// The guest's IOMMU, from ACCESS_PLATFORM on.
+    /// The guest's IOMMU, from ACCESS_PLATFORM on; or the pages that have arrived, while not all have.
     pub(super) iommu: Option<Iommu>,
+    /// A guest whose memory arrives while it runs.
+    pub(super) postcopy: Option<Postcopy>,
     /// Acknowledged virtio features.
     pub(super) features: u64,
     pub(super) protocol_features: u64,
@@ -93,6 +96,7 @@ impl Session {
             migration: Migration::default(),
             addresses: Arc::default(),
             iommu: None,
+            postcopy: None,
             features: 0,
             protocol_features: 0,
             device_status: 0,
@@ -133,6 +137,7 @@ impl Session {
             self.stop_ring(index);
             self.rings[index] = RingConfig::default();
         }
+        self.forget_postcopy();
         self.memory = Arc::default();
         self.addresses = Arc::default();
         self.inflight.buffer = None;
@@ -154,6 +159,7 @@ impl Session {
         }
         self.features = 0;
         self.iommu = None;
+        self.forget_pages();
         self.use_addresses();
         self.device_status = 0;
         self.tell_of_log();
@@ -201,6 +207,9 @@ impl Session {
                 BackendChannel::new(socket).map(|channel| self.channel = Some(channel))
             }
             Diverted::Iotlb(message) => self.translate(message),
+            Diverted::Postcopy(message) if has(self, VhostUserProtocolFeatures::PAGEFAULT) => {
+                return self.postcopy(socket, code, message, ack);
+            }
             Diverted::GetStatus if status => {
                 return reply(socket, code, self.device_status).map_err(|e| format!("send: {e}"));
             }
@@ -221,7 +230,7 @@ impl Session {
     }
 
     /// Moves all rings to another table.
-    fn use_memory(&mut self, memory: MemTable) -> VhostResult<()> {
+    pub(super) fn use_memory(&mut self, memory: MemTable) -> VhostResult<()> {
         self.memory = Arc::new(memory);
         self.use_addresses();
         self.carry_memory();
@@ -229,9 +238,10 @@ impl Session {
     }
 
     /// After another memory table, or features, came.
-    fn use_addresses(&mut self) {
+    pub(super) fn use_addresses(&mut self) {
+        let arriving = self.arriving();
         self.addresses = match &mut self.iommu {
-            Some(iommu) => Arc::new(iommu.rebase(&self.memory)),
+            Some(iommu) => Arc::new(iommu.rebase(&self.memory, arriving)),
             None => Arc::clone(&self.memory),
         };
     }
@@ -277,12 +287,12 @@ impl VhostUserBackendReqHandlerMut for Session {
             return Err(refuse(format!("SET_FEATURES with bits that were not offered: {unknown:#x}")));
         }
         if acked != self.features {
+            let changed = acked ^ self.features;
             self.features = acked;
             self.shared.peer().features = acked;
-            if acked & VIRTIO_F_ACCESS_PLATFORM == 0 {
-                self.iommu = None;
-            } else if self.iommu.is_none() {
-                self.iommu = Some(Iommu::new(self));
+            if changed & VIRTIO_F_ACCESS_PLATFORM != 0 {
+                let needed = acked & VIRTIO_F_ACCESS_PLATFORM != 0 || self.arriving();
+                self.iommu = needed.then(|| Iommu::new(self));
             }
             self.use_addresses();
             self.refresh_rings()?;
@@ -318,6 +328,8 @@ impl VhostUserBackendReqHandlerMut for Session {
         files: Vec<File>,
         _postcopy: Option<bool>,
     ) -> VhostResult<Option<Vec<u64>>> {
+        // All of it is there: the migration has ended before it would have become postcopy.
+        self.forget_postcopy();
         let mut table = MemTable::default();
         for (region, file) in regions.iter().zip(&files) {
             let mapped = self.map(region, file).map_err(refuse)?;
@@ -337,6 +349,7 @@ impl VhostUserBackendReqHandlerMut for Session {
         file: File,
         _postcopy: Option<bool>,
     ) -> VhostResult<Option<u64>> {
+        self.forget_postcopy();
         let mapped = self.map(region, &file).map_err(refuse)?;
         let table = self.memory.with(mapped).map_err(refuse)?;
         self.use_memory(table)?;
@@ -346,6 +359,7 @@ impl VhostUserBackendReqHandlerMut for Session {
     fn remove_mem_region(&mut self, region: &VhostUserSingleMemoryRegion) -> VhostResult<()> {
         let (gpa, uva, len) = (region.guest_phys_addr, region.user_addr, region.memory_size);
         let table = self.memory.without(gpa, uva, len).map_err(refuse)?;
+        self.forget_region(gpa, len);
         self.use_memory(table)
     }
 

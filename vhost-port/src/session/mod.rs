@@ -8,6 +8,7 @@
 //!   inflight   a front-end's own record of what is in flight
 //!   iommu      translations, and asking for them     backend_channel   our messages to the front-end
 //!   migration  moving a guest away, and receiving one
+//!   postcopy   a guest whose memory arrives while it runs
 //!   device_state   what another back-end goes on from
 //! ```
 //!
@@ -28,6 +29,7 @@ mod iommu;
 mod machine;
 mod migration;
 mod offload;
+mod postcopy;
 mod rings;
 mod shadow;
 

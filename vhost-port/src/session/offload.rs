@@ -99,6 +99,9 @@ impl Session {
         if self.shared.alarm.tripped() {
             return Some("the guest's memory has gone".to_owned());
         }
+        if self.arriving() {
+            return Some("the guest's memory has not arrived".to_owned());
+        }
         let direct = running.between.engine() == Engine::Direct;
         let logs = self.migration.active_log(self.features).is_some();
         if direct && logs {
@@ -276,14 +279,17 @@ impl Session {
 
     /// Lets devices reach the memory there is now.
     pub(super) fn carry_memory(&mut self) {
+        let none = Arc::default();
+        // A device would have all of it there at once.
+        let memory = if self.arriving() { &none } else { &self.memory };
         for slot in &mut self.offload.slots {
             if let Some(unit) = slot.unit.as_mut().filter(|unit| unit.reaches())
-                && let Err(e) = unit.reach(&self.memory)
+                && let Err(e) = unit.reach(memory)
             {
                 slot.set_aside(e.to_string(), true);
             }
         }
-        let reached = self.offload.running.as_mut().map(|running| running.unit.reach(&self.memory));
+        let reached = self.offload.running.as_mut().map(|running| running.unit.reach(memory));
         if let Some(Err(e)) = reached {
             self.blame(e.to_string());
         }

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use pmd::port::DropReason;
-use pmd::virtio::features::VIRTIO_F_RING_PACKED;
+use pmd::virtio::features::{VIRTIO_F_ACCESS_PLATFORM, VIRTIO_F_RING_PACKED};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::{FdFlags, fcntl_setfd};
 use vhost::vhost_user::Result as VhostResult;
@@ -245,7 +245,7 @@ impl Session {
         let mut ring = made.map(|made| made.ring);
         if let (Some(ring), Some(log)) = (&mut ring, log) {
             // With an IOMMU it would be an I/O address.
-            ring.log_to(log, config.used_log.filter(|_| !self.addresses.translates()));
+            ring.log_to(log, config.used_log.filter(|_| self.features & VIRTIO_F_ACCESS_PLATFORM == 0));
         }
         let enabled = config.enabled || starts_enabled(self.features);
         let works = enabled && !holds && vring.fault().is_none() && !self.shared.alarm.tripped();
@@ -292,10 +292,12 @@ impl Session {
             && !self.shared.rings[at].offloaded()
     }
 
-    /// What wakes the control thread beside messages: kicks of rings that [`Session::discard`] looks after, and a device.
+    /// What wakes the control thread beside messages: kicks of rings that [`Session::discard`] looks after, a device, and pages that arrive.
     pub(super) fn awaited(&self) -> Vec<Arc<OwnedFd>> {
         let discarded = (0..self.rings.len()).filter(|&at| self.discards(at));
-        discarded.filter_map(|at| self.rings[at].kick.clone()).chain(self.offload.event_fd()).collect()
+        let pages = self.postcopy.as_ref().map(|postcopy| postcopy.event());
+        let kicks = discarded.filter_map(|at| self.rings[at].kick.clone());
+        kicks.chain(self.offload.event_fd()).chain(pages).collect()
     }
 
     /// Drops what a guest has put into a disabled transmit ring. Does nothing for other rings.

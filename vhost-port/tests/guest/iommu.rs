@@ -122,6 +122,13 @@ impl Iommu {
         missed
     }
 
+    /// Answers misses there are.
+    pub(crate) fn answer_now(&mut self) {
+        for (page, _) in self.missed_now() {
+            self.update(page);
+        }
+    }
+
     /// Waits for misses and answers them.
     pub(crate) fn answer(&mut self) {
         for (page, _) in self.missed() {

@@ -81,6 +81,8 @@ pub(crate) fn all() -> Vec<Message> {
         message("SET_BACKEND_REQ_FD", 21, vec![], Socket, WithYes),
         message("GET_CONFIG", 24, config(0, &[0; 20]), Nothing, WithContents),
         message("SET_CONFIG", 25, config(0, &[2, 0, 0, 0, 0, 9]), Nothing, WithYes),
+        message("POSTCOPY_ADVISE", 28, vec![], Nothing, WithContents),
+        message("POSTCOPY_END", 30, vec![], Nothing, WithContents),
         message("GET_INFLIGHT_FD", 31, words(&[0, 0, 2 | 64 << 16]), Nothing, WithContents),
         message("SET_INFLIGHT_FD", 32, words(&[0x2000, 0, 2 | 64 << 16]), Memory, WithYes),
         message("RESET_DEVICE", 34, vec![], Nothing, WithYes),

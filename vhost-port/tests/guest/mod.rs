@@ -3,6 +3,7 @@
 #![expect(unsafe_code, reason = "the guest maps and writes its memory")]
 
 pub(crate) mod iommu;
+pub(crate) mod late;
 pub(crate) mod log;
 pub(crate) mod messages;
 pub(crate) mod raw;
@@ -75,14 +76,24 @@ impl Guest {
     }
 
     pub(crate) fn start(mut frontend: Frontend, features: u64, rings: usize) -> Guest {
+        negotiate(&mut frontend, features);
+        let mut guest = Guest::unplugged(frontend, features, rings);
+        guest.frontend.set_mem_table(&Guest::regions(&guest.file)).unwrap();
+        for index in 0..rings {
+            guest.start_ring(index, guest.first_base());
+            guest.enable(index, true);
+        }
+        guest
+    }
+
+    /// A guest with rings that the front-end has not told of.
+    fn unplugged(mut frontend: Frontend, features: u64, rings: usize) -> Guest {
         let file: File = memfd_create("guest", MemfdFlags::CLOEXEC).unwrap().into();
         ftruncate(&file, MEMORY).unwrap();
         let prot = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a fresh mapping, kept for the life of the process.
         let map = unsafe { mmap(std::ptr::null_mut(), MEMORY as usize, prot, MapFlags::SHARED, &file, 0) };
         let base = NonNull::new(map.unwrap().cast()).unwrap();
-        negotiate(&mut frontend, features);
-        frontend.set_mem_table(&Guest::regions(&file)).unwrap();
         let iommu = (features & VIRTIO_F_ACCESS_PLATFORM != 0).then(|| iommu::Iommu::new(&mut frontend));
         if let Some(iommu) = &iommu {
             iommu.map_all(&file, base);
@@ -91,8 +102,6 @@ impl Guest {
         for index in 0..rings {
             let ring = guest.make_ring(index);
             guest.rings.push(ring);
-            guest.start_ring(index, guest.first_base());
-            guest.enable(index, true);
         }
         guest
     }
