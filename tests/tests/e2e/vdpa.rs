@@ -181,13 +181,13 @@ fn a_guest_is_moved_to_a_virtual_function_and_back() {
     let lost = site.change_under_pings(&mut guest, "software", |host| {
         host.vsctl("remove Interface vm0 options vdpa").unwrap();
     });
-    assert!(lost <= 2 && moved(&mut site.host) > before, "{lost} pings lost");
+    assert!(lost <= 20 && moved(&mut site.host) > before, "{lost} pings lost");
 
     // Back, behind a relay: the function can begin only with rings that nobody has used. With a driver that starts it has the guest's own.
     let lost = site.change_under_pings(&mut guest, "shadow", |host| {
         host.vsctl(&format!("set Interface vm0 options:vdpa={function}")).unwrap();
     });
-    assert!(lost <= 2, "{lost} pings lost");
+    assert!(lost <= 20, "{lost} pings lost");
     site.passes_the_switch_by(&mut guest);
     restart_driver(&mut guest);
     guest.reaches(OUTSIDE, PATIENCE).unwrap();
@@ -240,12 +240,12 @@ fn a_guest_is_moved_to_a_device_of_the_kernel_and_back() {
     let lost = site.change_under_pings(&mut guest, "software", |host| {
         host.vsctl("remove Interface vm0 options vdpa").unwrap();
     });
-    assert!(lost <= 2, "{lost} pings lost");
+    assert!(lost <= 20, "{lost} pings lost");
     // It can begin anywhere, so the guest's driver need not start anew.
     let lost = site.change_under_pings(&mut guest, "direct", |host| {
         host.vsctl(&format!("set Interface vm0 options:vdpa={device}")).unwrap();
     });
-    assert!(lost <= 2, "{lost} pings lost");
+    assert!(lost <= 20, "{lost} pings lost");
     site.passes_the_switch_by(&mut guest);
     // The kernel waits for whoever has it open, and takes its name away before.
     let lost = site.change_under_pings(&mut guest, "software", |host| {
