@@ -283,7 +283,9 @@ impl Guest {
     /// QEMU ends or the guest stays silent; the message holds the end of both logs.
     pub fn wait_ready(&mut self) -> Result<()> {
         let process = &mut self.process;
-        self.console.ready(BOOT, || Self::alive(process)).map_err(|e| {
+        // A guest in a guest has a small part of a processor, on a busy machine.
+        let patience = if process.is_some() { BOOT } else { 3 * BOOT };
+        self.console.ready(patience, || Self::alive(process)).map_err(|e| {
             let serial = std::fs::read_to_string(&self.serial).unwrap_or_default();
             Failure::new(format!(
                 "guest {} did not boot: {e}\nserial console:\n{}",

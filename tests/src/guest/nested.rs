@@ -61,8 +61,9 @@ impl HostGuest {
 
     /// What QEMU and the kernel of nested guest `index` have printed, for a message.
     pub fn nested_log(&mut self, index: usize) -> String {
-        let command =
-            format!("tail -n 15 /tmp/nested{index}.log /tmp/nested{index}.serial; dmesg | tail -n 5");
+        let command = format!(
+            "tail -n 15 /tmp/nested{index}.log /tmp/nested{index}.serial; dmesg | tail -n 5; top -b -n 1 | head -n 12"
+        );
         self.guest.run(&command).unwrap_or_else(|e| e.to_string())
     }
 }
