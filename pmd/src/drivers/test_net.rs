@@ -33,6 +33,16 @@ pub(super) fn veth(one: &str, other: &str, mtu: u32) {
     }
 }
 
+/// An IPv6 address, in 32 digits, is the kernel's own only when a thread of it has made the route, some time after it was given.
+pub(super) fn await_local(address: &str) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let routes = || std::fs::read_to_string("/proc/thread-self/net/ipv6_route").unwrap();
+    while !routes().lines().any(|route| route.starts_with(address) && route.contains(" 80")) {
+        assert!(Instant::now() < deadline, "no route to {address}:\n{}", routes());
+        thread::yield_now();
+    }
+}
+
 /// The kernel tells of a carrier with a delay: its link watch works at most once a second.
 pub(super) fn await_up(port: &dyn Port) {
     let deadline = Instant::now() + Duration::from_secs(30);

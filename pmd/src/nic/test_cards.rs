@@ -16,7 +16,10 @@ pub(crate) fn send_with(tx: &mut dyn TxQueue, frames: &[Vec<u8>], offload: Offlo
     let mut sent = 0;
     for burst in frames.chunks(BURST) {
         sent += send_burst(tx, burst, offload);
-        assert!(tx.notify());
+        // Somebody else may have the ring just now.
+        while !tx.notify() {
+            std::thread::yield_now();
+        }
     }
     sent
 }

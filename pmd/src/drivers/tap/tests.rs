@@ -11,7 +11,7 @@ use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
 use super::*;
-use crate::drivers::test_net::{await_up, in_namespace, ip};
+use crate::drivers::test_net::{await_local, await_up, in_namespace, ip};
 use crate::packet::{BatchStorage, Gso, Offload};
 use crate::port::LinkState;
 use crate::sys::{netns, udp};
@@ -391,6 +391,7 @@ fn large_datagrams_are_cut_by_the_kernel_or_by_us() {
         // An address of IPv6 counts only once the link is up.
         await_up(&*port);
         ip("addr add fd00::1/64 dev tap0 nodad");
+        await_local("fd000000000000000000000000000001");
         let (rx, mut tx) = (port.rx_queue(0).unwrap(), port.tx_queue(0).unwrap());
         let socket = UdpSocket::bind("[::]:700").unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
