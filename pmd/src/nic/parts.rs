@@ -2,7 +2,7 @@
 
 use crate::memory::DmaArena;
 use crate::packet::{Batch, HEAD_CAPACITY, HEAD_SPLIT, Offload, SlotId};
-use crate::port::DropReason;
+use crate::port::{DropCounters, DropReason};
 
 /// Longest frame a card may bring: 64 KiB of IP packet and its link header with tags.
 const MAX_FRAME: usize = 65_535 + 22;
@@ -71,7 +71,7 @@ impl Parts {
     /// # Errors
     /// Why it is dropped.
     #[inline]
-    pub fn deliver<'q>(
+    fn deliver<'q>(
         &self,
         arena: &'q DmaArena,
         batch: &mut Batch<'q>,
@@ -92,6 +92,28 @@ impl Parts {
         let slot = (batch.len() - 1) as SlotId;
         batch.packet_mut(slot).offload = offload;
         Ok(())
+    }
+
+    /// Ends a frame: makes a packet of it, or counts why not, which a driver that knows already says instead of an offload. Returns the
+    /// bytes of the packet; zero when there is none.
+    #[inline]
+    pub fn end<'q>(
+        &mut self,
+        arena: &'q DmaArena,
+        batch: &mut Batch<'q>,
+        offload: Result<Offload, DropReason>,
+        drops: &DropCounters,
+    ) -> u64 {
+        let delivered = offload.and_then(|offload| self.deliver(arena, batch, offload));
+        let bytes = match delivered {
+            Ok(()) => self.total as u64,
+            Err(reason) => {
+                drops.add(reason, 1);
+                0
+            }
+        };
+        self.clear();
+        bytes
     }
 
     fn gather<'q>(&self, arena: &'q DmaArena, batch: &mut Batch<'q>) -> Result<(), DropReason> {

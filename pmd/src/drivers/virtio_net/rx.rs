@@ -80,10 +80,7 @@ impl RxRing for VirtioRx {
                 sound = parts.push(offset + before, len - before);
                 if *missing == 0 && sound {
                     let offload = header.to_offload(parts.total()).map_err(|_| DropReason::RxBadOffload);
-                    match offload.and_then(|offload| parts.deliver(arena, batch, offload)) {
-                        Ok(()) => bytes += parts.total() as u64,
-                        Err(reason) => drops.add(reason, 1),
-                    }
+                    bytes += parts.end(arena, batch, offload, drops);
                 }
             });
             if taken.map_err(|_| Fault::BadDescriptor)? < room {

@@ -251,20 +251,14 @@ impl RxRing for VmxRx {
             if !got.last {
                 continue;
             }
-            let offload = Offload { csum_valid: got.checksum_good, ..Offload::default() };
-            let result = if self.broken {
+            let offload = if std::mem::take(&mut self.broken) {
                 Err(DropReason::RxBadDescriptor)
             } else if self.parts.total() > self.longest {
                 Err(DropReason::RxTooLong)
             } else {
-                self.parts.deliver(arena, batch, offload)
+                Ok(Offload { csum_valid: got.checksum_good, ..Offload::default() })
             };
-            match result {
-                Ok(()) => bytes += self.parts.total() as u64,
-                Err(reason) => drops.add(reason, 1),
-            }
-            self.parts.clear();
-            self.broken = false;
+            bytes += self.parts.end(arena, batch, offload, drops);
             self.rings.iter_mut().for_each(|ring| ring.open = 0);
         }
         Ok(bytes)

@@ -194,23 +194,16 @@ impl RxRing for IntelRx {
             if !got.last {
                 continue;
             }
-            let offload = Offload { csum_valid: got.checksum_good, ..Offload::default() };
-            let result = match self.broken {
+            let offload = match std::mem::take(&mut self.broken) {
                 true => Err(DropReason::RxBadDescriptor),
-                false => self.parts.deliver(arena, batch, offload),
+                false => Ok(Offload { csum_valid: got.checksum_good, ..Offload::default() }),
             };
-            match result {
-                Ok(()) => {
-                    bytes += self.parts.total() as u64;
-                    if let Some(tag) = got.tag.filter(|_| self.takes_tags) {
-                        batch.packet_mut((batch.len() - 1) as SlotId).insert_tag(TAGGED, tag);
-                        bytes += 4;
-                    }
-                }
-                Err(reason) => drops.add(reason, 1),
+            let delivered = self.parts.end(arena, batch, offload, drops);
+            bytes += delivered;
+            if let Some(tag) = got.tag.filter(|_| self.takes_tags && delivered != 0) {
+                batch.packet_mut((batch.len() - 1) as SlotId).insert_tag(TAGGED, tag);
+                bytes += 4;
             }
-            self.parts.clear();
-            self.broken = false;
         }
         Ok(bytes)
     }
