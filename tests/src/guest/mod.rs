@@ -106,6 +106,18 @@ pub struct GuestConfig {
     pub keep: bool,
     /// Further arguments of QEMU, before those of the cards: devices may be among them that must be there first, as an IOMMU.
     pub more: Vec<String>,
+    /// Which QEMU it runs on.
+    pub qemu: Qemu,
+}
+
+/// A QEMU of the lab.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Qemu {
+    /// QEMU 10.0.
+    #[default]
+    Ten,
+    /// QEMU 11.1, which wants an answer to nearly every vhost-user message, eventfds among them.
+    Eleven,
 }
 
 impl GuestConfig {
@@ -120,7 +132,14 @@ impl GuestConfig {
             kernel: String::new(),
             keep: false,
             more: Vec::new(),
+            qemu: Qemu::Ten,
         }
+    }
+
+    /// The guest on another QEMU.
+    #[must_use]
+    pub fn on(self, qemu: Qemu) -> Self {
+        Self { qemu, ..self }
     }
 
     /// The guest with an IOMMU in front of its cards, and `kernel` on its kernel's command line, for example `iommu.strict=1`. The
@@ -232,9 +251,15 @@ impl Guest {
     /// Starts QEMU and returns before the guest has booted.
     ///
     /// # Errors
-    /// QEMU cannot be started.
+    /// QEMU cannot be started, or QEMU 11 not be fetched.
     pub fn start(lab: &Lab, config: &GuestConfig) -> Result<Self> {
-        let qemu = lab.program("qemu-system-x86_64");
+        let qemu = match config.qemu {
+            Qemu::Ten => lab.program("qemu-system-x86_64"),
+            Qemu::Eleven => {
+                lab.fetch_qemu11()?;
+                lab.qemu11()
+            }
+        };
         Self::launch(lab, &qemu, &config.name, config.keep, |channels| config.arguments(lab, channels))
     }
 
