@@ -40,7 +40,9 @@ fn ping_and_tcp(socket: Socket, properties: &str, qemu: Qemu) {
     b.serve_iperf().unwrap();
     let forth = a.tcp_rate("10.1.0.2", 3, false).unwrap();
     let back = a.tcp_rate("10.1.0.2", 3, true).unwrap();
-    println!("TCP between two guests, QEMU {qemu:?}, {socket:?} {properties}: {forth} Mbit/s there, {back} Mbit/s back");
+    println!(
+        "TCP between two guests, QEMU {qemu:?}, {socket:?} {properties}: {forth} Mbit/s there, {back} Mbit/s back"
+    );
 
     // A frame larger than one descriptor's worth and not a multiple of anything.
     a.run("ping -c 3 -s 1471 10.1.0.2").unwrap();
