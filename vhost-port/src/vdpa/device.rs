@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!   opened ──map, unmap──▶ ──start──▶ running ──stop──▶ stopped ──start──▶ …        drop, from any state
-//!                                       │ map, unmap, set_call, set_queue_pairs, kicks     │
+//!                                       │ map, unmap, set_call, set_kick, set_queue_pairs  │
 //!                                       └─────────────── reset ──▶ as opened, memory still mapped
 //! ```
 //!
@@ -67,6 +67,10 @@ pub trait VdpaDev: Send {
     /// While it runs: interrupts for ring `ring` go to this eventfd from now on, or nowhere. The port itself then writes the new one once, so an
     /// interrupt that falls between the two is not lost.
     fn set_call(&mut self, ring: u16, call: Option<Arc<OwnedFd>>) -> Result<(), VdpaError>;
+
+    /// While it runs, for a ring that [watches](StartedRing::watches_kick) its eventfd: kicks come by this one from now on, or by the
+    /// [`Doorbell`] only. The port rings that once afterwards, so a kick that falls between the two is not lost.
+    fn set_kick(&mut self, ring: u16, kick: Option<Arc<OwnedFd>>) -> Result<(), VdpaError>;
 
     /// While it runs: uses this many of the queue pairs that were started, at least one. Frames are received in those only; the device
     /// may let the others rest or go on with what is sent by them.

@@ -41,6 +41,7 @@ pub(super) struct Card {
     pub(super) faults: Faults,
     pub(super) dead: bool,
     pub(super) works_when_kicked: bool,
+    pub(super) watches_kicks: bool,
     pub(super) page: Option<DoorbellPage>,
     pub(super) kicks: u64,
     pub(super) opened: u64,
@@ -66,6 +67,7 @@ impl Card {
             faults: Faults::default(),
             dead: false,
             works_when_kicked: false,
+            watches_kicks: false,
             page: None,
             kicks: 0,
             opened: 0,
@@ -127,12 +129,13 @@ impl Card {
         let memory = self.memory();
         let rules = RingRules::new(*features);
         let made = rings.iter().map(|ring| {
-            let RingStart { size, descriptors, driver, device, index, call, .. } = ring.clone();
+            let RingStart { size, descriptors, driver, device, index, call, kick } = ring.clone();
             let config = RingConfig {
                 size: Some(size),
                 addresses: Some(RingAddresses { descriptors, avail: driver, used: device }),
                 base: index,
                 call,
+                kick,
                 started: true,
                 ..RingConfig::default()
             };
@@ -160,6 +163,19 @@ impl Card {
             ring.config.call.clone_from(&call);
             ring.ring.set_call(call);
         }
+    }
+
+    pub(super) fn set_kick(&mut self, ring: u16, kick: Option<Arc<OwnedFd>>) {
+        let ring = self.running.as_mut().and_then(|running| running.rings.get_mut(usize::from(ring)));
+        if let Some(ring) = ring {
+            ring.config.kick = kick;
+        }
+    }
+
+    /// What a ring is kicked by, if it is looked at.
+    pub(super) fn kick(&self, ring: u16) -> Option<Arc<OwnedFd>> {
+        let ring = self.running.as_ref()?.rings.get(usize::from(ring))?;
+        ring.config.kick.clone().filter(|_| self.watches_kicks)
     }
 
     /// Works on up to so many chains. Returns how many there were.
