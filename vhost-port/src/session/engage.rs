@@ -1,7 +1,6 @@
 //! Handing the rings of a port to a device: whether it suits the guest, taking them from our own engine, starting it.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::time::Instant;
 
 use pmd::port::DropReason;
@@ -78,6 +77,7 @@ impl Session {
                 let engine = between.engine();
                 log::info!("{}: {name} runs the rings ({})", self.shared.config.name, engine.name());
                 let (lost, outdated) = (0, None);
+                self.shared.vdpa.status().statistics = unit.dev.statistics();
                 self.offload.running =
                     Some(Running { name, unit, features, pairs, rings, between, look_at, lost, outdated });
                 self.offload.between = false;

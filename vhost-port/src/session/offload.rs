@@ -270,7 +270,7 @@ impl Session {
         ring.guest.kick.clone_from(&kick);
         let (watches, doorbell) = (ring.started.watches_kick, Arc::clone(&ring.started.doorbell));
         let followed = match between {
-            Between::Shadow { relay, .. } => relay.set_kick(at, kick).map_err(|e| e.to_string()),
+            Between::Shadow { relay, .. } => relay.set_kick(at, kick.as_ref()).map_err(|e| e.to_string()),
             Between::Direct { .. } if watches => {
                 unit.dev.set_kick(at as u16, kick).map_err(|e| e.to_string())
             }

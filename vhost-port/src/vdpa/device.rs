@@ -32,6 +32,8 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pmd::pci::FunctionCounters;
+
 use super::error::VdpaError;
 use super::memory::DmaMapping;
 
@@ -89,8 +91,8 @@ pub trait VdpaDev: Send {
     /// What has happened since this was asked last. Clears the descriptor.
     fn poll(&mut self) -> DeviceEvents;
 
-    /// Counters of the device since it was started, if it has any.
-    fn statistics(&mut self) -> Option<DeviceStatistics> {
+    /// Counters of its own since it was started, if it has any. What its [`Uplink`] has counted for it is looked up there.
+    fn statistics(&mut self) -> Option<FunctionCounters> {
         None
     }
 
@@ -226,23 +228,6 @@ impl DeviceEvents {
     pub fn usable(self) -> bool {
         !self.failed && !self.removed
     }
-}
-
-/// What a device has counted. Frames as the guest sees them: received ones come out of its receive rings.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct DeviceStatistics {
-    /// Frames the guest has received.
-    pub rx_packets: u64,
-    /// Their bytes.
-    pub rx_bytes: u64,
-    /// Frames for the guest that were lost.
-    pub rx_dropped: u64,
-    /// Frames the guest has sent.
-    pub tx_packets: u64,
-    /// Their bytes.
-    pub tx_bytes: u64,
-    /// Frames of the guest that were lost.
-    pub tx_dropped: u64,
 }
 
 /// Where a device's frames go: the switch does not see them.

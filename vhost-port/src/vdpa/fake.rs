@@ -15,12 +15,13 @@ use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use pmd::pci::FunctionCounters;
 use pmd::virtio::features::*;
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::device::{
-    Capabilities, DeviceEvents, DeviceStatistics, Doorbell, DoorbellPage, RingStart, Start, StartIndex,
-    StartedRing, StoppedRing, Uplink, VdpaDev,
+    Capabilities, DeviceEvents, Doorbell, DoorbellPage, RingStart, Start, StartIndex, StartedRing,
+    StoppedRing, Uplink, VdpaDev,
 };
 use super::error::{VdpaError, VdpaProblem};
 use super::memory::DmaMapping;
@@ -150,6 +151,11 @@ impl Fake {
     /// Has it work at every kick and at every frame that arrives.
     pub fn work_when_kicked(&self) {
         self.card().works_when_kicked = true;
+    }
+
+    /// Has it tell no counters, as virtio functions.
+    pub fn count_nothing(&self) {
+        self.card().counts = false;
     }
 
     /// Has it say, from its next start on, that each ring can be kicked by this page.
@@ -331,8 +337,9 @@ impl VdpaDev for FakeVf {
         DeviceEvents { config_changed: false, failed: card.dead, removed: card.faults.removed }
     }
 
-    fn statistics(&mut self) -> Option<DeviceStatistics> {
-        Some(self.card().statistics)
+    fn statistics(&mut self) -> Option<FunctionCounters> {
+        let card = self.card();
+        card.counts.then_some(card.statistics)
     }
 
     fn uplink(&self) -> Uplink {

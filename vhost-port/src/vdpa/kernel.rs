@@ -35,7 +35,7 @@ use super::error::{VdpaError, VdpaProblem};
 use super::gated::GatedDoorbell;
 use super::memory::DmaMapping;
 use super::rules::{self, FOR_GUESTS, FOR_MEMORY};
-use super::virtio_pci::uplink_of;
+use super::uplink::uplink_of;
 
 /// Virtio's number for network cards.
 const NETWORK_CARD: u32 = 1;

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use pmd::pci::FunctionCounters;
 use pmd::sys::sigbus::Alarm;
 use pmd::virtio::NetHeader;
 use pmd::virtio::features::{VIRTIO_F_RING_PACKED, VIRTIO_NET_F_MRG_RXBUF};
@@ -16,7 +17,7 @@ use crate::ring::{
     Cursor, DeviceRing, Direction, Extent, Kept, Resume, Ring, RingAddresses, RingConfig, RingFault,
     RingFile, RingRules, Segment,
 };
-use crate::vdpa::device::{Capabilities, DeviceStatistics, DoorbellPage, RingStart, Start, StartIndex};
+use crate::vdpa::device::{Capabilities, DoorbellPage, RingStart, Start, StartIndex};
 use crate::vdpa::error::{VdpaError, VdpaProblem};
 use crate::vdpa::memory::DmaMapping;
 
@@ -49,7 +50,8 @@ pub(super) struct Card {
     pub(super) started_with: Option<(u64, u16, Option<[u8; 6]>)>,
     pub(super) arrived: VecDeque<Vec<u8>>,
     pub(super) sent: Vec<Vec<u8>>,
-    pub(super) statistics: DeviceStatistics,
+    pub(super) counts: bool,
+    pub(super) statistics: FunctionCounters,
     alarm: Arc<Alarm>,
     running: Option<Running>,
 }
@@ -75,7 +77,8 @@ impl Card {
             started_with: None,
             arrived: VecDeque::new(),
             sent: Vec::new(),
-            statistics: DeviceStatistics::default(),
+            counts: true,
+            statistics: FunctionCounters::default(),
             alarm: Alarm::new().expect("an eventfd"),
             running: None,
         }
@@ -147,7 +150,7 @@ impl Card {
         self.running = Some(Running { features: *features, rings });
         self.pairs = *queue_pairs;
         self.started_with = Some((*features, *queue_pairs, *mac));
-        self.statistics = DeviceStatistics::default();
+        self.statistics = FunctionCounters::default();
         Ok(())
     }
 

@@ -110,16 +110,16 @@ impl Relay {
     }
 
     /// A ring is kicked by another descriptor from now on, or polled. It is looked at once in any case.
-    pub(crate) fn set_kick(&mut self, at: usize, kick: Option<Arc<OwnedFd>>) -> io::Result<()> {
+    pub(crate) fn set_kick(&mut self, at: usize, kick: Option<&Arc<OwnedFd>>) -> io::Result<()> {
         let Some(known) = self.kicks.get_mut(at) else { return Ok(()) };
-        let old = std::mem::replace(known, kick.clone());
+        let old = std::mem::replace(known, kick.cloned());
         let same = |other: &Arc<OwnedFd>| old.as_ref().is_some_and(|old| Arc::ptr_eq(old, other));
         if let Some(old) = &old
             && !self.kicks.iter().flatten().any(same)
         {
             epoll::delete(&self.common.events, &**old)?;
         }
-        listen(&self.common.events, kick.as_deref())?;
+        listen(&self.common.events, kick.map(|kick| &**kick))?;
         self.common.polled.store(self.kicks.iter().any(Option::is_none), Ordering::Relaxed);
         self.wake();
         Ok(())
