@@ -394,7 +394,7 @@ impl Guest {
     /// The transfer fails or is cut short.
     pub fn fetch_data(&mut self, address: &str) -> Result<String> {
         let command = format!(
-            "wget -q -T 60 -O /tmp/got http://{address}:9000/data && md5sum </tmp/got && rm /tmp/got"
+            "timeout 60 wget -q -O /tmp/got http://{address}:9000/data && md5sum </tmp/got && rm /tmp/got"
         );
         self.run_for(&command, TRANSFER)
     }
