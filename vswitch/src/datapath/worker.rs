@@ -82,6 +82,8 @@ struct RxSlot {
     assignment: RxAssignment,
     /// The descriptor of this queue in the epoll set.
     held: Option<Arc<OwnedFd>>,
+    /// The operator has taken the port down: what comes is dropped.
+    down: bool,
 }
 
 struct Injected {
@@ -281,7 +283,8 @@ impl Worker {
         match command {
             Command::AddRxq(mut assignment) => {
                 assignment.queue.set_waker(self.mailbox.waker.clone());
-                self.rxqs.push(RxSlot { assignment, held: None });
+                let down = self.engine.transmit.is_down(assignment.port);
+                self.rxqs.push(RxSlot { assignment, held: None, down });
             }
             Command::TakeRxq { port, index, reply } => {
                 let found =
@@ -295,6 +298,11 @@ impl Worker {
             }
             Command::AddPort { port, queue, drops } => self.engine.transmit.add(port, queue, drops),
             Command::SetGro(port, gro) => self.engine.transmit.set_gro(port, gro),
+            Command::SetAdmin(port, up) => {
+                self.engine.transmit.set_admin(port, up);
+                let theirs = self.rxqs.iter_mut().filter(|slot| slot.assignment.port == port);
+                theirs.for_each(|slot| slot.down = !up);
+            }
             Command::RemovePort(port) => self.engine.transmit.remove(port),
             Command::Install(flow) => self.engine.classifier.install(flow, &self.engine.counters),
             Command::Remove(flow) => self.engine.classifier.remove(&flow, &self.engine.counters),
@@ -345,7 +353,11 @@ fn poll_queue(slot: &mut RxSlot, storage: &mut BatchStorage, engine: &mut Engine
         let mut batch = storage.begin();
         let packets = assignment.queue.rx_burst(&mut batch);
         if packets != 0 {
-            engine.process(&mut batch, assignment.port);
+            if slot.down {
+                engine.transmit.count_drop(assignment.port, DropReason::RxAdminDown, packets as u64);
+            } else {
+                engine.process(&mut batch, assignment.port);
+            }
         }
         packets
     };

@@ -53,24 +53,26 @@ fn descriptors(input: &mut Input<'_>, usual: u8, count: usize) -> Vec<u8> {
     }
 }
 
+fn words(words: &[u64]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+/// The body of SET_MEM_TABLE. An empty one is the acknowledgement of a front-end whose guest's memory arrives late.
+fn memory_table(input: &mut Input<'_>) -> (Vec<u8>, Vec<u8>) {
+    let count = input.u8() % 9;
+    let regions: Vec<u64> = (0..count).flat_map(|_| region(input)).collect();
+    let kinds = if count == 0 { Vec::new() } else { descriptors(input, MEMORY_FILE, usize::from(count)) };
+    ([words(&[u64::from(count)]), words(&regions)].concat(), kinds)
+}
+
 fn body(code: u32, input: &mut Input<'_>) -> (Vec<u8>, Vec<u8>) {
-    let words = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
     let state = |index: u8, value: u32| u64::from(index) | u64::from(value) << 32;
     let or_wild = |input: &mut Input<'_>, usual: u64| if input.u8() == 0 { usual } else { input.u64() };
     match code {
         1 | 3 | 4 | 15 | 17 | 28 | 29 | 30 | 34 | 36 | 40 | 43 => (Vec::new(), Vec::new()),
         2 => (words(&[or_wild(input, FEATURES)]), Vec::new()),
         16 => (words(&[or_wild(input, PROTOCOL)]), Vec::new()),
-        5 => {
-            let count = input.u8() % 9;
-            let regions: Vec<u64> = (0..count).flat_map(|_| region(input)).collect();
-            // Empty: the acknowledgement of a front-end whose guest's memory arrives late.
-            if count == 0 {
-                return (words(&[0]), Vec::new());
-            }
-            let kinds = descriptors(input, MEMORY_FILE, usize::from(count));
-            ([words(&[u64::from(count)]), words(&regions)].concat(), kinds)
-        }
+        5 => memory_table(input),
         6 => (words(&[or_wild(input, 0x1000), or_wild(input, 0)]), descriptors(input, RECORD_FILE, 1)),
         31 | 32 => {
             let (rings, entries) = (u64::from(input.u8() % 8), u64::from(input.u8()));
@@ -81,9 +83,8 @@ fn body(code: u32, input: &mut Input<'_>) -> (Vec<u8>, Vec<u8>) {
             (body, if code == 32 { descriptors(input, RECORD_FILE, 1) } else { Vec::new() })
         }
         37 | 38 => {
-            let region = region(input);
-            let kinds = descriptors(input, MEMORY_FILE, usize::from(code == 37));
-            (words(&[&[0], &region[..]].concat()), kinds)
+            let body = words(&[&[0], &region(input)[..]].concat());
+            (body, descriptors(input, MEMORY_FILE, usize::from(code == 37)))
         }
         8 => {
             let index = input.u8();
