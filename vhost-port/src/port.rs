@@ -15,7 +15,7 @@ use crate::config::{Mode, VhostConfig};
 use crate::net::{NetRules, Shared, VhostRx, VhostTx};
 use crate::ring::RingFile;
 use crate::session;
-use crate::vdpa::DeviceName;
+use crate::vdpa::{self, DeviceName};
 
 /// Most queue pairs of a port: ring indexes are eight bits in some messages.
 const MAX_QUEUE_PAIRS: u16 = 128;
@@ -145,6 +145,12 @@ impl Port for VhostPort {
             counters: vdpa.counters(),
             ..PortInfo::default()
         }
+    }
+
+    fn counters_elsewhere(&self) -> Vec<(&'static str, u64)> {
+        let uplink = self.shared.vdpa.status().counted_by().cloned();
+        let counters = uplink.and_then(|uplink| (self.shared.config.function_counters)(&uplink));
+        counters.map(vdpa::named).into_iter().flatten().collect()
     }
 
     fn rx_queue(&self, index: u16) -> Result<Box<dyn RxQueue>, PmdError> {

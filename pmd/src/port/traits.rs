@@ -50,6 +50,12 @@ pub trait Port: Send + Sync {
         None
     }
 
+    /// Counters of the port's frames that others keep, and that have to be asked for: what a card counts for its virtual function. They go
+    /// beside [`PortInfo::counters`]. May wait for the kernel, so it is called by a thread that can, holding no lock of the switch.
+    fn counters_elsewhere(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
+
     /// Changes the largest payload of a frame.
     fn set_mtu(&self, mtu: u16) -> Result<(), PmdError>;
 

@@ -393,8 +393,9 @@ impl Guest {
     /// # Errors
     /// The transfer fails or is cut short.
     pub fn fetch_data(&mut self, address: &str) -> Result<String> {
-        let command =
-            format!("wget -q -O /tmp/got http://{address}:9000/data && md5sum </tmp/got && rm /tmp/got");
+        let command = format!(
+            "timeout 60 wget -q -O /tmp/got http://{address}:9000/data && md5sum </tmp/got && rm /tmp/got"
+        );
         self.run_for(&command, TRANSFER)
     }
 

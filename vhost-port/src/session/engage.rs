@@ -1,7 +1,6 @@
 //! Handing the rings of a port to a device: whether it suits the guest, taking them from our own engine, starting it.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::time::Instant;
 
 use pmd::port::DropReason;
@@ -9,11 +8,12 @@ use pmd::virtio::features::{VIRTIO_F_EVENT_IDX, VIRTIO_F_RING_PACKED};
 use pmd::virtio::packed::Position;
 
 use super::machine::{Session, starts_enabled};
+use super::offload::lines;
 use super::rings::retire;
 use crate::memory::MemTable;
 use crate::ring::{RingAddresses, RingConfig, RingRules};
 use crate::vdpa::{
-    Between, KickRelay, LOOK, Line, OffloadedRing, Progress, RingStart, Running, Start, StartedRing, Unit,
+    Between, KickRelay, LOOK, OffloadedRing, Progress, RingStart, Running, Start, StartedRing, Unit,
     VdpaError, VdpaProblem, Wants, Way, fit,
 };
 
@@ -77,6 +77,7 @@ impl Session {
                 let engine = between.engine();
                 log::info!("{}: {name} runs the rings ({})", self.shared.config.name, engine.name());
                 let (lost, outdated) = (0, None);
+                self.shared.vdpa.status().statistics = unit.dev.statistics();
                 self.offload.running =
                     Some(Running { name, unit, features, pairs, rings, between, look_at, lost, outdated });
                 self.offload.between = false;
@@ -122,26 +123,20 @@ impl Session {
         }
         let starts = self.guest_rings(unit, plan.count)?;
         let started = self.start_device(unit, &plan, &starts)?;
-        let lines: Vec<Line> = starts
-            .iter()
-            .zip(&started)
-            .filter(|(_, started)| !started.watches_kick)
-            .filter_map(|(start, started)| Some((start.kick.clone()?, Arc::clone(&started.doorbell))))
+        let rings = starts.into_iter().zip(started).enumerate();
+        let rings: Vec<_> = rings
+            .map(|(at, (guest, started))| OffloadedRing { guest, started, progress: self.progress(at) })
             .collect();
-        let kicks = (!lines.is_empty()).then(|| KickRelay::start(&self.shared.config.name, lines));
-        let kicks = kicks.transpose().map_err(|e| {
+        let kicks = KickRelay::start(&self.shared.config.name, lines(&rings)).map_err(|e| {
             // The device runs already.
             let stopped = unit.dev.stop().or_else(|_| unit.dev.reset().map(|()| Vec::new()));
             self.settle_bases(&stopped.unwrap_or_default(), plan.count);
             VdpaError::system(VdpaProblem::Unfit, "thread for kicks", "raise the limit of threads", e)
         })?;
         // What was offered, or used, between the two engines may not have been told.
-        started.iter().for_each(|ring| ring.doorbell.ring());
-        starts.iter().filter_map(|start| start.call.as_ref()).for_each(|call| signal(call));
-        let rings = starts.into_iter().zip(started).enumerate();
-        let rings =
-            rings.map(|(at, (guest, started))| OffloadedRing { guest, started, progress: self.progress(at) });
-        Ok((rings.collect(), Between::Direct { kicks }))
+        rings.iter().for_each(|ring| ring.started.doorbell.ring());
+        rings.iter().filter_map(|ring| ring.guest.call.as_ref()).for_each(|call| signal(call));
+        Ok((rings, Between::Direct { kicks }))
     }
 
     /// The first `count` rings as a device may be told of them.

@@ -39,8 +39,8 @@ use crate::memory::MemTable;
 use crate::net::Shared;
 use crate::ring::RingFault;
 use crate::vdpa::{
-    Between, Engine, LOOK, MOST_LOST, OffloadedRing, Progress, RelayCounters, RingStart, Running,
-    StoppedRing, Wants, Way, fit,
+    Between, Engine, KickRelay, LOOK, Line, MOST_LOST, OffloadedRing, Progress, RelayCounters, RingStart,
+    Running, StoppedRing, Wants, Way, fit,
 };
 
 impl Session {
@@ -261,6 +261,34 @@ impl Session {
         call.into_iter().for_each(|call| signal(call));
     }
 
+    /// Another kick descriptor for a ring that a device runs. False when none runs it.
+    pub(super) fn redirect_kick(&mut self, at: usize) -> bool {
+        let kick = self.rings[at].kick.clone();
+        let Some(running) = &mut self.offload.running else { return false };
+        let Running { unit, rings, between, .. } = running;
+        let Some(ring) = rings.get_mut(at) else { return false };
+        ring.guest.kick.clone_from(&kick);
+        let (watches, doorbell) = (ring.started.watches_kick, Arc::clone(&ring.started.doorbell));
+        let followed = match between {
+            Between::Shadow { relay, .. } => relay.set_kick(at, kick.as_ref()).map_err(|e| e.to_string()),
+            Between::Direct { .. } if watches => {
+                unit.dev.set_kick(at as u16, kick).map_err(|e| e.to_string())
+            }
+            Between::Direct { kicks } => {
+                *kicks = None;
+                KickRelay::start(&self.shared.config.name, lines(rings))
+                    .map(|started| *kicks = started)
+                    .map_err(|e| format!("thread for kicks: {e}"))
+            }
+        };
+        // What was offered between the old descriptor and the new may not have been told.
+        doorbell.ring();
+        if let Err(why) = followed {
+            self.blame(why);
+        }
+        true
+    }
+
     /// Other memory, or features, while a device runs the rings.
     pub(super) fn carry_over(&mut self) -> VhostResult<()> {
         let wants = self.wants(u16::MAX);
@@ -396,6 +424,12 @@ impl Session {
         }
         self.offload.park(&self.shared.vdpa);
     }
+}
+
+/// The rings whose kicks have to be passed on.
+pub(super) fn lines(rings: &[OffloadedRing]) -> Vec<Line> {
+    let unheard = rings.iter().filter(|ring| !ring.started.watches_kick);
+    unheard.filter_map(|ring| Some((ring.guest.kick.clone()?, Arc::clone(&ring.started.doorbell)))).collect()
 }
 
 /// Counts what a device has done of the guest's own rings since this was done last, and interrupts for it where it may have failed to.

@@ -35,7 +35,7 @@ use super::error::{VdpaError, VdpaProblem};
 use super::gated::GatedDoorbell;
 use super::memory::DmaMapping;
 use super::rules::{self, FOR_GUESTS, FOR_MEMORY};
-use super::virtio_pci::uplink_of;
+use super::uplink::uplink_of;
 
 /// Virtio's number for network cards.
 const NETWORK_CARD: u32 = 1;
@@ -165,11 +165,7 @@ impl KernelDevice {
         let mut rings = Vec::new();
         for (i, ring) in (0..).zip(start.rings) {
             let kick = self.set_up_ring(i, ring)?;
-            let bell = GatedDoorbell::new(move || {
-                // A full counter means that the kernel has not looked yet.
-                let _ = rustix::io::write(&*kick, &1u64.to_ne_bytes());
-            });
-            self.doorbells.push(Arc::new(bell));
+            self.doorbells.push(Arc::new(GatedDoorbell::new(move || write_kick(&kick))));
         }
         self.device.set_status(RUNNING)?;
         if self.device.status()? & status::NEEDS_RESET != 0 {
@@ -189,12 +185,16 @@ impl KernelDevice {
         let at = u32::from(ring.index);
         device.set_ring_base(index, if self.packed { at | at << 16 } else { at })?;
         device.set_call(index, ring.call.as_ref().map(|call| call.as_fd()))?;
-        let kick = match &ring.kick {
-            Some(kick) => Arc::clone(kick),
-            None => Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?),
-        };
-        device.set_kick(index, Some(kick.as_fd()))?;
+        let kick = self.watch_kick(index, ring.kick.clone())?;
         device.enable_ring(index)?;
+        Ok(kick)
+    }
+
+    /// Has the kernel watch an eventfd, or one of ours. Returns it.
+    fn watch_kick(&self, index: u16, kick: Option<Arc<OwnedFd>>) -> io::Result<Arc<OwnedFd>> {
+        let ours = || Ok(Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?));
+        let kick = kick.map_or_else(ours, io::Result::Ok)?;
+        self.device.set_kick(index, Some(kick.as_fd()))?;
         Ok(kick)
     }
 
@@ -223,6 +223,12 @@ impl KernelDevice {
         // guest memory is never behind a reference (contract of `HostMemory`).
         unsafe { self.device.map(mapping.iova, start, mapping.memory.len()) }
     }
+}
+
+/// Kicks by an eventfd.
+fn write_kick(kick: &OwnedFd) {
+    // A full counter means that the kernel has not looked yet.
+    let _ = rustix::io::write(kick, &1u64.to_ne_bytes());
 }
 
 /// The status of a device that runs.
@@ -334,6 +340,17 @@ impl VdpaDev for KernelDevice {
     fn set_call(&mut self, ring: u16, call: Option<Arc<OwnedFd>>) -> Result<(), VdpaError> {
         let call = call.as_ref().map(|call| call.as_fd());
         self.device.set_call(ring, call).map_err(|e| self.refused("changing where its interrupts go", e))
+    }
+
+    fn set_kick(&mut self, ring: u16, kick: Option<Arc<OwnedFd>>) -> Result<(), VdpaError> {
+        let Some(doorbell) = self.doorbells.get(usize::from(ring)) else {
+            let what = format!("{}: it does not run ring {ring}", self.capabilities.name);
+            return Err(VdpaError::new(VdpaProblem::Refused, what, ""));
+        };
+        let kick =
+            self.watch_kick(ring, kick).map_err(|e| self.refused("changing by what it is kicked", e))?;
+        doorbell.rewire(move || write_kick(&kick));
+        Ok(())
     }
 
     fn set_queue_pairs(&mut self, pairs: u16) -> Result<(), VdpaError> {

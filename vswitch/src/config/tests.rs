@@ -113,6 +113,10 @@ impl Target for Fake {
     fn sync(&self) {
         self.state.lock().unwrap().log.push("sync".into());
     }
+    fn counters_elsewhere(&self, name: &str) -> Vec<(&'static str, u64)> {
+        assert!(self.state.lock().unwrap().ports.contains_key(name));
+        vec![("vdpa_rx_packets", 77)]
+    }
     fn reports(&self) -> Vec<PortReport> {
         let mut state = self.state.lock().unwrap();
         state.packets += 1;
@@ -254,6 +258,7 @@ fn statistics_are_named_as_ovs_names_them() {
     assert_eq!(get("rx_errors"), Some(2));
     assert_eq!(get("rx_dropped"), Some(3));
     assert_eq!(get("drop_rx_too_short"), Some(2));
+    assert_eq!(get("vdpa_rx_packets"), Some(77));
     assert!(get("rx_packets").unwrap() > 0);
 }
 

@@ -1,6 +1,7 @@
 //! What the switch tells about itself: plain data, gathered on the caller's thread.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use flowtable::key::PortNo;
 use pmd::port::{DropReason, LinkState, PortInfo, QueueCounters, QueueSnapshot};
@@ -103,7 +104,7 @@ pub struct DpFlow {
     /// CPU of the worker.
     pub core: u32,
     /// The flow.
-    pub flow: std::sync::Arc<Megaflow>,
+    pub flow: Arc<Megaflow>,
 }
 
 impl Switch {
@@ -113,6 +114,14 @@ impl Switch {
         let core = |id: u16| inner.worker(id).map(|w| w.handle.core());
         let wanted = inner.ports.values().filter(|p| name.is_none_or(|n| n == p.name));
         wanted.map(|entry| report(entry, core)).collect()
+    }
+
+    /// Counters of a port that somebody else has. May wait for the kernel.
+    pub fn counters_elsewhere(&self, name: &str) -> Vec<(&'static str, u64)> {
+        let named = |entry: &&PortEntry| entry.name == name;
+        // Asked without the lock.
+        let port = self.lock().ports.values().find(named).map(|entry| Arc::clone(&entry.port));
+        port.map(|port| port.counters_elsewhere()).unwrap_or_default()
     }
 
     /// Reports of all workers, ordered by CPU.

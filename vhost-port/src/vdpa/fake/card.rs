@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use pmd::pci::FunctionCounters;
 use pmd::sys::sigbus::Alarm;
 use pmd::virtio::NetHeader;
 use pmd::virtio::features::{VIRTIO_F_RING_PACKED, VIRTIO_NET_F_MRG_RXBUF};
@@ -16,7 +17,7 @@ use crate::ring::{
     Cursor, DeviceRing, Direction, Extent, Kept, Resume, Ring, RingAddresses, RingConfig, RingFault,
     RingFile, RingRules, Segment,
 };
-use crate::vdpa::device::{Capabilities, DeviceStatistics, DoorbellPage, RingStart, Start, StartIndex};
+use crate::vdpa::device::{Capabilities, DoorbellPage, RingStart, Start, StartIndex};
 use crate::vdpa::error::{VdpaError, VdpaProblem};
 use crate::vdpa::memory::DmaMapping;
 
@@ -41,6 +42,7 @@ pub(super) struct Card {
     pub(super) faults: Faults,
     pub(super) dead: bool,
     pub(super) works_when_kicked: bool,
+    pub(super) watches_kicks: bool,
     pub(super) page: Option<DoorbellPage>,
     pub(super) kicks: u64,
     pub(super) opened: u64,
@@ -48,7 +50,8 @@ pub(super) struct Card {
     pub(super) started_with: Option<(u64, u16, Option<[u8; 6]>)>,
     pub(super) arrived: VecDeque<Vec<u8>>,
     pub(super) sent: Vec<Vec<u8>>,
-    pub(super) statistics: DeviceStatistics,
+    pub(super) counts: bool,
+    pub(super) statistics: FunctionCounters,
     alarm: Arc<Alarm>,
     running: Option<Running>,
 }
@@ -66,6 +69,7 @@ impl Card {
             faults: Faults::default(),
             dead: false,
             works_when_kicked: false,
+            watches_kicks: false,
             page: None,
             kicks: 0,
             opened: 0,
@@ -73,7 +77,8 @@ impl Card {
             started_with: None,
             arrived: VecDeque::new(),
             sent: Vec::new(),
-            statistics: DeviceStatistics::default(),
+            counts: true,
+            statistics: FunctionCounters::default(),
             alarm: Alarm::new().expect("an eventfd"),
             running: None,
         }
@@ -127,12 +132,13 @@ impl Card {
         let memory = self.memory();
         let rules = RingRules::new(*features);
         let made = rings.iter().map(|ring| {
-            let RingStart { size, descriptors, driver, device, index, call, .. } = ring.clone();
+            let RingStart { size, descriptors, driver, device, index, call, kick } = ring.clone();
             let config = RingConfig {
                 size: Some(size),
                 addresses: Some(RingAddresses { descriptors, avail: driver, used: device }),
                 base: index,
                 call,
+                kick,
                 started: true,
                 ..RingConfig::default()
             };
@@ -144,7 +150,7 @@ impl Card {
         self.running = Some(Running { features: *features, rings });
         self.pairs = *queue_pairs;
         self.started_with = Some((*features, *queue_pairs, *mac));
-        self.statistics = DeviceStatistics::default();
+        self.statistics = FunctionCounters::default();
         Ok(())
     }
 
@@ -160,6 +166,19 @@ impl Card {
             ring.config.call.clone_from(&call);
             ring.ring.set_call(call);
         }
+    }
+
+    pub(super) fn set_kick(&mut self, ring: u16, kick: Option<Arc<OwnedFd>>) {
+        let ring = self.running.as_mut().and_then(|running| running.rings.get_mut(usize::from(ring)));
+        if let Some(ring) = ring {
+            ring.config.kick = kick;
+        }
+    }
+
+    /// What a ring is kicked by, if it is looked at.
+    pub(super) fn kick(&self, ring: u16) -> Option<Arc<OwnedFd>> {
+        let ring = self.running.as_ref()?.rings.get(usize::from(ring))?;
+        ring.config.kick.clone().filter(|_| self.watches_kicks)
     }
 
     /// Works on up to so many chains. Returns how many there were.
