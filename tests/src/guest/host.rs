@@ -289,7 +289,7 @@ fn arguments(lab: &Lab, config: &HostConfig, image: &Path, channels: &Channels<'
     }
     for i in 0..config.guests {
         // The third and fourth port, on interrupts that no other device has.
-        let (path, base, irq) = (nested_port(lab, i), 0x3e8 - 0x100 * i, 5 - 2 * i);
+        let (path, base, irq) = (nested_port(lab, i), 0x3e8 - 0x100 * i, 5 + 2 * i);
         let socket = format!("socket,id=nested{i},path={},server=on,wait=off", path.display());
         let port = format!("isa-serial,chardev=nested{i},index={},iobase={base:#x},irq={irq}", i + 2);
         more(&mut list, &["-chardev", &socket, "-device", &port]);

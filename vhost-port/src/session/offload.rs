@@ -35,6 +35,7 @@ use vhost::vhost_user::Result as VhostResult;
 use super::engage::signal;
 use super::machine::Session;
 use super::shadow::relayed;
+use super::tracking::{UNSEEN, collect};
 use crate::memory::MemTable;
 use crate::net::Shared;
 use crate::ring::RingFault;
@@ -104,8 +105,8 @@ impl Session {
         }
         let direct = running.between.engine() == Engine::Direct;
         let logs = self.migration.active_log(self.features).is_some();
-        if direct && logs {
-            return Some("the guest is being moved, and the device does not log what it writes".to_owned());
+        if direct && logs && !running.tracked {
+            return Some(UNSEEN.to_owned());
         }
         let wanted =
             self.offload.slots.iter().find(|slot| slot.name == running.name || slot.trouble.is_none());
@@ -124,7 +125,7 @@ impl Session {
     /// Stops the device, and has every ring stand where it brought it. Nobody runs the rings then.
     pub(super) fn take_back(&mut self, why: &str) {
         let Some(running) = self.offload.running.take() else { return };
-        let Running { name: device, mut unit, mut rings, between, .. } = running;
+        let Running { name: device, mut unit, mut rings, between, tracked, .. } = running;
         self.note_refused();
         let name = &self.shared.config.name;
         log::info!("{name}: {} gives the rings back: {why}", device);
@@ -145,6 +146,9 @@ impl Session {
             && let Err(e) = unit.dev.reset()
         {
             log::error!("{name}: {e}");
+        }
+        if tracked {
+            self.end_record(&mut *unit.dev);
         }
         match relay {
             None => self.settle_bases(&stopped, rings.len()),
@@ -349,6 +353,8 @@ impl Session {
         }
         running.look_at = Instant::now() + LOOK;
         let statistics = running.unit.dev.statistics();
+        let log = self.migration.active_log(self.features).filter(|_| running.tracked);
+        let recorded = log.map_or(Ok(()), |log| collect(&mut *running.unit.dev, &self.memory, log));
         let why = match &mut running.between {
             Between::Direct { .. } => {
                 let (lost, healthy) = count_progress(&self.shared, &mut running.rings);
@@ -366,7 +372,7 @@ impl Session {
             }
         };
         self.shared.vdpa.status().statistics = statistics;
-        if let Some(why) = why {
+        if let Some(why) = why.or_else(|| recorded.err().map(|e| e.to_string())) {
             self.blame(why);
         }
     }

@@ -241,13 +241,14 @@ pub struct Uplink {
     pub vf: Option<u16>,
 }
 
-/// A device's own record of pages it has written, for a migration.
+/// A device's own record of the memory it has written, for a migration: buffers and rings, wherever it writes while it runs.
 pub trait DirtyTracking {
-    /// Begins or ends recording.
+    /// Begins or ends recording, whether the device runs or not. Memory that is mapped later is recorded as well. What is written after
+    /// this has returned is in the record; beginning anew empties it. The record stays when the device stops or is reset.
     fn track(&mut self, on: bool) -> Result<(), VdpaError>;
 
     /// Calls `written` for every stretch of I/O addresses (first, bytes) in the range that the device has written since it was asked last,
-    /// and forgets them.
+    /// and forgets them: what is written meanwhile is told now or the next time. More than was written may be told.
     fn collect(
         &mut self,
         range: RangeInclusive<u64>,

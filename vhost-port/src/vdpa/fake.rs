@@ -11,7 +11,8 @@
 
 mod card;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
+use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -20,12 +21,12 @@ use pmd::virtio::features::*;
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::device::{
-    Capabilities, DeviceEvents, Doorbell, DoorbellPage, RingStart, Start, StartIndex, StartedRing,
-    StoppedRing, Uplink, VdpaDev,
+    Capabilities, DeviceEvents, DirtyTracking, Doorbell, DoorbellPage, RingStart, Start, StartIndex,
+    StartedRing, StoppedRing, Uplink, VdpaDev,
 };
 use super::error::{VdpaError, VdpaProblem};
 use super::memory::DmaMapping;
-use card::Card;
+use card::{Card, PAGE};
 
 /// What a virtio function of a card can do that has nothing beyond the specification: rings begin at zero, and nobody knows where they
 /// stop.
@@ -76,6 +77,10 @@ pub struct Faults {
     pub set_kick: bool,
     /// [`VdpaDev::set_queue_pairs`].
     pub set_queue_pairs: bool,
+    /// [`DirtyTracking::track`].
+    pub track: bool,
+    /// [`DirtyTracking::collect`].
+    pub collect: bool,
     /// [`VdpaDev::stop`]; the rings are stopped all the same.
     pub stop: bool,
     /// [`VdpaDev::reset`]; the rings are stopped all the same.
@@ -151,6 +156,11 @@ impl Fake {
     /// Has it work at every kick and at every frame that arrives.
     pub fn work_when_kicked(&self) {
         self.card().works_when_kicked = true;
+    }
+
+    /// Has it keep a record of what it writes, when that is asked for.
+    pub fn keep_record(&self) {
+        self.card().keeps_record = true;
     }
 
     /// Has it tell no counters, as virtio functions.
@@ -342,8 +352,33 @@ impl VdpaDev for FakeVf {
         card.counts.then_some(card.statistics)
     }
 
+    fn dirty_tracking(&mut self) -> Option<&mut dyn DirtyTracking> {
+        let keeps = self.card().keeps_record;
+        keeps.then_some(self)
+    }
+
     fn uplink(&self) -> Uplink {
         Uplink { parent: Some("0000:03:00.0".into()), netdev: Some("fake0".into()), vf: Some(0) }
+    }
+}
+
+impl DirtyTracking for FakeVf {
+    fn track(&mut self, on: bool) -> Result<(), VdpaError> {
+        self.ask("track", |faults| faults.track)?.record = on.then(BTreeSet::new);
+        Ok(())
+    }
+
+    fn collect(
+        &mut self,
+        range: RangeInclusive<u64>,
+        written: &mut dyn FnMut(u64, u64),
+    ) -> Result<(), VdpaError> {
+        let mut card = self.ask("collect", |faults| faults.collect)?;
+        let pages = card.record.as_mut().map(std::mem::take).unwrap_or_default();
+        let (told, rest): (BTreeSet<_>, _) = pages.into_iter().partition(|page| range.contains(page));
+        card.record = card.record.is_some().then_some(rest);
+        told.into_iter().for_each(|page| written(page, PAGE));
+        Ok(())
     }
 }
 

@@ -79,6 +79,8 @@ pub(crate) struct Running {
     pub(crate) between: Between,
     /// When to look at it next.
     pub(crate) look_at: Instant,
+    /// The device records what it writes.
+    pub(crate) tracked: bool,
     /// Interrupts lost for certain, in a row.
     pub(crate) lost: u32,
     /// What the front-end has changed since, so that the rings have to be taken back.

@@ -1,7 +1,7 @@
 //! The card itself: rings on mapped memory, frames in and out.
 #![expect(unsafe_code, reason = "does DMA as a card would")]
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -21,6 +21,8 @@ use crate::vdpa::device::{Capabilities, DoorbellPage, RingStart, Start, StartInd
 use crate::vdpa::error::{VdpaError, VdpaProblem};
 use crate::vdpa::memory::DmaMapping;
 
+/// In which the record is kept.
+pub(super) const PAGE: u64 = 4096;
 /// Bytes before each frame.
 const HEADER: usize = NetHeader::LEN;
 
@@ -50,6 +52,9 @@ pub(super) struct Card {
     pub(super) started_with: Option<(u64, u16, Option<[u8; 6]>)>,
     pub(super) arrived: VecDeque<Vec<u8>>,
     pub(super) sent: Vec<Vec<u8>>,
+    pub(super) keeps_record: bool,
+    /// I/O addresses of pages that were written, while that is recorded.
+    pub(super) record: Option<BTreeSet<u64>>,
     pub(super) counts: bool,
     pub(super) statistics: FunctionCounters,
     alarm: Arc<Alarm>,
@@ -77,6 +82,8 @@ impl Card {
             started_with: None,
             arrived: VecDeque::new(),
             sent: Vec::new(),
+            keeps_record: false,
+            record: None,
             counts: true,
             statistics: FunctionCounters::default(),
             alarm: Alarm::new().expect("an eventfd"),
@@ -86,6 +93,7 @@ impl Card {
 
     pub(super) fn close(&mut self) {
         self.running = None;
+        self.record = None;
         self.mappings.clear();
     }
 
@@ -224,6 +232,7 @@ impl Card {
             self.statistics.tx_bytes += frame.len() as u64;
             self.sent.push(frame);
             complete(&mut ring.ring, &[(chain, 0)], self.faults.interrupts);
+            note_ring(&mut self.record, &ring.config);
             done += 1;
         }
         self.running = Some(running);
@@ -263,14 +272,41 @@ impl Card {
             .map(|(chain, pieces)| {
                 let before = rest.len();
                 rest = scatter(rest, pieces);
+                note_pieces(&mut self.record, &self.mappings, pieces);
                 (*chain, (before - rest.len()) as u32)
             })
             .collect();
         complete(&mut ring.ring, &used, self.faults.interrupts);
+        note_ring(&mut self.record, &ring.config);
         self.arrived.pop_front();
         self.statistics.rx_packets += 1;
         self.statistics.rx_bytes += len as u64;
         count
+    }
+}
+
+fn note(record: &mut Option<BTreeSet<u64>>, iova: u64, len: u64) {
+    if let Some(pages) = record {
+        pages.extend((iova / PAGE..=(iova + len - 1) / PAGE).map(|page| page * PAGE));
+    }
+}
+
+/// What a card may have written of a ring: what it used, and when it wants to be kicked.
+fn note_ring(record: &mut Option<BTreeSet<u64>>, config: &RingConfig) {
+    let Some((places, size)) = config.addresses.zip(config.size) else { return };
+    note(record, places.descriptors, 16 * u64::from(size));
+    note(record, places.used, 6 + 8 * u64::from(size));
+}
+
+fn note_pieces(record: &mut Option<BTreeSet<u64>>, mappings: &[DmaMapping], pieces: &[Segment]) {
+    for piece in pieces {
+        let of = |mapping: &DmaMapping| {
+            let offset = piece.start.addr().checked_sub(mapping.memory.addr())? as u64;
+            (offset < mapping.memory.len()).then(|| mapping.iova + offset)
+        };
+        if let Some(iova) = mappings.iter().find_map(of) {
+            note(record, iova, piece.len.into());
+        }
     }
 }
 
