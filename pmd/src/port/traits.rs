@@ -84,6 +84,12 @@ pub trait Port: Send + Sync {
         )))
     }
 
+    /// The operator takes the port down or up again; it is up at first. Whoever polls the queues drops what comes and goes while it is down; what
+    /// is left to the port is to let the far side know, if it has a way: a link without carrier.
+    fn set_admin(&self, up: bool) {
+        let _ = up;
+    }
+
     /// Registers who is told when link, queue count, status or error change. One subscriber; a second replaces it.
     fn subscribe(&self, events: Arc<dyn PortEvents>);
 }

@@ -26,6 +26,7 @@ mod like_ovs;
 mod many_ports;
 mod migration;
 mod multi_queue;
+mod nested;
 mod nic_binding;
 mod nic_errors;
 mod nic_ports;

@@ -14,6 +14,11 @@
 //! The kernel tells nobody that it wants a device back; its name in /dev goes, and that is watched.
 #![expect(unsafe_code, reason = "shows a guest's memory to a device")]
 
+#[cfg(test)]
+mod played;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -22,7 +27,7 @@ use std::sync::Arc;
 
 use pmd::memory::memlock_remedy;
 use pmd::pci::{PciAddress, Sysfs};
-use pmd::sys::vhost_vdpa::{VhostVdpa, backend};
+use pmd::sys::vhost_vdpa::{VhostVdpa, VhostVdpaCalls, backend};
 use pmd::virtio::features::*;
 use pmd::virtio::pci::{net, status};
 use rustix::event::{EventfdFlags, epoll, eventfd};
@@ -46,7 +51,7 @@ const RINGS: u16 = 2;
 struct KernelDevice {
     capabilities: Capabilities,
     path: PathBuf,
-    device: VhostVdpa,
+    device: Box<dyn VhostVdpaCalls>,
     offered: u64,
     /// What the kernel can do with it: bits of [`backend`].
     backend: u64,
@@ -85,11 +90,12 @@ pub(super) fn open(path: &Path) -> Result<Box<dyn VdpaDev>, VdpaError> {
         let what = format!("{name} is a virtio device of kind {kind}, not a network card");
         return Err(VdpaError::new(VdpaProblem::Name, what, "`vdpa dev show` lists devices"));
     }
-    Ok(Box::new(KernelDevice::new(path, device).map_err(asking)?))
+    let uplink = uplink(&device).unwrap_or_default();
+    Ok(Box::new(KernelDevice::new(path, Box::new(device), uplink).map_err(asking)?))
 }
 
 impl KernelDevice {
-    fn new(path: &Path, device: VhostVdpa) -> io::Result<KernelDevice> {
+    fn new(path: &Path, device: Box<dyn VhostVdpaCalls>, uplink: Uplink) -> io::Result<KernelDevice> {
         device.set_status(0)?;
         let wanted = backend::IOTLB_MSG_V2 | backend::SUSPEND | backend::IOTLB_PERSIST;
         let backend = device.backend_features()? & wanted;
@@ -119,7 +125,7 @@ impl KernelDevice {
         for event in [&config_event, &name_watch] {
             epoll::add(&both, event, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
         }
-        let start_index = start_index(&device, offered)?;
+        let start_index = start_index(&*device, offered)?;
         let capabilities = Capabilities {
             kind: "vhost-vdpa",
             name: path.display().to_string(),
@@ -135,7 +141,7 @@ impl KernelDevice {
         Ok(KernelDevice {
             capabilities,
             path: path.to_owned(),
-            uplink: uplink(&device).unwrap_or_default(),
+            uplink,
             device,
             offered,
             backend,
@@ -161,7 +167,7 @@ impl KernelDevice {
     fn run(&mut self, start: &Start<'_>) -> io::Result<Vec<StartedRing>> {
         self.halt()?;
         self.packed = start.features & VIRTIO_F_RING_PACKED != 0;
-        negotiate(&self.device, start.features | self.offered & FOR_MEMORY)?;
+        negotiate(&*self.device, start.features | self.offered & FOR_MEMORY)?;
         let mut rings = Vec::new();
         for (i, ring) in (0..).zip(start.rings) {
             let kick = self.set_up_ring(i, ring)?;
@@ -235,7 +241,7 @@ fn write_kick(kick: &OwnedFd) {
 const RUNNING: u8 = status::ACKNOWLEDGE | status::DRIVER | status::FEATURES_OK | status::DRIVER_OK;
 
 /// After a reset: takes features.
-fn negotiate(device: &VhostVdpa, features: u64) -> io::Result<()> {
+fn negotiate(device: &dyn VhostVdpaCalls, features: u64) -> io::Result<()> {
     device.set_status(status::ACKNOWLEDGE)?;
     device.set_status(status::ACKNOWLEDGE | status::DRIVER)?;
     device.set_features(features)?;
@@ -248,7 +254,7 @@ fn negotiate(device: &VhostVdpa, features: u64) -> io::Result<()> {
 }
 
 /// Whether a ring may begin where it is: tried, since nothing says so. Leaves the device reset.
-fn start_index(device: &VhostVdpa, offered: u64) -> io::Result<StartIndex> {
+fn start_index(device: &dyn VhostVdpaCalls, offered: u64) -> io::Result<StartIndex> {
     negotiate(device, offered & (VIRTIO_F_VERSION_1 | FOR_MEMORY))?;
     let anywhere = device.set_ring_base(0, 1).is_ok();
     let _ = device.set_ring_base(0, 0);
@@ -406,19 +412,5 @@ impl Drop for KernelDevice {
         if let Err(error) = self.halt() {
             log::warn!("{}: resetting it: {error}", self.capabilities.name);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_no_device_is_said_with_what_to_do() {
-        let why = |path: &str| open(Path::new(path)).err().map(|error| (error.problem(), error.to_string()));
-        let (problem, text) = why("/dev/vhost-vdpa-999999").unwrap();
-        assert!(problem == VdpaProblem::Name && text.contains("modprobe vhost_vdpa"), "{text}");
-        let (problem, text) = why("/dev/null").unwrap();
-        assert!(problem == VdpaProblem::NotOurs && text.contains("/dev/null"), "{text}");
     }
 }

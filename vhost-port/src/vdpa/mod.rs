@@ -35,6 +35,8 @@ mod kicks;
 mod memory;
 mod name;
 mod offload;
+#[cfg(test)]
+mod played_guest;
 mod progress;
 mod rules;
 pub(crate) mod shadow;

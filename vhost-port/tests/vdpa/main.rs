@@ -107,6 +107,26 @@ fn rings_of_a_driver_that_starts_go_to_the_device_untouched() {
     assert!(!bench.cards[0].seen().2 && bench.cards[0].reaches().is_empty());
 }
 
+/// The device would carry on.
+#[test]
+fn port_that_the_operator_takes_down_has_its_rings_back() {
+    let mut bench = Bench::new(plain_function);
+    bench.cards.iter().for_each(Fake::work_when_kicked);
+    bench.want(&NAMES[..1]);
+    let mut guest = bench.guest(FITS, 2);
+    bench.wait_for_engine("direct");
+    bench.port.set_admin(false);
+    bench.wait_for_engine("software");
+    assert!(!bench.cards[0].seen().2);
+    // Named anew while it is down.
+    bench.want(&NAMES[1..]);
+    exchange_by_switch(&mut bench, &mut guest, 10);
+    assert_eq!(bench.say("vdpa-engine").unwrap(), "software");
+    bench.port.set_admin(true);
+    bench.wait_for_device(NAMES[1]);
+    exchange_by_relay(&mut bench, &mut guest, 1, 20);
+}
+
 #[test]
 fn kicks_are_passed_on_to_a_device_that_cannot_hear_them() {
     let bench = Bench::new(plain_function);

@@ -15,6 +15,7 @@ use crate::bridge::BridgeConfig;
 use crate::datapath::IdlePolicy;
 use crate::switch::{PortChange, PortKind, PortOffloads, PortReport, PortRequest};
 
+mod admin_state;
 mod offloads;
 mod vdpa;
 
@@ -98,6 +99,7 @@ impl Target for Fake {
         port.vlan = change.vlan;
         port.mtu = change.mtu.or(port.mtu);
         port.affinity = change.affinity;
+        port.admin_up = change.admin_up;
         state.offloads.insert(name.into(), change.offloads);
         state.vdpa.insert(name.into(), change.vdpa);
         Ok(())
@@ -120,6 +122,7 @@ impl Target for Fake {
         state.packets += 1;
         let packets = state.packets;
         let report = |(request, ofport): &(PortRequest, u16)| PortReport {
+            admin_up: request.admin_up,
             name: request.name.clone(),
             bridge: request.bridge.clone(),
             ofport: *ofport,
@@ -554,6 +557,7 @@ proptest! {
                     affinity: BTreeMap::new(),
                     offloads: PortOffloads::default(),
                     vdpa: Vec::new(),
+                    admin_up: true,
                 };
                 desired.ports.insert(spec.name.clone(), spec);
             }

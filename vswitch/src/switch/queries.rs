@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use flowtable::key::PortNo;
-use pmd::port::{DropReason, PortInfo, QueueCounters, QueueSnapshot};
+use pmd::port::{DropReason, LinkState, PortInfo, QueueCounters, QueueSnapshot};
 use pmd::sys;
 
 use super::Switch;
@@ -39,6 +39,8 @@ pub struct PortReport {
     pub info: PortInfo,
     /// How its offloads are set.
     pub offloads: PortOffloads,
+    /// Whether the operator has it up. If not, its link is down.
+    pub admin_up: bool,
     /// Received, all queues together.
     pub rx: QueueSnapshot,
     /// Sent, all workers together.
@@ -184,12 +186,16 @@ fn report(entry: &PortEntry, core: impl Fn(u16) -> Option<u32>) -> PortReport {
         driver: entry.port.driver(),
         info: entry.port.info(),
         offloads: entry.offloads,
+        admin_up: entry.admin_up,
         rx: QueueSnapshot::default(),
         tx: QueueSnapshot::default(),
         rx_drops: BTreeMap::new(),
         tx_drops: BTreeMap::new(),
         queues: Vec::new(),
     };
+    if !entry.admin_up {
+        report.info.link = LinkState::Down;
+    }
     report.info.status.push(("rx_gro".into(), entry.offloads.gro.to_string()));
     for (&index, rxq) in &entry.rxqs {
         let counters = rxq.counters.snapshot();
