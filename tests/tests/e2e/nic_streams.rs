@@ -5,6 +5,7 @@ use tests::lab::Lab;
 use tests::netns::Netns;
 use tests::process::Process;
 
+use crate::nested::twice_at_most;
 use crate::nic_ports::{VIRTIO, add_port, statistic};
 use crate::stage::PATIENCE;
 
@@ -92,6 +93,10 @@ fn port_states(host: &mut HostGuest) -> String {
 /// Each driver's card in turn is the uplink of a bridge with the host's own port and a guest.
 #[test]
 fn tcp_streams_cross_every_card() {
+    twice_at_most("nic_streams", cross_every_card);
+}
+
+fn cross_every_card() {
     let lab = Lab::open().unwrap();
     let wired = every_driver();
     let taps: Vec<_> = (0..wired.len()).map(|i| lab.device(&format!("n{i}"))).collect();

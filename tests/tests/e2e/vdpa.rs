@@ -6,6 +6,8 @@ use tests::guest::{Card, Guest, HostConfig, HostGuest, NestedConfig, Nic, Socket
 use tests::lab::Lab;
 use tests::netns::Netns;
 
+use crate::nested::twice_at_most;
+
 /// A virtual function behind an IOMMU, with a page for each doorbell.
 const FUNCTION: &str = ",disable-legacy=on,iommu_platform=on,ats=on,page-per-vq=on";
 
@@ -169,6 +171,10 @@ fn restart_driver(guest: &mut Guest) {
 /// then by the switch, without a word to the guest; back by the function; and by the switch again when the function goes.
 #[test]
 fn a_guest_is_moved_to_a_virtual_function_and_back() {
+    twice_at_most("a_guest_is_moved_to_a_virtual_function_and_back", to_a_virtual_function_and_back);
+}
+
+fn to_a_virtual_function_and_back() {
     let lab = Lab::open().unwrap();
     let mut site = Site::new(&lab, &[]);
     let function = site.function.clone();
@@ -213,6 +219,10 @@ fn a_guest_is_moved_to_a_virtual_function_and_back() {
 /// the latter, which can be given a guest that runs already, and back.
 #[test]
 fn a_guest_is_moved_to_a_device_of_the_kernel_and_back() {
+    twice_at_most("a_guest_is_moved_to_a_device_of_the_kernel_and_back", to_a_device_of_the_kernel_and_back);
+}
+
+fn to_a_device_of_the_kernel_and_back() {
     let lab = Lab::open().unwrap();
     let mut site = Site::new(&lab, &[env!("CARGO_BIN_EXE_vdpa_device"), env!("CARGO_BIN_EXE_vduse")]);
     let function = site.function.clone();
