@@ -13,6 +13,7 @@ mod bridges;
 mod dpdk_front_end;
 mod dpdk_rings;
 mod flow_rules;
+mod front_ends_live_on;
 mod guest_reboot;
 mod hostile_peers;
 mod idle;
