@@ -24,7 +24,12 @@ fn every_driver() -> [Wired; 4] {
         settings: "options:n_rxq=2",
         ..plain("virtio-net-pci", [true, true])
     };
-    [virtio, plain("e1000e", [false; 2]), plain("igb", [false; 2]), plain("vmxnet3", [false, true])]
+    [virtio, plain("e1000e", [false, true]), plain("igb", [false, true]), plain("vmxnet3", [false, true])]
+}
+
+/// An address as a URL has it.
+fn host_of_url(address: &str) -> String {
+    if address.contains(':') { format!("[{address}]") } else { address.to_owned() }
 }
 
 /// The far side of every wire.
@@ -52,14 +57,14 @@ impl<'lab> Outside<'lab> {
         guest.reaches(there, PATIENCE).unwrap();
         let sent = checksum(&guest.serve_data(megabytes).unwrap());
         let data = self.lab.path("data").display().to_string();
-        let url = format!("http://{inside}:9000/data");
+        let url = format!("http://{}:9000/data", host_of_url(inside));
         self.netns.run("busybox", &["wget", "-q", "-O", &data, &url]).unwrap();
         assert_eq!(checksum(&self.lab.run("busybox", &["md5sum", &data]).unwrap()), sent, "out of {what}");
-        assert_eq!(checksum(&guest.fetch_data(there).unwrap()), sent, "into {what}");
+        assert_eq!(checksum(&guest.fetch_data(&host_of_url(there)).unwrap()), sent, "into {what}");
     }
 }
 
-/// Each driver's card in turn is the uplink of a bridge with the host's own port and a guest.
+/// Each driver's card in turn is the uplink of a bridge with the host's own port, which talks IPv4, and a guest, which talks IPv6.
 #[test]
 fn tcp_streams_cross_every_card() {
     let lab = Lab::open().unwrap();
@@ -79,15 +84,19 @@ fn tcp_streams_cross_every_card() {
     if let Err(error) = guest.wait_ready() {
         panic!("{error}\n{}", host.nested_log(0));
     }
+    // Nobody else has its address: no second to find that out.
+    guest.run("echo 0 > /proc/sys/net/ipv6/conf/eth0/accept_dad").unwrap();
     let outside = Outside::new(&lab);
     for (card, (wired, tap)) in wired.iter().zip(&taps).enumerate() {
-        let [there, of_host, of_guest] = [100, 1, 2].map(|last| format!("10.3.{card}.{last}"));
+        let [there, of_host] = [100, 1].map(|last| format!("10.3.{card}.{last}"));
+        let [there6, of_guest] = [100, 2].map(|last| format!("fd03::{card}:{last}"));
         outside.netns.adopt(tap, &format!("{there}/24")).unwrap();
+        outside.netns.ip(&["addr", "add", &format!("{there6}/112"), "nodad", "dev", tap]).unwrap();
         add_port(&mut host, "br0", card, wired.settings);
         host.guest.address("br0", &format!("{of_host}/24")).unwrap();
-        guest.address("eth0", &format!("{of_guest}/24")).unwrap();
+        guest.address("eth0", &format!("{of_guest}/112")).unwrap();
         outside.exchange(&mut host.guest, (&of_host, &there), 4, wired.model);
-        outside.exchange(&mut guest, (&of_guest, &there), 1, wired.model);
+        outside.exchange(&mut guest, (&of_guest, &there6), 1, wired.model);
         for direction in ["rx", "tx"] {
             let enough = |text: &str| text.trim().parse().is_ok_and(|n: u64| n > 5 << 20);
             let bytes = format!("get Interface up{card} statistics:{direction}_bytes");
