@@ -28,7 +28,7 @@ check: ## format, clippy, unit tests, docs, house rules: about a minute once war
 
 test: ## every test, end to end with QEMU guests too: some minutes, needs root
 	$(needs-root)
-	$(CARGO) build --locked -p vswitch -p vsctl --bins
+	$(CARGO) build --locked -p vswitch -p vsctl -p vsgen --bins
 	$(CARGO) test --locked --workspace --no-fail-fast
 
 demo: ## two guests talk through the switch while you watch (KEEP=1 leaves it up), needs root

@@ -3,7 +3,7 @@
 //! Runs without PCI, and without hugepages unless asked ([`Memory`]). It polls, so it costs a full core while it lives.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketType, connect, recv, send, socket,
@@ -105,6 +105,27 @@ impl Testpmd {
     /// The process.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
+    }
+
+    /// Polls `ready` until it says yes.
+    ///
+    /// # Errors
+    /// It ends, or `patience` is over.
+    pub fn until(
+        &mut self,
+        what: &str,
+        patience: Duration,
+        mut ready: impl FnMut(&mut Self) -> bool,
+    ) -> Result<()> {
+        let deadline = Instant::now() + patience;
+        while !ready(self) {
+            self.process.must_run()?;
+            if Instant::now() > deadline {
+                return Err(Failure::new(format!("testpmd: no {what} within {} s", patience.as_secs())));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
     }
 
     /// Types `command` and waits for the next prompt. What testpmd prints stays in its buffers for long (it does not

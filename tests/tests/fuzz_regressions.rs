@@ -44,3 +44,30 @@ fn every_target_has_a_program() {
     names.sort();
     assert_eq!(names, fuzz::TARGETS.map(|target| format!("{}.rs", target.name)));
 }
+
+/// The fuzz package is no member of the workspace, so no other build notices that its lock file has fallen behind.
+#[test]
+fn lock_file_of_the_fuzz_package_knows_what_our_crates_depend_on() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let lock = fs::read_to_string(root.join("tests/fuzz/Cargo.lock")).unwrap();
+    for (name, folder) in [
+        ("flowtable", "flowtable"),
+        ("pmd", "pmd"),
+        ("vhost-port", "vhost-port"),
+        ("vswitch-ovsdb", "vswitch/ovsdb"),
+    ] {
+        let manifest = fs::read_to_string(root.join(folder).join("Cargo.toml")).unwrap();
+        let package =
+            lock.split("[[package]]").find(|p| p.contains(&format!("name = \"{name}\"\n"))).unwrap();
+        let section =
+            manifest.split("\n[").find_map(|part| part.strip_prefix("dependencies]\n")).unwrap_or("");
+        let wanted = section.lines().filter(|line| line.starts_with(|c: char| c.is_ascii_lowercase()));
+        for wanted in wanted.filter_map(|line| line.split([' ', '.', '=']).next()) {
+            let known = [format!("\"{wanted}\""), format!("\"{wanted} ")].iter().any(|w| package.contains(w));
+            assert!(
+                known,
+                "{name} depends on {wanted}: cargo metadata --manifest-path tests/fuzz/Cargo.toml"
+            );
+        }
+    }
+}

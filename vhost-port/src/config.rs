@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::vdpa::{self, OpenDevice};
+use crate::vdpa::{self, CountersOf, OpenDevice};
 
 /// Who listens on the socket.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -61,6 +61,8 @@ pub struct VhostConfig {
     pub socket_owner: Option<(Option<u32>, Option<u32>)>,
     /// Opens the devices of [`Port::set_vdpa`](pmd::port::Port::set_vdpa); [`vdpa::open`](crate::vdpa::open) but in tests.
     pub open_device: OpenDevice,
+    /// Counters of a virtual function, where its physical one has them; a played one in tests.
+    pub function_counters: CountersOf,
     /// File in which the state of packed rings outlives the process. On a tmpfs, or writing it may wait for a disk. Its folder is
     /// made if need be.
     pub ring_file: Option<PathBuf>,
@@ -80,6 +82,7 @@ impl VhostConfig {
             socket_mode: None,
             socket_owner: None,
             open_device: Arc::new(vdpa::open),
+            function_counters: vdpa::counters_of,
             ring_file: None,
         }
     }

@@ -1,11 +1,12 @@
 //! The port: control side.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use pmd::port::{
-    Offloads, PmdError, Port, PortEvents, PortInfo, QueueCounters, RxQueue, TxQueue, offload_status,
+    LinkState, Offloads, PmdError, Port, PortEvents, PortInfo, QueueCounters, RxQueue, TxQueue,
+    offload_status,
 };
 use pmd::sys::sigbus::Alarm;
 use pmd::virtio::features::VIRTIO_F_ACCESS_PLATFORM;
@@ -14,6 +15,7 @@ use crate::config::{Mode, VhostConfig};
 use crate::net::{NetRules, Shared, VhostRx, VhostTx};
 use crate::ring::RingFile;
 use crate::session;
+use crate::vdpa::{self, DeviceName};
 
 /// Most queue pairs of a port: ring indexes are eight bits in some messages.
 const MAX_QUEUE_PAIRS: u16 = 128;
@@ -27,6 +29,8 @@ const MIN_MTU: u16 = 68;
 /// thread, closes the connection, and removes the listening socket.
 pub struct VhostPort {
     shared: Arc<Shared>,
+    /// Devices that are to have the rings, while the port is up.
+    devices: Mutex<Vec<DeviceName>>,
     control: Option<JoinHandle<()>>,
 }
 
@@ -49,7 +53,18 @@ impl VhostPort {
             .map_err(|e| PmdError::system(format!("{name}: memfd"), "raise the limit of open files", e))?;
         let shared = Arc::new(Shared::new(config, alarm, rings));
         let control = session::start(&shared)?;
-        Ok(Arc::new(VhostPort { shared, control: Some(control) }))
+        Ok(Arc::new(VhostPort { shared, devices: Mutex::default(), control: Some(control) }))
+    }
+}
+
+impl VhostPort {
+    /// Hands the rings to one of these devices, unless the port is down.
+    fn want_devices(&self, devices: &[DeviceName]) {
+        let wanted = if self.shared.admin_up.load(Ordering::Relaxed) { devices.to_vec() } else { Vec::new() };
+        if self.shared.vdpa.want(wanted) {
+            // The control thread opens them.
+            self.shared.alarm.ring();
+        }
     }
 }
 
@@ -117,8 +132,9 @@ impl Port for VhostPort {
         }
         let vdpa = shared.vdpa.status().clone();
         vdpa.say(&mut status);
+        let admin_up = shared.admin_up.load(Ordering::Relaxed);
         PortInfo {
-            link: peer.link,
+            link: if admin_up { peer.link } else { LinkState::Down },
             link_resets: peer.link_resets,
             mtu,
             mac: peer.mac.or(shared.config.mac),
@@ -129,6 +145,12 @@ impl Port for VhostPort {
             counters: vdpa.counters(),
             ..PortInfo::default()
         }
+    }
+
+    fn counters_elsewhere(&self) -> Vec<(&'static str, u64)> {
+        let uplink = self.shared.vdpa.status().counted_by().cloned();
+        let counters = uplink.and_then(|uplink| (self.shared.config.function_counters)(&uplink));
+        counters.map(vdpa::named).into_iter().flatten().collect()
     }
 
     fn rx_queue(&self, index: u16) -> Result<Box<dyn RxQueue>, PmdError> {
@@ -167,11 +189,29 @@ impl Port for VhostPort {
 
     fn set_vdpa(&self, devices: &[String]) -> Result<(), PmdError> {
         let names = devices.iter().map(|name| name.parse()).collect::<Result<Vec<_>, _>>();
-        if self.shared.vdpa.want(names.map_err(PmdError::Config)?) {
-            // The control thread opens them.
-            self.shared.alarm.ring();
-        }
+        let mut wanted = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        *wanted = names.map_err(PmdError::Config)?;
+        self.want_devices(&wanted);
         Ok(())
+    }
+
+    /// A front-end that reads the configuration space finds the link down there, and is told to look. A device would go on carrying frames, so it gives the
+    /// rings back meanwhile.
+    fn set_admin(&self, up: bool) {
+        let shared = &self.shared;
+        let wanted = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        if shared.admin_up.swap(up, Ordering::Relaxed) == up {
+            return;
+        }
+        {
+            let mut peer = shared.peer();
+            peer.link_resets += u64::from(peer.link == LinkState::Up);
+        }
+        self.want_devices(&wanted);
+        drop(wanted);
+        // The control thread tells the front-end.
+        shared.alarm.ring();
+        shared.changed();
     }
 
     fn subscribe(&self, events: Arc<dyn PortEvents>) {

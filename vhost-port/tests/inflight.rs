@@ -13,12 +13,13 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use guest::{Guest, MODERN, RING_SIZE, burst, wait_for};
+use guest::{Guest, MODERN, RING_AREA, RING_SIZE, burst, negotiate, wait_for};
 use pmd::port::{LinkState, Port};
 use pmd::virtio::NetHeader;
+use pmd::virtio::driver_ring::DriverRing;
 use pmd::virtio::features::*;
 use vhost::VhostBackend;
-use vhost::vhost_user::message::VhostUserInflight;
+use vhost::vhost_user::message::{VhostUserInflight, VhostUserProtocolFeatures};
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost_port::{Mode, VhostConfig, VhostPort};
 
@@ -120,6 +121,84 @@ fn buffer_is_forgotten_when_a_ring_is_stopped() {
         assert_eq!(burst(&mut *rxq), (5..8).map(frame).collect::<Vec<_>>());
         assert_eq!(guest.reclaim(1), 3);
     }
+}
+
+/// Has another port go on with rings that were stopped at these bases, and with what the last one left in flight.
+fn hand_over(
+    guest: &mut Guest,
+    path: &Path,
+    features: u64,
+    buffer: &(VhostUserInflight, File),
+    bases: [u16; 2],
+) {
+    guest.frontend = Frontend::connect(path, 2).unwrap();
+    negotiate(&mut guest.frontend, features);
+    let acknowledged = guest.frontend.get_protocol_features().unwrap();
+    assert!(acknowledged.contains(VhostUserProtocolFeatures::GET_VRING_BASE_INFLIGHT));
+    guest.frontend.set_mem_table(&Guest::regions(&guest.file)).unwrap();
+    give(&mut guest.frontend, buffer);
+    for (index, base) in bases.into_iter().enumerate() {
+        guest.start_ring(index, base);
+        guest.enable(index, true);
+    }
+}
+
+/// With GET_VRING_BASE_INFLIGHT a stopped ring may leave chains in flight for the next back-end. This one never does.
+#[test]
+fn stopped_rings_leave_nothing_in_flight_for_the_next_back_end() {
+    for packed in [false, true] {
+        let features = MODERN | if packed { VIRTIO_F_RING_PACKED } else { 0 };
+        let ((_dir, path), (_other_dir, other_path)) = (place(), place());
+        let (first, second) = (port(&path), port(&other_path));
+        let mut guest = Guest::connect(&path, features, 2);
+        up(&first);
+        let buffer = buffer(&mut guest.frontend);
+        give(&mut guest.frontend, &buffer);
+        let mut rxq = first.rx_queue(0).unwrap();
+        send(&mut guest, 0..40);
+        assert_eq!(burst(&mut *rxq).len(), 32);
+        let bases = [0, 1].map(|index| guest.frontend.get_vring_base(index).unwrap() as u16);
+        hand_over(&mut guest, &other_path, features, &buffer, bases);
+        up(&second);
+        let mut rxq = second.rx_queue(0).unwrap();
+        assert_eq!(burst(&mut *rxq), (32..40).map(frame).collect::<Vec<_>>());
+        assert_eq!(guest.reclaim(1), 40);
+    }
+}
+
+/// One that completes out of order, and was stopped when it had taken five chains and completed the third.
+#[test]
+fn what_a_stopped_back_end_left_in_flight_is_completed_once() {
+    let ((_dir, path), (_other_dir, other_path)) = (place(), place());
+    let (first, second) = (port(&path), port(&other_path));
+    let mut guest = Guest::connect(&path, MODERN, 2);
+    up(&first);
+    let buffer = buffer(&mut guest.frontend);
+    send(&mut guest, 0..5);
+    assert_eq!([0, 1].map(|index| guest.frontend.get_vring_base(index).unwrap()), [0, 0]);
+    // What that back-end would have done: in the used ring, and in ring 1's region of the buffer.
+    let (_, avail, used) = DriverRing::layout(RING_SIZE);
+    let heads = guest.read(RING_AREA + avail as u64 + 4, 10);
+    let heads: Vec<u16> = heads.as_chunks().0.iter().map(|head| u16::from_le_bytes(*head)).collect();
+    let write = |file: &File, at: u64, bytes: &[u8]| file.write_all_at(bytes, at).unwrap();
+    let used = RING_AREA + used as u64;
+    write(&guest.file, used + 4, &u32::from(heads[2]).to_le_bytes());
+    write(&guest.file, used + 2, &1u16.to_le_bytes());
+    let region = (16 + 16 * u64::from(RING_SIZE)).next_multiple_of(64);
+    let head = [1, RING_SIZE, heads[2], 1].map(u16::to_le_bytes);
+    write(&buffer.1, region + 8, head.as_flattened());
+    for (counter, &head) in (0u64..).zip(&heads).filter(|&(counter, _)| counter != 2) {
+        let entry = region + 16 + 16 * u64::from(head);
+        write(&buffer.1, entry, &[1]);
+        write(&buffer.1, entry + 8, &counter.to_le_bytes());
+    }
+    hand_over(&mut guest, &other_path, MODERN, &buffer, [0, 5]);
+    up(&second);
+    let mut rxq = second.rx_queue(0).unwrap();
+    assert_eq!(burst(&mut *rxq), [0, 1, 3, 4].map(frame));
+    send(&mut guest, 5..7);
+    assert_eq!(burst(&mut *rxq), [5, 6].map(frame));
+    assert_eq!(guest.reclaim(1), 7);
 }
 
 #[test]

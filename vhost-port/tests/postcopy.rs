@@ -18,6 +18,7 @@ use pmd::packet::{BatchStorage, Span};
 use pmd::port::{LinkState, Port, RxQueue, TxQueue};
 use pmd::virtio::NetHeader;
 use pmd::virtio::features::*;
+use rustix::process::{Pid, Signal, kill_process};
 use vhost_port::{Mode, VhostConfig, VhostPort};
 
 fn open() -> (tempfile::TempDir, std::path::PathBuf, Arc<dyn Port>) {
@@ -158,6 +159,36 @@ fn front_end_that_goes_leaves_the_port_for_the_next_one() {
     let mut rxq = port.rx_queue(0).unwrap();
     next.send(1, NetHeader::default(), &pattern(60, 3), &[]);
     assert_eq!(burst(&mut *rxq), [pattern(60, 3)]);
+}
+
+/// The pager of the port with this name: a child of its control thread.
+fn pager_of(name: &str) -> Pid {
+    let read = |path: std::path::PathBuf| std::fs::read_to_string(path).unwrap_or_default();
+    let mut threads = std::fs::read_dir("/proc/self/task").unwrap().map(|thread| thread.unwrap().path());
+    let control = threads.find(|thread| read(thread.join("comm")).trim() == format!("vhost:{name}")).unwrap();
+    Pid::from_raw(read(control.join("children")).trim().parse().expect("one child")).unwrap()
+}
+
+/// As when it does what its filter of system calls forbids.
+#[test]
+fn death_of_the_pager_ends_the_connection_with_its_reason_and_the_port_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("p");
+    let port = VhostPort::open(VhostConfig::new("doomed", Mode::Listen(path.clone()))).unwrap();
+    let (guest, late) = stuck(&path);
+    wait_for(&port, |info| info.rx_queues == 1);
+    let mut rxq = port.rx_queue(0).unwrap();
+    assert!(burst(&mut *rxq).is_empty());
+    late.fault();
+    kill_process(pager_of("doomed"), Signal::SYS).unwrap();
+    wait_for(&port, |info| info.error.as_ref().is_some_and(|error| error.contains("SIGSYS")));
+    late.only_what_arrived_is_there();
+    assert_eq!((port.info().link, postcopy(&port)), (LinkState::Down, None));
+    drop((guest, late));
+    let mut next = Guest::connect(&path, MODERN, 2);
+    wait_for(&port, |info| info.link == LinkState::Up && info.error.is_none());
+    next.send(1, NetHeader::default(), &pattern(60, 6), &[]);
+    assert_eq!(burst(&mut *rxq), [pattern(60, 6)]);
 }
 
 #[test]

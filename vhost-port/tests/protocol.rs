@@ -298,36 +298,79 @@ fn driver_sets_its_address_and_nothing_else_by_the_configuration_space() {
 }
 
 /// By a message on the back-end's own channel, once for each change, and only to a front-end that reads the space.
+/// A port, its front-end, which reads the configuration space or does not, and the front-end's side of the back-end's channel.
+fn told_of_changes(reads: bool) -> (tempfile::TempDir, Arc<dyn Port>, Frontend, UnixStream) {
+    let (dir, path) = place();
+    let port = VhostPort::open(config(&path)).unwrap();
+    let mut frontend = Frontend::connect(&path, 2).unwrap();
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    ours.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    frontend.get_features().unwrap();
+    let mut acked = frontend.get_protocol_features().unwrap();
+    acked.set(VhostUserProtocolFeatures::CONFIG, reads);
+    frontend.set_protocol_features(acked).unwrap();
+    frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
+    frontend.set_backend_request_fd(&theirs).unwrap();
+    (dir, port, frontend, ours)
+}
+
+/// Takes the notice of a change, which must be the next thing that is said.
+fn expect_notice(channel: &mut UnixStream) {
+    let mut message = [0; 12];
+    channel.read_exact(&mut message).unwrap();
+    assert_eq!(message[..], [2u32, 1, 0].map(u32::to_le_bytes).concat());
+}
+
 #[test]
 fn change_of_the_mtu_is_told_to_a_front_end_that_reads_it() {
-    let notice = [2u32, 1, 0].map(u32::to_le_bytes).concat();
-    for config_bit in [1 << 9, 0] {
-        let (_dir, path) = place();
-        let port = VhostPort::open(config(&path)).unwrap();
-        let mut frontend = Frontend::connect(&path, 2).unwrap();
-        let (mut ours, theirs) = UnixStream::pair().unwrap();
-        ours.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        frontend.get_features().unwrap();
-        let offered = frontend.get_protocol_features().unwrap();
-        let others = offered - VhostUserProtocolFeatures::CONFIG;
-        let acked = others | VhostUserProtocolFeatures::from_bits_retain(config_bit);
-        frontend.set_protocol_features(acked).unwrap();
-        frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
-        frontend.set_backend_request_fd(&theirs).unwrap();
-        drop(theirs);
+    for reads in [true, false] {
+        let (_dir, port, mut frontend, mut channel) = told_of_changes(reads);
         for mtu in [1400, 9000] {
             port.set_mtu(mtu).unwrap();
             port.set_mtu(mtu).unwrap();
-            if config_bit != 0 {
-                let mut message = [0; 12];
-                ours.read_exact(&mut message).unwrap();
-                assert_eq!(message[..], notice);
+            if reads {
+                expect_notice(&mut channel);
                 assert_eq!(read(&mut frontend, 10, 2), mtu.to_le_bytes());
             }
         }
         drop(port);
-        assert_eq!(ours.read_to_end(&mut Vec::new()).unwrap(), 0, "nothing else was said");
+        assert_eq!(channel.read_to_end(&mut Vec::new()).unwrap(), 0, "nothing else was said");
     }
+}
+
+#[test]
+fn port_that_the_operator_takes_down_has_its_link_down_in_the_configuration_space() {
+    for reads in [true, false] {
+        let (_dir, port, mut frontend, mut channel) = told_of_changes(reads);
+        for up in [false, true, false] {
+            port.set_admin(up);
+            port.set_admin(up);
+            if reads {
+                expect_notice(&mut channel);
+                assert_eq!(read(&mut frontend, 6, 2), u16::from(up).to_le_bytes());
+            }
+        }
+        drop(port);
+        assert_eq!(channel.read_to_end(&mut Vec::new()).unwrap(), 0, "nothing else was said");
+    }
+}
+
+#[test]
+fn link_of_a_guest_follows_the_operator() {
+    let (_dir, path) = place();
+    let port = VhostPort::open(config(&path)).unwrap();
+    port.set_admin(false);
+    let mut guest = Guest::connect(&path, MODERN, 2);
+    // Its driver finds it down, and the rings run all the same.
+    assert_eq!(read(&mut guest.frontend, 6, 2), [0; 2]);
+    wait_for(&port, |info| info.rx_queues == 1);
+    let now = || (port.info().link, port.info().link_resets);
+    assert_eq!(now().0, LinkState::Down);
+    port.set_admin(true);
+    let (link, resets) = now();
+    assert_eq!(link, LinkState::Up);
+    port.set_admin(false);
+    assert_eq!(now(), (LinkState::Down, resets + 1));
 }
 
 /// What one port's guest and front-end have set goes to another port, as at a migration.

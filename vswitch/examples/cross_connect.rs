@@ -41,6 +41,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             vlan: VlanConfig::default(),
             mtu: None,
             affinity: Default::default(),
+            admin_up: true,
         })?;
         println!("{path} is port {ofport}");
     }

@@ -197,6 +197,16 @@ impl Port for TapPort {
         })
     }
 
+    /// The kernel sees a device without carrier, as of a cable that is not plugged in.
+    fn set_admin(&self, up: bool) {
+        if let Err(e) = self.device.set_carrier(up) {
+            log::warn!(
+                "{}: its carrier cannot be switched, frames are dropped all the same: {e}",
+                self.name.as_str()
+            );
+        }
+    }
+
     /// The kernel is told too: it goes on, without a gap, with frames that ask for no more than is on.
     fn set_offloads(&self, offloads: Offloads) -> Result<(), PmdError> {
         self.offloads.set(offloads);

@@ -36,6 +36,7 @@ pub use function::PciFn;
 pub use link::PcieLink;
 pub use sysfs::{PciInfo, Sysfs};
 pub use vf_settings::{
-    VfCounters, VfLink, VfSettings, VfState, set_virtual_function, virtual_function_states,
+    FunctionCounters, VfLink, VfSettings, VfState, set_virtual_function, virtual_function_counters,
+    virtual_function_states,
 };
 pub use virtual_functions::{Drivers, set_virtual_functions};

@@ -4,6 +4,9 @@
 //! Messages are put together and taken apart by `netlink-packet-route`. Each setting is a request of its own, so that a refusal has a name.
 //! Control path only: a request waits for the kernel's answer, which is there when the driver has done it.
 
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
 use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
@@ -42,9 +45,10 @@ pub struct VfSettings {
     pub link: Option<VfLink>,
 }
 
-/// What the card has counted for a virtual function, as the function sees it.
+/// What a function of a card has carried: as it has counted by itself, or as the card has for it. `rx` is what came in for whoever uses the
+/// function.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct VfCounters {
+pub struct FunctionCounters {
     /// Frames it received.
     pub rx_packets: u64,
     /// Their bytes.
@@ -67,7 +71,7 @@ pub struct VfState {
     /// What holds for it now.
     pub settings: VfSettings,
     /// What was counted, if the driver tells.
-    pub counters: Option<VfCounters>,
+    pub counters: Option<FunctionCounters>,
 }
 
 /// What holds for all virtual functions of the physical one whose network device has this index, by number.
@@ -80,6 +84,23 @@ pub fn virtual_function_states(index: u32) -> Result<Vec<VfState>, PmdError> {
     let answer = ask(RouteNetlinkMessage::GetLink(request), NLM_F_REQUEST)
         .map_err(|e| PmdError::system("asking the kernel for virtual functions", "", e))?;
     Ok(answer.as_ref().map(states).unwrap_or_default())
+}
+
+/// What the kernel said last of the functions of one device.
+type Asked = (u32, Instant, Vec<VfState>);
+
+/// What was counted for one virtual function, if the driver of the physical one tells. The answer is about all functions, and a driver may have
+/// to ask the card for each, so it is asked once a second at most, however many of them are asked for.
+pub fn virtual_function_counters(index: u32, number: u16) -> Option<FunctionCounters> {
+    static ASKED: Mutex<Vec<Asked>> = Mutex::new(Vec::new());
+    let mut asked = ASKED.lock().unwrap_or_else(PoisonError::into_inner);
+    asked.retain(|(_, when, _)| when.elapsed() < Duration::from_secs(1));
+    if !asked.iter().any(|(known, ..)| *known == index) {
+        let states = virtual_function_states(index).unwrap_or_default();
+        asked.push((index, Instant::now(), states));
+    }
+    let (.., states) = asked.iter().find(|(known, ..)| *known == index)?;
+    states.iter().find(|state| state.number == number)?.counters
 }
 
 /// Sets what is wanted of one virtual function, one after the other.
@@ -199,8 +220,8 @@ fn state(info: &LinkVfInfo) -> VfState {
 }
 
 /// None where a driver fills in nothing: the kernel then says zeros.
-fn counters(stats: &[VfStats]) -> Option<VfCounters> {
-    let mut counters = VfCounters::default();
+fn counters(stats: &[VfStats]) -> Option<FunctionCounters> {
+    let mut counters = FunctionCounters::default();
     for stat in stats {
         match stat {
             VfStats::RxPackets(n) => counters.rx_packets = *n,
@@ -212,7 +233,7 @@ fn counters(stats: &[VfStats]) -> Option<VfCounters> {
             _ => {}
         }
     }
-    (counters != VfCounters::default()).then_some(counters)
+    (counters != FunctionCounters::default()).then_some(counters)
 }
 
 #[cfg(test)]
@@ -264,6 +285,44 @@ mod tests {
         assert_eq!((&nest[12..16], &nest[16..22]), (&[1, 0, 0, 0][..], &[2, 0, 0, 0, 0, 9][..]));
     }
 
+    /// What the kernel answers of a card with two functions, put together here from `rtnl_fill_vfinfo` of Linux 6.12: a driver with
+    /// counters for the first; zeros, which are those of a driver without, for the second.
+    #[test]
+    fn counters_are_those_that_the_kernel_says() {
+        let attribute = |kind: u16, body: &[u8]| {
+            let len = (body.len() + 4) as u16;
+            let mut bytes = [&len.to_le_bytes()[..], &kind.to_le_bytes(), body].concat();
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+            bytes
+        };
+        let function = |number: u32, counts: [u64; 8]| {
+            // IFLA_VF_MAC: the number, and 32 bytes of address. IFLA_VF_STATS: received and sent packets, bytes of both,
+            // broadcasts, multicasts, a gap to align, drops of both.
+            let mac = attribute(1, &[&number.to_le_bytes()[..], &[2; 6], &[0; 26]].concat());
+            let kinds = [0, 1, 2, 3, 4, 5, 7, 8];
+            let stats: Vec<u8> =
+                kinds.iter().zip(counts).flat_map(|(&kind, n)| attribute(kind, &n.to_le_bytes())).collect();
+            attribute(1, &[mac, attribute(8, &stats)].concat())
+        };
+        let list =
+            attribute(22, &[function(0, [11, 12, 1300, 1400, 15, 16, 17, 18]), function(1, [0; 8])].concat());
+        // A header of a link that is new, and a link of index seven.
+        let len = (32 + list.len()) as u32;
+        let header = [&len.to_le_bytes()[..], &16u16.to_le_bytes(), &[0; 10]].concat();
+        let bytes = [header, [&[0, 0, 1, 0, 7, 0, 0, 0][..], &[0; 8]].concat(), list].concat();
+        let states = states(&answer(&bytes).unwrap().unwrap());
+        let counters = FunctionCounters {
+            rx_packets: 11,
+            tx_packets: 12,
+            rx_bytes: 1300,
+            tx_bytes: 1400,
+            rx_dropped: 17,
+            tx_dropped: 18,
+        };
+        assert_eq!([states[0].number, states[1].number], [0, 1]);
+        assert_eq!([states[0].counters, states[1].counters], [Some(counters), None]);
+    }
+
     #[test]
     fn nothing_that_is_said_does_harm() {
         for bytes in [&[][..], &[0; 15], &[0xff; 64], &[16, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]] {
@@ -276,6 +335,10 @@ mod tests {
         // The loopback device of whatever namespace this is.
         assert_eq!(virtual_function_states(1).unwrap(), []);
         assert!(virtual_function_states(0x7fff_fff0).is_err());
+        assert_eq!(
+            (virtual_function_counters(1, 0), virtual_function_counters(0x7fff_fff0, 0)),
+            (None, None)
+        );
         let wanted = VfSettings { trust: Some(true), ..VfSettings::default() };
         let refused = set_virtual_function(1, 0, &wanted).unwrap_err().to_string();
         assert!(refused.contains("setting trust of virtual function 0"), "{refused}");

@@ -36,6 +36,8 @@ drop_reasons! {
     RxRingFull = "rx_ring_full",
     /// The guest sent it by a ring that it has disabled.
     RxDisabled = "rx_disabled",
+    /// It came in by a port that the operator has taken down.
+    RxAdminDown = "rx_admin_down",
     /// The flow says drop.
     Action = "action",
     /// A rule says drop, or no port is left to send to.
@@ -54,6 +56,8 @@ drop_reasons! {
     TxPortGone = "tx_port_gone",
     /// The far side is not ready: link down, ring not started, peer absent.
     TxLinkDown = "tx_link_down",
+    /// The operator has taken the port down.
+    TxAdminDown = "tx_admin_down",
     /// The far side gave too few buffers.
     TxRingFull = "tx_ring_full",
     /// The control side held the ring.

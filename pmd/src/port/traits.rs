@@ -50,6 +50,12 @@ pub trait Port: Send + Sync {
         None
     }
 
+    /// Counters of the port's frames that others keep, and that have to be asked for: what a card counts for its virtual function. They go
+    /// beside [`PortInfo::counters`]. May wait for the kernel, so it is called by a thread that can, holding no lock of the switch.
+    fn counters_elsewhere(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
+
     /// Changes the largest payload of a frame.
     fn set_mtu(&self, mtu: u16) -> Result<(), PmdError>;
 
@@ -76,6 +82,12 @@ pub trait Port: Send + Sync {
         Err(PmdError::Config(format!(
             "options vdpa and vdpa-standby do not apply to type {driver}: only the rings of a guest can be handed to a device"
         )))
+    }
+
+    /// The operator takes the port down or up again; it is up at first. Whoever polls the queues drops what comes and goes while it is down; what
+    /// is left to the port is to let the far side know, if it has a way: a link without carrier.
+    fn set_admin(&self, up: bool) {
+        let _ = up;
     }
 
     /// Registers who is told when link, queue count, status or error change. One subscriber; a second replaces it.

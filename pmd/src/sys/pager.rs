@@ -6,7 +6,7 @@
 //! touched before, those of other guests' shared memory among them.
 //!
 //! So it is made in a process of its own, the pager: forked for one guest, rid of every shared mapping, descriptor and
-//! privilege, with nothing but this guest's memory mapped. It does nothing but touch a byte of each page that it is asked for and tell when
+//! privilege, with nothing but this guest's memory mapped, and behind a filter of system calls (`filter`). It does nothing but touch a byte of each page that it is asked for and tell when
 //! that has succeeded. Our own mapping of the memory is not registered with any userfaultfd: touching it never waits.
 //!
 //! ```text
@@ -22,7 +22,9 @@
 #![expect(unsafe_code, reason = "forks, and passes descriptors of a process")]
 
 mod child;
+mod filter;
 
+use std::cell::OnceCell;
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -36,7 +38,9 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg, send, sendmsg, socketpair,
 };
-use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, waitpid};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, waitpid};
+
+use filter::Filter;
 
 /// Pages that are fetched at a time.
 pub const FETCHERS: usize = 4;
@@ -69,6 +73,8 @@ pub struct Pager {
     control: OwnedFd,
     pages: Arc<OwnedFd>,
     process: Pid,
+    /// How it ended, once that has been found out.
+    end: OnceCell<Option<WaitStatus>>,
 }
 
 /// Whether the kernel lets us have a userfaultfd. Asked once.
@@ -94,10 +100,6 @@ fn words(bytes: [u8; 16]) -> [u64; 2] {
     [u64::from_ne_bytes(word(0)), u64::from_ne_bytes(word(8))]
 }
 
-fn gone() -> io::Error {
-    io::Error::other("the process that fetches the guest's pages has ended")
-}
-
 impl Pager {
     /// Starts a pager. With it comes its userfaultfd, for the front-end.
     ///
@@ -109,16 +111,39 @@ impl Pager {
         set_socket_timeout(&control, Timeout::Recv, Some(PATIENCE))?;
         set_socket_timeout(&control, Timeout::Send, Some(PATIENCE))?;
         let us = getpid().as_raw_pid();
+        let filter = Filter::new(its_control.as_raw_fd(), its_pages.as_raw_fd())?;
         // SAFETY: the child calls nothing but what may be called after a fork of a process with threads, and never returns.
         let process = match unsafe { libc::fork() } {
             -1 => return Err(io::Error::last_os_error()),
-            0 => child::run(its_control.as_raw_fd(), its_pages.as_raw_fd(), us),
-            process => Pid::from_raw(process).ok_or_else(gone)?,
+            0 => child::run(its_control.as_raw_fd(), its_pages.as_raw_fd(), us, filter),
+            process => Pid::from_raw(process).ok_or(io::ErrorKind::InvalidData)?,
         };
         drop((its_control, its_pages));
-        let pager = Pager { control, pages: Arc::new(pages), process };
+        let pager = Pager { control, pages: Arc::new(pages), process, end: OnceCell::new() };
         let (_, descriptor) = pager.answer()?;
-        Ok((pager, descriptor.ok_or_else(gone)?))
+        let descriptor = descriptor.ok_or_else(|| pager.gone())?;
+        Ok((pager, descriptor))
+    }
+
+    /// Ends the process, if it has not ended by itself, and says how it did.
+    fn end(&self) -> Option<WaitStatus> {
+        *self.end.get_or_init(|| {
+            // Sleeping for a page, it can be killed and not be woken. If it is dead already, that says nothing new.
+            let _ = kill_process(self.process, Signal::KILL);
+            waitpid(Some(self.process), WaitOptions::empty()).ok().flatten().map(|(_, status)| status)
+        })
+    }
+
+    /// What is wrong when the pager does not answer as it should.
+    fn gone(&self) -> io::Error {
+        let signal = self.end().and_then(|status| status.terminating_signal());
+        let how = match signal {
+            Some(libc::SIGSYS) => ": it was about to do what it must not (SIGSYS)".to_owned(),
+            Some(libc::SIGBUS) => ": the memory's file has become shorter (SIGBUS)".to_owned(),
+            Some(signal) => format!(" by signal {signal}"),
+            None => String::new(),
+        };
+        io::Error::other(format!("the process that fetches the guest's pages has ended{how}"))
     }
 
     /// Maps `len` bytes from `offset` of a file.
@@ -173,7 +198,7 @@ impl Pager {
         match i32::try_from(answer[0]) {
             Ok(0) if got == bytes.len() => Ok((answer[1], descriptor)),
             Ok(error) if got == bytes.len() => Err(io::Error::from_raw_os_error(error)),
-            _ => Err(gone()),
+            _ => Err(self.gone()),
         }
     }
 
@@ -186,7 +211,7 @@ impl Pager {
         match send(&*self.pages, &as_bytes(&page), SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
             Ok(_) => Ok(true),
             Err(Errno::AGAIN | Errno::INTR) => Ok(false),
-            Err(_) => Err(gone()),
+            Err(_) => Err(self.gone()),
         }
     }
 
@@ -199,7 +224,7 @@ impl Pager {
         match recv(&*self.pages, &mut bytes[..], RecvFlags::DONTWAIT) {
             Ok((16, _)) => Ok(Some(words(bytes)[1])),
             Err(Errno::AGAIN | Errno::INTR) => Ok(None),
-            _ => Err(gone()),
+            _ => Err(self.gone()),
         }
     }
 
@@ -211,9 +236,7 @@ impl Pager {
 
 impl Drop for Pager {
     fn drop(&mut self) {
-        // Sleeping for a page, it can be killed and not be woken. That it is gone already is as well.
-        let _ = kill_process(self.process, Signal::KILL);
-        let _ = waitpid(Some(self.process), WaitOptions::empty());
+        self.end();
     }
 }
 
@@ -324,6 +347,10 @@ mod tests {
         assert_eq!(shared_maps.count(), 1, "{maps}");
         // Two sockets, the userfaultfd.
         assert_eq!(std::fs::read_dir(format!("{proc}/fd")).unwrap().count(), 3);
+        for thread in std::fs::read_dir(format!("{proc}/task")).unwrap() {
+            let status = std::fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
+            assert!(status.contains("\nSeccomp:\t2\n"), "{status}");
+        }
         if rustix::process::geteuid().is_root() {
             let status = std::fs::read_to_string(format!("{proc}/status")).unwrap();
             assert!(status.contains("CapEff:\t0000000000000000"), "{status}");
@@ -341,7 +368,43 @@ mod tests {
         file.set_len(0).unwrap();
         assert!(pager.fetch(range.first, 0).unwrap());
         becomes_readable(&*pager.event());
-        assert!(pager.fetched().is_err());
+        assert!(pager.fetched().unwrap_err().to_string().contains("SIGBUS"));
         assert!(pager.map(&file, 0, PAGE).is_err());
+    }
+
+    /// A request that makes the pager do what it must not: one of so many things.
+    pub(super) const FORBIDDEN: u64 = 99;
+    const WAYS_OUT: u64 = 6;
+
+    pub(super) fn break_out(way: u64) {
+        let (all, private) = (libc::PROT_READ | libc::PROT_EXEC, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: numbers and constants only, and whatever succeeds is a failure of the test.
+        unsafe {
+            match way {
+                0 => _ = libc::open(c"/".as_ptr(), libc::O_RDONLY),
+                1 => _ = libc::socket(libc::AF_UNIX, libc::SOCK_STREAM, 0),
+                2 => _ = libc::syscall(libc::SYS_fork),
+                3 => _ = libc::kill(libc::getppid(), 0),
+                4 => _ = libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC),
+                5 => _ = libc::mmap(std::ptr::null_mut(), 4096, all, private, -1, 0),
+                _ => {}
+            }
+        }
+    }
+
+    #[test]
+    fn pager_that_does_what_it_must_not_is_killed_and_its_death_told() {
+        for way in 0..WAYS_OUT {
+            let (pager, _faults) = Pager::start().unwrap();
+            // It can do its work, and even that request is no harm by itself.
+            let range = pager.map(&memory(1), 0, PAGE).unwrap();
+            pager.register(&range).unwrap();
+            pager.ask([FORBIDDEN, WAYS_OUT, 0], None).unwrap();
+            pager.map(&memory(1), 0, PAGE).unwrap();
+            pager.ask([FORBIDDEN, way, 0], None).unwrap();
+            becomes_readable(&*pager.event());
+            let error = pager.fetched().unwrap_err().to_string();
+            assert!(error.contains("SIGSYS"), "{way}: {error}");
+        }
     }
 }

@@ -51,6 +51,13 @@ pub fn set_offload(fd: &OwnedFd, bits: u32) -> io::Result<()> {
     check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(bits)) })
 }
 
+/// Plugs the device's cable in, or out: the kernel's side sees a carrier or none (Linux 5.0).
+pub fn set_carrier(fd: &OwnedFd, on: bool) -> io::Result<()> {
+    let on = libc::c_int::from(on);
+    // SAFETY: TUNSETCARRIER reads one int, which lives here.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETCARRIER, &raw const on) })
+}
+
 /// Name the queue's device has now, wherever it is. An error when the device has been deleted.
 pub fn interface(fd: &OwnedFd) -> io::Result<InterfaceName> {
     // SAFETY: ifreq is plain data; all zero is a value of it.

@@ -54,13 +54,92 @@ const SET_CONFIG_CALL: libc::c_ulong = request(WRITE, 0x77, 4);
 const GET_IOVA_RANGE: libc::c_ulong = request(READ, 0x78, 16);
 const GET_CONFIG_SIZE: libc::c_ulong = request(READ, 0x79, 4);
 const SUSPEND: libc::c_ulong = request(0, 0x7d, 0);
-const GET_VQS_COUNT: libc::c_ulong = request(READ, 0x80, 4);
 
 /// `VHOST_IOTLB_MSG_V2`, the access of a mapping, and what is done with it.
 const MSG_V2: u32 = 2;
 const ACCESS_RW: u8 = 3;
 const UPDATE: u8 = 2;
 const INVALIDATE: u8 = 3;
+
+/// What a device can be asked by its descriptor: the kernel's calls, or a played kernel's in a test.
+pub trait VhostVdpaCalls: Send {
+    /// Kind of device as virtio numbers them: a network card is one.
+    fn device_id(&self) -> io::Result<u32>;
+
+    /// Virtio features it offers.
+    fn features(&self) -> io::Result<u64>;
+
+    /// Takes these of them.
+    fn set_features(&self, features: u64) -> io::Result<()>;
+
+    /// What the kernel can do with it: [`backend`].
+    fn backend_features(&self) -> io::Result<u64>;
+
+    /// Says which of that is used.
+    fn set_backend_features(&self, features: u64) -> io::Result<()>;
+
+    /// The device status (VIRTIO 1.2, section 2.1).
+    fn status(&self) -> io::Result<u8>;
+
+    /// Sets the status; zero resets the device.
+    fn set_status(&self, status: u8) -> io::Result<()>;
+
+    /// Bytes of its configuration.
+    fn config_size(&self) -> io::Result<u32>;
+
+    /// Reads its configuration. The bytes must lie inside.
+    fn read_config(&self, offset: u32, into: &mut [u8]) -> io::Result<()>;
+
+    /// Writes its configuration. The bytes must lie inside.
+    fn write_config(&self, offset: u32, bytes: &[u8]) -> io::Result<()>;
+
+    /// Longest ring.
+    fn max_ring_size(&self) -> io::Result<u16>;
+
+    /// First and last I/O address that can be mapped.
+    fn iova_range(&self) -> io::Result<(u64, u64)>;
+
+    /// Descriptors of a ring.
+    fn set_ring_size(&self, ring: u16, size: u16) -> io::Result<()>;
+
+    /// I/O addresses of a ring's descriptors, driver's and device's part.
+    fn set_ring_addresses(&self, ring: u16, addresses: [u64; 3]) -> io::Result<()>;
+
+    /// Where a ring begins: the next avail index; of a packed ring slot and wrap counter of the driver in the low half, of the device in
+    /// the high one.
+    fn set_ring_base(&self, ring: u16, base: u32) -> io::Result<()>;
+
+    /// Where a ring stands, in the same form.
+    fn ring_base(&self, ring: u16) -> io::Result<u32>;
+
+    /// The kernel watches this eventfd for kicks.
+    fn set_kick(&self, ring: u16, event: Option<BorrowedFd<'_>>) -> io::Result<()>;
+
+    /// The device's interrupts for a ring are written to this eventfd.
+    fn set_call(&self, ring: u16, event: Option<BorrowedFd<'_>>) -> io::Result<()>;
+
+    /// Changes of the configuration are written to this eventfd.
+    fn set_config_call(&self, event: BorrowedFd<'_>) -> io::Result<()>;
+
+    /// Lets a ring run.
+    fn enable_ring(&self, ring: u16) -> io::Result<()>;
+
+    /// Stops all rings without a reset, so that they can be asked where they stand.
+    fn suspend(&self) -> io::Result<()>;
+
+    /// Shows the device memory. All numbers are whole pages.
+    ///
+    /// # Safety
+    /// The bytes from `start` on are mapped, readable and writable, and stay so until they have been unmapped or the device is closed. Nobody
+    /// holds a reference into them.
+    ///
+    /// # Errors
+    /// EFAULT, whatever the reason is: beyond its addresses, more than may be locked, memory that no file backs.
+    unsafe fn map(&self, iova: u64, start: *mut u8, len: u64) -> io::Result<()>;
+
+    /// Takes memory away from the device.
+    fn unmap(&self, iova: u64, len: u64) -> io::Result<()>;
+}
 
 /// An open device. Methods are for one thread at a time.
 #[derive(Debug)]
@@ -100,145 +179,6 @@ impl VhostVdpa {
         self.call(request, &raw mut value)
     }
 
-    /// Kind of device as virtio numbers them: a network card is one.
-    pub fn device_id(&self) -> io::Result<u32> {
-        self.get(GET_DEVICE_ID)
-    }
-
-    /// Virtio features it offers.
-    pub fn features(&self) -> io::Result<u64> {
-        self.get(GET_FEATURES)
-    }
-
-    /// Takes these of them.
-    pub fn set_features(&self, features: u64) -> io::Result<()> {
-        self.set(SET_FEATURES, features)
-    }
-
-    /// What the kernel can do with it: [`backend`].
-    pub fn backend_features(&self) -> io::Result<u64> {
-        self.get(GET_BACKEND_FEATURES)
-    }
-
-    /// Says which of that is used.
-    pub fn set_backend_features(&self, features: u64) -> io::Result<()> {
-        self.set(SET_BACKEND_FEATURES, features)
-    }
-
-    /// The device status (VIRTIO 1.2, section 2.1).
-    pub fn status(&self) -> io::Result<u8> {
-        self.get(GET_STATUS)
-    }
-
-    /// Sets the status; zero resets the device.
-    pub fn set_status(&self, status: u8) -> io::Result<()> {
-        self.set(SET_STATUS, status)
-    }
-
-    /// Bytes of its configuration.
-    pub fn config_size(&self) -> io::Result<u32> {
-        self.get(GET_CONFIG_SIZE)
-    }
-
-    /// Reads its configuration. The bytes must lie inside.
-    pub fn read_config(&self, offset: u32, into: &mut [u8]) -> io::Result<()> {
-        let mut message = config_message(offset, into);
-        // The kernel copies as many bytes behind the two words as the second says.
-        self.call(GET_CONFIG, message.as_mut_ptr())?;
-        into.copy_from_slice(message.get(8..).unwrap_or_default());
-        Ok(())
-    }
-
-    /// Writes its configuration. The bytes must lie inside.
-    pub fn write_config(&self, offset: u32, bytes: &[u8]) -> io::Result<()> {
-        self.call(SET_CONFIG, config_message(offset, bytes).as_mut_ptr())
-    }
-
-    /// Longest ring.
-    pub fn max_ring_size(&self) -> io::Result<u16> {
-        self.get(GET_VRING_NUM)
-    }
-
-    /// Rings it has.
-    pub fn rings(&self) -> io::Result<u32> {
-        self.get(GET_VQS_COUNT)
-    }
-
-    /// First and last I/O address that can be mapped.
-    pub fn iova_range(&self) -> io::Result<(u64, u64)> {
-        let [first, last]: [u64; 2] = self.get(GET_IOVA_RANGE)?;
-        Ok((first, last))
-    }
-
-    /// Descriptors of a ring.
-    pub fn set_ring_size(&self, ring: u16, size: u16) -> io::Result<()> {
-        self.set::<PerRing>(SET_VRING_NUM, [ring.into(), size.into()])
-    }
-
-    /// I/O addresses of a ring's descriptors, driver's and device's part.
-    pub fn set_ring_addresses(&self, ring: u16, [descriptors, driver, device]: [u64; 3]) -> io::Result<()> {
-        // Index and flags in one word, then descriptors, used, avail, and the address of a log.
-        self.set::<[u64; 5]>(
-            SET_VRING_ADDR,
-            [u64::from_ne_bytes(index_first(ring)), descriptors, device, driver, 0],
-        )
-    }
-
-    /// Where a ring begins: the next avail index; of a packed ring slot and wrap counter of the driver in the low half, of the device in
-    /// the high one.
-    pub fn set_ring_base(&self, ring: u16, base: u32) -> io::Result<()> {
-        self.set::<PerRing>(SET_VRING_BASE, [ring.into(), base])
-    }
-
-    /// Where a ring stands, in the same form.
-    pub fn ring_base(&self, ring: u16) -> io::Result<u32> {
-        let mut state: PerRing = [ring.into(), 0];
-        self.call(GET_VRING_BASE, &raw mut state)?;
-        Ok(state[1])
-    }
-
-    /// The kernel watches this eventfd for kicks.
-    pub fn set_kick(&self, ring: u16, event: Option<BorrowedFd<'_>>) -> io::Result<()> {
-        self.set::<PerRing>(SET_VRING_KICK, [ring.into(), number(event)])
-    }
-
-    /// The device's interrupts for a ring are written to this eventfd.
-    pub fn set_call(&self, ring: u16, event: Option<BorrowedFd<'_>>) -> io::Result<()> {
-        self.set::<PerRing>(SET_VRING_CALL, [ring.into(), number(event)])
-    }
-
-    /// Changes of the configuration are written to this eventfd.
-    pub fn set_config_call(&self, event: BorrowedFd<'_>) -> io::Result<()> {
-        self.set(SET_CONFIG_CALL, number(Some(event)))
-    }
-
-    /// Lets a ring run.
-    pub fn enable_ring(&self, ring: u16) -> io::Result<()> {
-        self.set::<PerRing>(SET_VRING_ENABLE, [ring.into(), 1])
-    }
-
-    /// Stops all rings without a reset, so that they can be asked where they stand.
-    pub fn suspend(&self) -> io::Result<()> {
-        self.bare(SUSPEND)
-    }
-
-    /// Shows the device memory. All numbers are whole pages.
-    ///
-    /// # Safety
-    /// The bytes from `start` on are mapped, readable and writable, and stay so until they have been unmapped or the device is closed. Nobody
-    /// holds a reference into them.
-    ///
-    /// # Errors
-    /// EFAULT, whatever the reason is: beyond its addresses, more than may be locked, memory that no file backs.
-    pub unsafe fn map(&self, iova: u64, start: *mut u8, len: u64) -> io::Result<()> {
-        self.message(iova, len, start.expose_provenance() as u64, ACCESS_RW, UPDATE)
-    }
-
-    /// Takes memory away from the device.
-    pub fn unmap(&self, iova: u64, len: u64) -> io::Result<()> {
-        self.message(iova, len, 0, 0, INVALIDATE)
-    }
-
     /// Writes a `struct vhost_msg_v2`.
     fn message(&self, iova: u64, len: u64, start: u64, access: u8, kind: u8) -> io::Result<()> {
         let mut message = [0; 72];
@@ -249,6 +189,111 @@ impl VhostVdpa {
         (message[32], message[33]) = (access, kind);
         let written = rustix::io::write(&self.fd, &message)?;
         if written == message.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+    }
+}
+
+impl VhostVdpaCalls for VhostVdpa {
+    fn device_id(&self) -> io::Result<u32> {
+        self.get(GET_DEVICE_ID)
+    }
+
+    fn features(&self) -> io::Result<u64> {
+        self.get(GET_FEATURES)
+    }
+
+    fn set_features(&self, features: u64) -> io::Result<()> {
+        self.set(SET_FEATURES, features)
+    }
+
+    fn backend_features(&self) -> io::Result<u64> {
+        self.get(GET_BACKEND_FEATURES)
+    }
+
+    fn set_backend_features(&self, features: u64) -> io::Result<()> {
+        self.set(SET_BACKEND_FEATURES, features)
+    }
+
+    fn status(&self) -> io::Result<u8> {
+        self.get(GET_STATUS)
+    }
+
+    fn set_status(&self, status: u8) -> io::Result<()> {
+        self.set(SET_STATUS, status)
+    }
+
+    fn config_size(&self) -> io::Result<u32> {
+        self.get(GET_CONFIG_SIZE)
+    }
+
+    fn read_config(&self, offset: u32, into: &mut [u8]) -> io::Result<()> {
+        let mut message = config_message(offset, into);
+        // The kernel copies as many bytes behind the two words as the second says.
+        self.call(GET_CONFIG, message.as_mut_ptr())?;
+        into.copy_from_slice(message.get(8..).unwrap_or_default());
+        Ok(())
+    }
+
+    fn write_config(&self, offset: u32, bytes: &[u8]) -> io::Result<()> {
+        self.call(SET_CONFIG, config_message(offset, bytes).as_mut_ptr())
+    }
+
+    fn max_ring_size(&self) -> io::Result<u16> {
+        self.get(GET_VRING_NUM)
+    }
+
+    fn iova_range(&self) -> io::Result<(u64, u64)> {
+        let [first, last]: [u64; 2] = self.get(GET_IOVA_RANGE)?;
+        Ok((first, last))
+    }
+
+    fn set_ring_size(&self, ring: u16, size: u16) -> io::Result<()> {
+        self.set::<PerRing>(SET_VRING_NUM, [ring.into(), size.into()])
+    }
+
+    fn set_ring_addresses(&self, ring: u16, [descriptors, driver, device]: [u64; 3]) -> io::Result<()> {
+        // Index and flags in one word, then descriptors, used, avail, and the address of a log.
+        self.set::<[u64; 5]>(
+            SET_VRING_ADDR,
+            [u64::from_ne_bytes(index_first(ring)), descriptors, device, driver, 0],
+        )
+    }
+
+    fn set_ring_base(&self, ring: u16, base: u32) -> io::Result<()> {
+        self.set::<PerRing>(SET_VRING_BASE, [ring.into(), base])
+    }
+
+    fn ring_base(&self, ring: u16) -> io::Result<u32> {
+        let mut state: PerRing = [ring.into(), 0];
+        self.call(GET_VRING_BASE, &raw mut state)?;
+        Ok(state[1])
+    }
+
+    fn set_kick(&self, ring: u16, event: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        self.set::<PerRing>(SET_VRING_KICK, [ring.into(), number(event)])
+    }
+
+    fn set_call(&self, ring: u16, event: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        self.set::<PerRing>(SET_VRING_CALL, [ring.into(), number(event)])
+    }
+
+    fn set_config_call(&self, event: BorrowedFd<'_>) -> io::Result<()> {
+        self.set(SET_CONFIG_CALL, number(Some(event)))
+    }
+
+    fn enable_ring(&self, ring: u16) -> io::Result<()> {
+        self.set::<PerRing>(SET_VRING_ENABLE, [ring.into(), 1])
+    }
+
+    fn suspend(&self) -> io::Result<()> {
+        self.bare(SUSPEND)
+    }
+
+    unsafe fn map(&self, iova: u64, start: *mut u8, len: u64) -> io::Result<()> {
+        self.message(iova, len, start.expose_provenance() as u64, ACCESS_RW, UPDATE)
+    }
+
+    fn unmap(&self, iova: u64, len: u64) -> io::Result<()> {
+        self.message(iova, len, 0, 0, INVALIDATE)
     }
 }
 

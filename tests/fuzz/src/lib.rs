@@ -5,7 +5,7 @@
 //! replays seeds and past findings without it. `docs/howto/fuzz.md` says how to run, add, and keep what was found.
 //!
 //! Targets are deterministic: no thread, no clock, no state that outlives an input. One input tells one story. The exceptions,
-//! `management_session` and `flipping_rings`, say why.
+//! `management_session`, `flipping_rings` and `vhost_messages`, say why.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

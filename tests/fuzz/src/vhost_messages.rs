@@ -1,59 +1,50 @@
 //! Boundary: vhost-user messages and descriptors. Whoever connects to a port's socket may send any of them, in any order.
 //!
 //! Property: a session ends without a panic whatever arrives, rings that run meanwhile are served by a worker, memory may be
-//! truncated under it; and afterwards the port takes a well-behaved front-end as if nothing had been: a frame comes through.
+//! truncated under it, the front-end comes and goes; and afterwards the port takes a well-behaved front-end as if nothing had been: a frame comes through.
 //!
 //! All messages are queued in a socket pair before the session runs on this thread, so an input is one story. The worker
-//! runs in the callback that tells of changes, between two messages.
+//! runs in the callback that tells of changes, between two messages. The exception are stories with a pause in them, whose second part
+//! another thread sends: pages of a postcopy migration are fetched by another process, and arrive in the pause or do not.
+
+mod guest;
+mod messages;
 
 use std::fs::File;
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileExt;
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use pmd::packet::{BatchStorage, Span};
 use pmd::port::{PortEvents, RxQueue, TxQueue};
 use pmd::virtio::features::*;
-use rustix::event::{EventfdFlags, eventfd};
-use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use vhost_port::fuzz::Bench;
 use vhost_port::{Mode, VhostConfig};
 
+use self::guest::{Guest, KINDS, PAIRS, RECORD_FILE, STATE};
+use self::messages::{LATER, NEED_REPLY, RECONNECT, Step, WILD, step};
 use super::input::Input;
 
-const PAIRS: u16 = 2;
-/// The guest's memory: four regions of a quarter each, side by side in the guest.
-const MEMORY: u64 = 0x4_0000;
-const REGION: u64 = MEMORY / 4;
-const UVA: u64 = 0x7000_0000_0000;
-const RING_SIZE: u16 = 8;
-/// Every ring has this much, then come buffers.
-const RING_AREA: u64 = 0x1000;
-const AVAIL: u64 = 0x400;
-const USED: u64 = 0x800;
-const BUFFERS: u64 = 0x8000;
-const BUFFER: u64 = 0x1000;
 const FEATURES: u64 = VIRTIO_F_VERSION_1
     | VIRTIO_NET_F_MRG_RXBUF
     | VIRTIO_F_INDIRECT_DESC
     | VIRTIO_F_EVENT_IDX
     | VHOST_F_LOG_ALL
     | VHOST_USER_F_PROTOCOL_FEATURES;
-/// MQ, LOG_SHMFD, RARP, REPLY_ACK, MTU, BACKEND_REQ, CONFIG, RESET_DEVICE, CONFIGURE_MEM_SLOTS, STATUS, DEVICE_STATE.
+/// Bits 0 to 5: MQ, LOG_SHMFD, RARP, REPLY_ACK, MTU, BACKEND_REQ; then PAGEFAULT, CONFIG, SEND_FD, HOST_NOTIFIER, INFLIGHT_SHMFD,
+/// RESET_DEVICE, CONFIGURE_MEM_SLOTS, STATUS, DEVICE_STATE.
 const PROTOCOL: u64 =
-    1 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 9 | 1 << 13 | 1 << 15 | 1 << 16 | 1 << 19;
-/// Kind of the descriptor that a back-end's channel usually is.
-const CHANNEL: u8 = 7;
-/// Kind of the descriptor by which a device's state usually travels: the end to write.
-const PIPE: u8 = 8;
-const NEED_REPLY: u8 = 0x40;
-const WILD: u8 = 0x80;
+    0x3f | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 13 | 1 << 15 | 1 << 16 | 1 << 19;
+/// Connections of one input.
+const CONNECTIONS: usize = 4;
+/// How long [`LATER`] is: time for a page to arrive.
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// Runs one input: when to truncate, then messages.
 pub fn run(data: &[u8]) {
@@ -63,7 +54,12 @@ pub fn run(data: &[u8]) {
     let guest = Guest::new();
     let worker = Worker::new(&bench, Some((truncate, guest.memory.try_clone().unwrap())));
     bench.subscribe(Arc::clone(&worker) as Arc<dyn PortEvents>);
-    session(&bench, &guest, &mut input);
+    for _ in 0..CONNECTIONS {
+        session(&bench, &guest, &mut input);
+        if input.is_empty() {
+            break;
+        }
+    }
 
     let guest = Guest::new();
     let worker = Worker::new(&bench, None);
@@ -75,12 +71,12 @@ pub fn run(data: &[u8]) {
     assert!(received > 0, "the port is of no use to the next front-end: {:?}", bench.error());
 }
 
-/// A whole good session, one that changes its mind, and one message of each kind.
+/// Good sessions of every kind, some that change their mind, and one message of each kind.
 pub fn seeds() -> Vec<Vec<u8>> {
     let good = good_session();
     let plain = |code: u8| vec![0, code, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let mut again = good.clone();
-    again.extend([11, 0, 11, 1 | NEED_REPLY, 38, 0, 37, 0, 12, 1, 0]);
+    again.extend([11, 0, 11, 1 | NEED_REPLY, 38, 0, 0, 37, 0, 0, 12, 1, 0]);
     again.extend(&good);
     let mut out: Vec<Vec<u8>> = [good, again].into_iter().map(|s| [&[0][..], &s].concat()).collect();
     out.push([&[4][..], &good_session()].concat());
@@ -88,30 +84,72 @@ pub fn seeds() -> Vec<Vec<u8>> {
     out.push([&[0][..], &iommu_session(), &[22, 8, 0, 3]].concat());
     out.push(vec![0, WILD | 5, 1, 0, 0, 0, 8, 0, 2, 0, 0, 0, 0, 0, 0, 0, 2, 1, 0]);
     out.extend((1..=43).map(plain));
-    // Configuration, then the state to a pipe and from it again, then a reset.
+    // Configuration, then the state to a pipe, one from elsewhere, then a reset.
     let mut more = vec![0, 1, 3, 15, 16, 0, 25, 0, 0, 6, 9, 24, 0, 0, 24, 0];
-    more.extend([42 | NEED_REPLY, 0, 0, 43, 42, 1, 1, 43, 34 | NEED_REPLY]);
+    more.extend([42 | NEED_REPLY, 0, 0, 43, 42, 1, 1, STATE, 43, 34 | NEED_REPLY]);
     more.extend(good_session());
     out.push(more);
+    out.extend([late_session(), recorded_session(false), recorded_session(true)]);
+    // Each message that carries a descriptor, while rings run, with each kind of descriptor, and with several.
+    for code in [5, 6, 7, 21, 32, 37, 42] {
+        for kind in 0..KINDS {
+            out.push([&[0][..], &good_session(), &odd_descriptors(code, &[kind])].concat());
+        }
+        out.push([&[0][..], &good_session(), &odd_descriptors(code, &[RECORD_FILE; 9])].concat());
+    }
     out
 }
 
-/// What a front-end with two rings says, in the terms of [`message`].
+/// What a front-end with two rings says, in the terms of [`step`].
 fn good_session() -> Vec<u8> {
-    good_session_with(&[2, 0], &[])
+    good_session_with(&[2, 0], &[5, 4, 0, 1, 2, 3, 0], &[])
 }
 
 /// The same of a guest with an IOMMU that maps everything to itself.
 fn iommu_session() -> Vec<u8> {
     let features = [&[2, 1][..], &(FEATURES | VIRTIO_F_ACCESS_PLATFORM).to_le_bytes()].concat();
     let updates = (0..8).flat_map(|region| [22 | NEED_REPLY, region, 0, 0]).collect::<Vec<_>>();
-    good_session_with(&features, &updates)
+    good_session_with(&features, &[5, 4, 0, 1, 2, 3, 0], &updates)
 }
 
-fn good_session_with(features: &[u8], translations: &[u8]) -> Vec<u8> {
+/// A guest whose memory arrives late, with pauses in which some of it does; then it breaks off, and comes again as if it had arrived.
+fn late_session() -> Vec<u8> {
+    let memory = [28, 29 | NEED_REPLY, 5, 3, 0, 1, 2, 0, 5, 0, 37, 3, 0, 5, 0];
+    let mut bytes = [&[0][..], &good_session_with(&[2, 0], &memory, &[])].concat();
+    bytes.extend([LATER, 40, LATER, 40, 38, 3, 0, LATER, 30, 40, RECONNECT]);
+    bytes.extend(good_session());
+    bytes
+}
+
+/// A front-end that has what is in flight kept, and moves the guest away; it breaks off, and hands the same over again.
+fn recorded_session(packed: bool) -> Vec<u8> {
+    let kind = if packed { VIRTIO_F_RING_PACKED } else { 0 };
+    let features = [&[2, 1][..], &(FEATURES | kind).to_le_bytes()].concat();
+    let memory = [5, 4, 0, 1, 2, 3, 0, 31, 0, 0, 0, 0, 0, 32, 0, 0, 0, 0, 0, 0];
+    let session = good_session_with(&features, &memory, &[]);
+    let log = [7, 0, 6 | NEED_REPLY, 0, 0, 0, 19 | NEED_REPLY, 2, 0, 0, 0, 0, 9, 0, 0];
+    [&[0][..], &session, &log, &[RECONNECT], &session, &log, &[11, 0, 11, 1]].concat()
+}
+
+/// A message with descriptors it does not want.
+fn odd_descriptors(code: u8, kinds: &[u8]) -> Vec<u8> {
+    let before: &[u8] = match code {
+        5 => &[1, 0],
+        6 => &[0, 0],
+        32 => &[0, 0, 0, 0, 0],
+        37 | 42 => &[0],
+        _ => &[],
+    };
+    // As many; and ten more, which is as many and not the usual.
+    [&[code | NEED_REPLY], before, &[10 + kinds.len() as u8], kinds].concat()
+}
+
+/// A session with these features, memory, and translations.
+fn good_session_with(features: &[u8], memory: &[u8], translations: &[u8]) -> Vec<u8> {
     let mut bytes = vec![1, 3, 15, 16, 0, 21, 0];
     bytes.extend(features);
-    bytes.extend([17, 5, 4, 0, 1, 2, 3]);
+    bytes.push(17);
+    bytes.extend(memory);
     bytes.extend(translations);
     for index in [0, 1] {
         bytes.extend([8, index, 0, 9, index, 0, 10, index, 0, 0, 13, index, 0, 14, index, 0, 12, index, 0]);
@@ -124,70 +162,6 @@ fn good_session_with(features: &[u8], translations: &[u8]) -> Vec<u8> {
 fn bench() -> Bench {
     let mode = Mode::Connect(PathBuf::from("fuzz"));
     Bench::new(VhostConfig { max_queue_pairs: PAIRS, ..VhostConfig::new("fuzz", mode) }).unwrap()
-}
-
-/// What a front-end has to send.
-struct Guest {
-    memory: File,
-    event: OwnedFd,
-    short: File,
-    pipe: (OwnedFd, OwnedFd),
-    directory: File,
-    /// The back-end's channel, and the end that nobody reads.
-    channel: (UnixStream, UnixStream),
-}
-
-impl Guest {
-    fn new() -> Guest {
-        let memory: File = memfd_create("guest", MemfdFlags::CLOEXEC).unwrap().into();
-        memory.set_len(MEMORY).unwrap();
-        let short: File = memfd_create("short", MemfdFlags::CLOEXEC).unwrap().into();
-        short.set_len(100).unwrap();
-        for ring in 0..u64::from(PAIRS) * 2 {
-            write_ring(&memory, ring);
-        }
-        let event = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
-        let channel = UnixStream::pair().unwrap();
-        Guest {
-            memory,
-            event,
-            short,
-            pipe: rustix::pipe::pipe().unwrap(),
-            directory: File::open("/").unwrap(),
-            channel,
-        }
-    }
-
-    fn descriptor(&self, kind: u8) -> BorrowedFd<'_> {
-        match kind % 11 {
-            0..=3 => self.event.as_fd(),
-            4 | 5 => self.memory.as_fd(),
-            6 => self.short.as_fd(),
-            7 => self.channel.0.as_fd(),
-            8 => self.pipe.1.as_fd(),
-            9 => self.pipe.0.as_fd(),
-            _ => self.directory.as_fd(),
-        }
-    }
-}
-
-/// A ring with all its descriptors offered, each a buffer of its own: to be filled in even rings, with frames in odd ones.
-fn write_ring(memory: &File, ring: u64) {
-    let base = ring * RING_AREA;
-    let mut table = Vec::new();
-    let mut avail = vec![0, 0];
-    avail.extend(RING_SIZE.to_le_bytes());
-    for index in 0..RING_SIZE {
-        let (len, flags) =
-            if ring.is_multiple_of(2) { (1000u32, 2u16) } else { (72 + u32::from(index) * 100, 0) };
-        table.extend((BUFFERS + ring * BUFFER + u64::from(index) * 64).to_le_bytes());
-        table.extend(len.to_le_bytes());
-        table.extend(flags.to_le_bytes());
-        table.extend([0, 0]);
-        avail.extend(index.to_le_bytes());
-    }
-    memory.write_all_at(&table, base).unwrap();
-    memory.write_all_at(&avail, base + AVAIL).unwrap();
 }
 
 /// Wants to know of nothing.
@@ -251,137 +225,50 @@ impl PortEvents for Worker {
     }
 }
 
-/// Queues all messages, then serves them.
+/// Queues all messages of a connection, then serves them. What comes later is sent by a thread.
 fn session(bench: &Bench, guest: &Guest, input: &mut Input<'_>) {
     let (theirs, ours) = UnixStream::pair().unwrap();
+    let theirs = &theirs;
     theirs.set_nonblocking(true).unwrap();
+    let mut parts = vec![Vec::new()];
     for _ in 0..64 {
         if input.is_empty() {
             break;
         }
-        let (bytes, kinds) = message(input);
+        match step(input) {
+            Step::Message(bytes, kinds) => parts.last_mut().unwrap().push((bytes, kinds)),
+            Step::Later => parts.push(Vec::new()),
+            Step::Reconnect => break,
+        }
+    }
+    std::thread::scope(|scope| {
+        let mut parts = parts.into_iter();
+        let mut open = parts.next().is_some_and(|first| send(theirs, guest, &first));
+        let end = || theirs.shutdown(Shutdown::Write).unwrap();
+        if parts.len() == 0 {
+            end();
+        } else {
+            scope.spawn(move || {
+                for part in parts {
+                    std::thread::sleep(PAUSE);
+                    open = open && send(theirs, guest, &part);
+                }
+                end();
+            });
+        }
+        bench.serve(ours);
+    });
+}
+
+/// False when the socket is full or closed, which ends the story early.
+fn send(socket: &UnixStream, guest: &Guest, messages: &[(Vec<u8>, Vec<u8>)]) -> bool {
+    messages.iter().all(|(bytes, kinds)| {
         let descriptors: Vec<BorrowedFd<'_>> = kinds.iter().map(|&kind| guest.descriptor(kind)).collect();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(9))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         if !descriptors.is_empty() {
             assert!(ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)));
         }
-        // A full socket ends the story early.
-        if sendmsg(&theirs, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL).is_err() {
-            break;
-        }
-    }
-    theirs.shutdown(Shutdown::Write).unwrap();
-    bench.serve(ours);
-}
-
-/// The next message: its bytes, and kinds of descriptors to send along.
-///
-/// The first byte is the request, with a bit that asks for a reply and one for a wild message, whose header and body are
-/// as the input says. Other messages have the right size, and values that a zero byte makes the usual ones.
-fn message(input: &mut Input<'_>) -> (Vec<u8>, Vec<u8>) {
-    let first = input.u8();
-    let code = u32::from(first & 0x3f);
-    if first & WILD != 0 {
-        let (flags, size) = (input.u32(), input.u16());
-        let count = usize::from(input.u8() % 10);
-        let body = input.bytes(usize::from(size % 512)).to_vec();
-        let bytes = [code.to_le_bytes(), flags.to_le_bytes(), u32::from(size).to_le_bytes()].concat();
-        return ([bytes, body].concat(), input.bytes(count).to_vec());
-    }
-    let (body, kinds) = body(code, input);
-    let flags = 1 | u32::from(first & NEED_REPLY != 0) << 3;
-    let header = [code, flags, body.len() as u32].map(u32::to_le_bytes).concat();
-    ([header, body].concat(), kinds)
-}
-
-fn body(code: u32, input: &mut Input<'_>) -> (Vec<u8>, Vec<u8>) {
-    let words = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
-    let state = |index: u8, value: u32| u64::from(index) | u64::from(value) << 32;
-    let or_wild = |input: &mut Input<'_>, usual: u64| if input.u8() == 0 { usual } else { input.u64() };
-    match code {
-        1 | 3 | 4 | 15 | 17 | 34 | 36 | 40 | 43 => (Vec::new(), Vec::new()),
-        2 => (words(&[or_wild(input, FEATURES)]), Vec::new()),
-        16 => (words(&[or_wild(input, PROTOCOL)]), Vec::new()),
-        5 => {
-            let count = input.u8() % 9;
-            let regions: Vec<u64> = (0..count).flat_map(|_| region(input)).collect();
-            ([words(&[u64::from(count)]), words(&regions)].concat(), vec![4; usize::from(count)])
-        }
-        6 => (words(&[or_wild(input, 0x1000), or_wild(input, 0)]), vec![4]),
-        37 | 38 => {
-            let region = region(input);
-            (words(&[&[0], &region[..]].concat()), if code == 37 { vec![4] } else { Vec::new() })
-        }
-        8 => {
-            let index = input.u8();
-            let size = match input.u8() {
-                0 => u32::from(RING_SIZE),
-                n if n < 17 => 1 << n,
-                _ => input.u32(),
-            };
-            (words(&[state(index, size)]), Vec::new())
-        }
-        9 => {
-            let index = input.u8();
-            let base = UVA + u64::from(index) * RING_AREA;
-            let addresses =
-                if input.u8() == 0 { [base, base + USED, base + AVAIL] } else { [0; 3].map(|_| input.u64()) };
-            (words(&[&[u64::from(index)], &addresses[..], &[0]].concat()), Vec::new())
-        }
-        10 => (words(&[state(input.u8(), u32::from(input.u16()))]), Vec::new()),
-        11 => (words(&[state(input.u8(), 0)]), Vec::new()),
-        12..=14 => {
-            let (index, kind) = (input.u8(), input.u8());
-            // 8: without a descriptor, and saying so.
-            if kind == 8 {
-                (words(&[u64::from(index) | 0x100]), Vec::new())
-            } else {
-                (words(&[index.into()]), vec![kind])
-            }
-        }
-        18 => (words(&[state(input.u8(), u32::from(input.u8()))]), Vec::new()),
-        7 => (Vec::new(), vec![input.u8()]),
-        19 => (words(&[input.u64()]), Vec::new()),
-        21 => (Vec::new(), vec![input.u8().wrapping_add(CHANNEL)]),
-        22 => (translation(input), Vec::new()),
-        24 | 25 => {
-            let (offset, size) = (u32::from(input.u16()), input.u8());
-            let header = [offset, size.into(), 0].map(u32::to_le_bytes).concat();
-            ([header, vec![input.u8(); size.into()]].concat(), Vec::new())
-        }
-        42 => (words(&[u64::from(input.u8() % 2)]), vec![input.u8().wrapping_add(PIPE)]),
-        20 | 39 => (words(&[u64::from(input.u16())]), Vec::new()),
-        _ => {
-            let len = usize::from(input.u8() % 64);
-            (input.bytes(len).to_vec(), Vec::new())
-        }
-    }
-}
-
-/// An IOTLB message: one of the regions where rings expect it, or where descriptors do, or anything.
-fn translation(input: &mut Input<'_>) -> Vec<u8> {
-    let words = match input.u8() {
-        n if n < 8 => {
-            let at = u64::from(n % 4) * REGION;
-            [if n < 4 { UVA + at } else { at }, REGION, UVA + at]
-        }
-        8 => [0, u64::MAX, 0],
-        _ => [0; 3].map(|_| input.u64()),
-    };
-    let or = |input: &mut Input<'_>, usual: u8| if let n @ 1.. = input.u8() { n } else { usual };
-    let (access, kind) = (or(input, 3), or(input, 2));
-    let words: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-    [words, vec![access, kind, 0, 0, 0, 0, 0, 0]].concat()
-}
-
-/// Guest address, length, front-end address and file offset of one of the usual regions, or of any.
-fn region(input: &mut Input<'_>) -> [u64; 4] {
-    match input.u8() {
-        n if n < 4 => {
-            let at = u64::from(n) * REGION;
-            [at, REGION, UVA + at, at]
-        }
-        _ => [0; 4].map(|_| input.u64()),
-    }
+        sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL).is_ok()
+    })
 }

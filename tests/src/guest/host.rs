@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::console::Console;
-use super::{Channels, Guest, base_arguments};
+use super::{Channels, Guest, Qemu, base_arguments};
 use crate::failure::{During as _, Failure, Result};
 use crate::lab::Lab;
 
@@ -151,11 +151,7 @@ impl HostGuest {
     /// # Errors
     /// As [`Guest::boot`].
     pub fn boot_with(lab: &Lab, config: &HostConfig) -> Result<Self> {
-        let mut qemu = lab.program("qemu-system-x86_64");
-        if config.needs_qemu11() {
-            lab.fetch_qemu11()?;
-            qemu = lab.qemu11();
-        }
+        let qemu = if config.needs_qemu11() { Qemu::Eleven } else { Qemu::Ten }.program(lab)?;
         let (image, mut kernel) = (lab.path("host.cpio"), None);
         let mut bytes = fs::read(lab.image()).during(lab.image().display())?;
         bytes.extend(lab.host_archive(&config.programs)?);
@@ -289,7 +285,7 @@ fn arguments(lab: &Lab, config: &HostConfig, image: &Path, channels: &Channels<'
     }
     for i in 0..config.guests {
         // The third and fourth port, on interrupts that no other device has.
-        let (path, base, irq) = (nested_port(lab, i), 0x3e8 - 0x100 * i, 5 - 2 * i);
+        let (path, base, irq) = (nested_port(lab, i), 0x3e8 - 0x100 * i, 5 + 2 * i);
         let socket = format!("socket,id=nested{i},path={},server=on,wait=off", path.display());
         let port = format!("isa-serial,chardev=nested{i},index={},iobase={base:#x},irq={irq}", i + 2);
         more(&mut list, &["-chardev", &socket, "-device", &port]);

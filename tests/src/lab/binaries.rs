@@ -7,14 +7,14 @@ use std::process::{Command, Stdio};
 use super::workspace;
 use crate::failure::{During as _, Failure, Result};
 
-/// Where `vswitchd` and `vsctl` are.
+/// Where `vswitchd`, `vsctl` and `vsgen` are.
 #[derive(Debug, Clone)]
 pub struct Binaries {
     folder: PathBuf,
 }
 
 impl Binaries {
-    /// Builds both programs with the profile of the running program, or takes the folder `VSWITCH_BIN_DIR` names.
+    /// Builds the programs with the profile of the running program, or takes the folder `VSWITCH_BIN_DIR` names.
     ///
     /// # Errors
     /// The build fails (its output has been shown).
@@ -30,7 +30,8 @@ impl Binaries {
             .find(|p| p.file_name().is_some_and(|n| n != "deps"))
             .ok_or_else(|| Failure::new(format!("{} is not in a target folder", me.display())))?;
         let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.current_dir(workspace()).args(["build", "--quiet", "-p", "vswitch", "-p", "vsctl", "--bins"]);
+        cargo.current_dir(workspace()).args(["build", "--quiet", "--bins"]);
+        cargo.args(["-p", "vswitch", "-p", "vsctl", "-p", "vsgen"]);
         cargo.stdin(Stdio::null()).stdout(Stdio::null());
         if folder.ends_with("release") {
             cargo.arg("--release");
@@ -39,7 +40,7 @@ impl Binaries {
             cargo.arg("--target-dir").arg(target);
         }
         if !cargo.status().during("starting cargo")?.success() {
-            return Err(Failure::new("vswitchd and vsctl do not build; see above"));
+            return Err(Failure::new("vswitchd, vsctl and vsgen do not build; see above"));
         }
         Ok(Self { folder: folder.to_owned() })
     }
@@ -47,7 +48,7 @@ impl Binaries {
     /// Programs built earlier, for example of another commit to compare with.
     ///
     /// # Errors
-    /// They are not both in `folder`.
+    /// The switch and its tool are not in `folder`.
     pub fn at(folder: impl Into<PathBuf>) -> Result<Self> {
         let binaries = Self { folder: folder.into() };
         for program in [binaries.vswitchd(), binaries.vsctl()] {
@@ -58,7 +59,7 @@ impl Binaries {
         Ok(binaries)
     }
 
-    /// The folder both are in.
+    /// The folder they are in.
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder
@@ -74,5 +75,11 @@ impl Binaries {
     #[must_use]
     pub fn vsctl(&self) -> PathBuf {
         self.folder.join("vsctl")
+    }
+
+    /// The traffic generator.
+    #[must_use]
+    pub fn vsgen(&self) -> PathBuf {
+        self.folder.join("vsgen")
     }
 }

@@ -5,6 +5,7 @@ use tests::lab::Lab;
 use tests::netns::Netns;
 use tests::process::Process;
 
+use crate::nested::twice_at_most;
 use crate::nic_ports::{VIRTIO, add_port, statistic};
 use crate::stage::PATIENCE;
 
@@ -52,21 +53,59 @@ impl<'lab> Outside<'lab> {
         Self { lab, netns, _server: server }
     }
 
-    /// Fetches data from `inside`, an address of the guest, which then fetches it from `there`, an address of ours. Nothing may have changed.
-    fn exchange(&self, guest: &mut Guest, (inside, there): (&str, &str), megabytes: u32, what: &str) {
-        guest.reaches(there, PATIENCE).unwrap();
-        let sent = checksum(&guest.serve_data(megabytes).unwrap());
+    /// Fetches data from `inside`, an address of the guest, which then fetches it from `there`, an address of ours. An error says how
+    /// both ends of the stream see it; nothing may have changed on the way.
+    fn exchange(
+        &self,
+        guest: &mut Guest,
+        (inside, there): (&str, &str),
+        megabytes: u32,
+    ) -> Result<(), String> {
         let data = self.lab.path("data").display().to_string();
         let url = format!("http://{}:9000/data", host_of_url(inside));
-        self.netns.run("busybox", &["wget", "-q", "-O", &data, &url]).unwrap();
-        assert_eq!(checksum(&self.lab.run("busybox", &["md5sum", &data]).unwrap()), sent, "out of {what}");
-        assert_eq!(checksum(&guest.fetch_data(&host_of_url(there)).unwrap()), sent, "into {what}");
+        let moved =
+            guest.reaches(there, PATIENCE).and_then(|()| guest.serve_data(megabytes)).and_then(|sent| {
+                self.netns.run("busybox", &["wget", "-q", "-O", &data, &url])?;
+                Ok([
+                    sent,
+                    self.lab.run("busybox", &["md5sum", &data])?,
+                    guest.fetch_data(&host_of_url(there))?,
+                ])
+            });
+        match moved {
+            Ok(sums) => {
+                let [sent, out, back] = sums.map(|sum| checksum(&sum));
+                assert_eq!([&out, &back], [&sent, &sent], "changed on the way");
+                Ok(())
+            }
+            Err(error) => {
+                let state = guest.run("cat /proc/net/dev /proc/interrupts; dmesg | tail -n 5");
+                let state = state.unwrap_or_else(|e| e.to_string());
+                Err(format!("{error}\n{state}\n{}", self.connections()))
+            }
+        }
     }
+
+    /// What the kernel outside knows of its streams, for a message.
+    fn connections(&self) -> String {
+        let streams = self.netns.run("busybox", &["netstat", "-tne"]);
+        let counters = self.netns.run("ip", &["-s", "link"]);
+        [streams, counters].map(|said| said.unwrap_or_else(|e| e.to_string())).join("\n")
+    }
+}
+
+fn port_states(host: &mut HostGuest) -> String {
+    let ports = host.try_vsctl("list Interface").map_or_else(|e| e.to_string(), |said| said.1);
+    format!("{ports}\n{}", host.nested_log(0))
 }
 
 /// Each driver's card in turn is the uplink of a bridge with the host's own port, which talks IPv4, and a guest, which talks IPv6.
 #[test]
 fn tcp_streams_cross_every_card() {
+    twice_at_most("nic_streams", cross_every_card);
+}
+
+fn cross_every_card() {
     let lab = Lab::open().unwrap();
     let wired = every_driver();
     let taps: Vec<_> = (0..wired.len()).map(|i| lab.device(&format!("n{i}"))).collect();
@@ -95,8 +134,10 @@ fn tcp_streams_cross_every_card() {
         add_port(&mut host, "br0", card, wired.settings);
         host.guest.address("br0", &format!("{of_host}/24")).unwrap();
         guest.address("eth0", &format!("{of_guest}/112")).unwrap();
-        outside.exchange(&mut host.guest, (&of_host, &there), 4, wired.model);
-        outside.exchange(&mut guest, (&of_guest, &there6), 1, wired.model);
+        outside
+            .exchange(&mut host.guest, (&of_host, &there), 4)
+            .and_then(|()| outside.exchange(&mut guest, (&of_guest, &there6), 1))
+            .unwrap_or_else(|error| panic!("{}: {error}\n{}", wired.model, port_states(&mut host)));
         for direction in ["rx", "tx"] {
             let enough = |text: &str| text.trim().parse().is_ok_and(|n: u64| n > 5 << 20);
             let bytes = format!("get Interface up{card} statistics:{direction}_bytes");

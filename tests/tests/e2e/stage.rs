@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tests::guest::{Guest, GuestConfig, Nic, Socket};
+use tests::guest::{Guest, GuestConfig, Nic, Qemu, Socket};
 use tests::lab::Lab;
 use tests::netns::Netns;
 use tests::switch::Vswitchd;
@@ -69,9 +69,14 @@ impl Stage {
 
     /// Boots guests at the same time; each is called like its address and has that on `eth0`.
     pub(crate) fn guests<const N: usize>(&self, cards: [(Nic, &str); N]) -> [Guest; N] {
-        self.guests_of(
-            cards.map(|(nic, address)| (GuestConfig::new(&format!("guest-{address}"), nic), address)),
-        )
+        self.guests_on(cards.map(|(nic, address)| (nic, address, Qemu::default())))
+    }
+
+    /// The same, each on the QEMU named with it.
+    pub(crate) fn guests_on<const N: usize>(&self, cards: [(Nic, &str, Qemu); N]) -> [Guest; N] {
+        self.guests_of(cards.map(|(nic, address, qemu)| {
+            (GuestConfig::new(&format!("guest-{address}"), nic).on(qemu), address)
+        }))
     }
 
     /// The same for guests that are more than a card.

@@ -1,7 +1,7 @@
 //! `kill -9 vswitchd` while guests run: after a restart on the same run folder the configuration is back and traffic
-//! resumes, with neither guest touched.
+//! resumes, with neither guest touched. One of the two runs on QEMU 11, which wants an answer to messages that QEMU 10 only says.
 
-use tests::guest::{Guest, Nic, Socket};
+use tests::guest::{Guest, Nic, Qemu, Socket};
 
 use crate::stage::{PATIENCE, Stage};
 
@@ -9,10 +9,10 @@ use crate::stage::{PATIENCE, Stage};
 fn guests_live_on_when_the_switch_is_killed_and_restarted() {
     let mut stage = Stage::open();
     let cards = [
-        (stage.vhost_port("vma", Socket::SwitchListens, 0xa), "10.1.0.1"),
-        (stage.vhost_port("vmb", Socket::QemuListens, 0xb), "10.1.0.2"),
+        (stage.vhost_port("vma", Socket::SwitchListens, 0xa), "10.1.0.1", Qemu::Ten),
+        (stage.vhost_port("vmb", Socket::QemuListens, 0xb), "10.1.0.2", Qemu::Eleven),
     ];
-    let [mut a, mut b] = stage.guests(cards);
+    let [mut a, mut b] = stage.guests_on(cards);
     a.reaches("10.1.0.2", PATIENCE).unwrap();
     let ports = stage.switch.vsctl("list-ports br0").unwrap();
 
@@ -35,10 +35,10 @@ fn packed_rings_live_on_too() {
     let mut stage = Stage::open();
     let packed = |nic: Nic, queues| Nic { properties: "packed=on".into(), queues, ..nic };
     let cards = [
-        (packed(stage.vhost_port("vma", Socket::SwitchListens, 0xa), 1), "10.1.0.1"),
-        (packed(stage.vhost_port("vmb", Socket::QemuListens, 0xb), 2), "10.1.0.2"),
+        (packed(stage.vhost_port("vma", Socket::SwitchListens, 0xa), 1), "10.1.0.1", Qemu::Eleven),
+        (packed(stage.vhost_port("vmb", Socket::QemuListens, 0xb), 2), "10.1.0.2", Qemu::Ten),
     ];
-    let [mut a, mut b] = stage.guests(cards);
+    let [mut a, mut b] = stage.guests_on(cards);
     b.run("ethtool -L eth0 combined 2").unwrap();
     a.reaches("10.1.0.2", PATIENCE).unwrap();
     for port in ["vma", "vmb"] {

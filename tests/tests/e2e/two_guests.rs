@@ -1,31 +1,31 @@
 //! Two guests on one bridge: ping, TCP both ways, and what the switch reports about them.
 
 use pmd::virtio::features::VIRTIO_F_RING_PACKED;
-use tests::guest::{Nic, Socket};
+use tests::guest::{Nic, Qemu, Socket};
 
 use crate::stage::{PATIENCE, Stage};
 
 #[test]
 fn ping_and_tcp_where_the_switch_listens() {
-    ping_and_tcp(Socket::SwitchListens, "");
+    ping_and_tcp(Socket::SwitchListens, "", Qemu::Ten);
 }
 
 #[test]
-fn ping_and_tcp_where_qemu_listens() {
-    ping_and_tcp(Socket::QemuListens, "");
+fn ping_and_tcp_where_qemu_11_listens() {
+    ping_and_tcp(Socket::QemuListens, "", Qemu::Eleven);
 }
 
 #[test]
 fn ping_and_tcp_through_packed_rings() {
-    ping_and_tcp(Socket::SwitchListens, "packed=on");
+    ping_and_tcp(Socket::SwitchListens, "packed=on", Qemu::Ten);
 }
 
 /// The second guest always has split rings.
-fn ping_and_tcp(socket: Socket, properties: &str) {
+fn ping_and_tcp(socket: Socket, properties: &str, qemu: Qemu) {
     let stage = Stage::open();
     let first = Nic { properties: properties.to_owned(), ..stage.vhost_port("vma", socket, 0xa) };
-    let cards = [(first, "10.1.0.1"), (stage.vhost_port("vmb", socket, 0xb), "10.1.0.2")];
-    let [mut a, mut b] = stage.guests(cards);
+    let second = stage.vhost_port("vmb", socket, 0xb);
+    let [mut a, mut b] = stage.guests_on([(first, "10.1.0.1", qemu), (second, "10.1.0.2", qemu)]);
     let features = stage.switch.vsctl("get Interface vma status:features").unwrap();
     let features = u64::from_str_radix(features.trim().trim_matches('"').trim_start_matches("0x"), 16);
     assert_eq!(features.unwrap() & VIRTIO_F_RING_PACKED != 0, properties.contains("packed=on"));
@@ -40,7 +40,9 @@ fn ping_and_tcp(socket: Socket, properties: &str) {
     b.serve_iperf().unwrap();
     let forth = a.tcp_rate("10.1.0.2", 3, false).unwrap();
     let back = a.tcp_rate("10.1.0.2", 3, true).unwrap();
-    println!("TCP between two guests, {socket:?} {properties}: {forth} Mbit/s there, {back} Mbit/s back");
+    println!(
+        "TCP between two guests, QEMU {qemu:?}, {socket:?} {properties}: {forth} Mbit/s there, {back} Mbit/s back"
+    );
 
     // A frame larger than one descriptor's worth and not a multiple of anything.
     a.run("ping -c 3 -s 1471 10.1.0.2").unwrap();

@@ -78,6 +78,9 @@ pub(crate) struct RunArgs {
     /// First send a frame each way, for a learning bridge.
     #[arg(long, value_enum, num_args = 0..=1, require_equals = true, default_value = "yes", default_missing_value = "yes")]
     pub(crate) learn: YesNo,
+    /// How often the switch goes away and comes back before anything is counted.
+    #[arg(long, default_value_t = 0, value_name = "TIMES")]
+    pub(crate) restarts: u32,
     /// What A sends to B.
     #[arg(long, value_name = "STREAM")]
     pub(crate) ab: Option<String>,

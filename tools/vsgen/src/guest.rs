@@ -1,12 +1,10 @@
 //! One guest: its memory, its conversation with the switch, its two rings.
 
-use std::path::Path;
-
 use pmd::virtio::burst_driver::EitherRing;
 
 use crate::error::{During as _, Error};
 use crate::memory::{HugePages, Memory, RECEIVE, Shape, TRANSMIT};
-use crate::session::Session;
+use crate::session::{Session, Terms};
 
 /// Buffers taken or given in one go.
 pub(crate) const BURST: u16 = 32;
@@ -18,22 +16,30 @@ pub(crate) struct Guest {
     /// Transmit ring.
     pub(crate) tx: EitherRing,
     session: Session,
+    terms: Terms,
     /// The rings point into it, so it goes last.
-    _memory: Memory,
+    memory: Memory,
 }
 
 impl Guest {
-    /// Connects to the port at `path`, lays out the memory and starts the rings, with all receive buffers posted.
-    pub(crate) fn attach(path: &Path, shape: Shape, huge: HugePages, offload: bool) -> Result<Self, Error> {
+    /// Connects to the port, lays out the memory and starts the rings, with all receive buffers posted.
+    pub(crate) fn attach(terms: Terms, shape: Shape, huge: HugePages) -> Result<Self, Error> {
         let memory = Memory::create(shape, huge)?;
         // Before the switch sees them: their memory must be zero but for what we write.
         let (mut rx, tx) = (memory.ring(RECEIVE)?, memory.ring(TRANSMIT)?);
         rx.stage_unchanged(shape.ring_size);
         let _ = rx.publish();
-        let session =
-            Session::start(path, offload, shape.packed, &memory.region(), |index| memory.place(index))?;
+        let session = Session::start(&terms, &memory.region(), |index| memory.place(index))?;
         session.kick(RECEIVE);
-        Ok(Self { rx, tx, session, _memory: memory })
+        Ok(Self { rx, tx, session, terms, memory })
+    }
+
+    /// Connects again to a switch that has been away. The rings are what they were, with all that the switch had not given back.
+    pub(crate) fn reattach(&mut self) -> Result<(), Error> {
+        let memory = &self.memory;
+        self.session = Session::resume(&self.terms, &memory.region(), |index| memory.place(index))?;
+        [RECEIVE, TRANSMIT].into_iter().for_each(|index| self.session.kick(index));
+        Ok(())
     }
 
     /// The conversation.

@@ -20,6 +20,7 @@ mod pacer;
 mod pair;
 mod receiver;
 mod report;
+mod restart;
 mod run;
 mod sender;
 mod session;

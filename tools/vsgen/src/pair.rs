@@ -13,6 +13,7 @@ use crate::guest::{Guest, repost_at};
 use crate::memory::{HugePages, Shape};
 use crate::receiver::Receiver;
 use crate::sender::{KINDS, Sender};
+use crate::session::Terms;
 use crate::stream::Stream;
 
 /// Bytes of a receive buffer without offloads: an mbuf's data room and the header.
@@ -70,7 +71,8 @@ pub(crate) struct Turns {
 
 /// Two connected guests.
 pub(crate) struct Pair {
-    guests: [Guest; 2],
+    /// A and B.
+    pub(crate) guests: [Guest; 2],
     /// Both directions.
     pub(crate) ways: [Way; 2],
     run: u32,
@@ -103,7 +105,8 @@ impl Pair {
         }
         let mut attach = |path: &Path| {
             let (way, shape) = parts.remove(0);
-            let mut guest = Guest::attach(path, shape, settings.huge, settings.offload)?;
+            let terms = Terms { path: path.to_owned(), offload: settings.offload, packed: settings.packed };
+            let mut guest = Guest::attach(terms, shape, settings.huge)?;
             way.sender.fill(&mut guest);
             Ok((guest, way))
         };
@@ -122,7 +125,7 @@ impl Pair {
     }
 
     /// Ticks of a time.
-    fn ticks(&self, time: Duration) -> u64 {
+    pub(crate) fn ticks(&self, time: Duration) -> u64 {
         u64::try_from(u128::from(self.hz) * time.as_nanos() / 1_000_000_000).unwrap_or(u64::MAX)
     }
 
@@ -228,7 +231,7 @@ impl Pair {
     }
 
     /// Waits until the switch has taken everything and nothing has come for a while.
-    fn settle_down(&mut self) -> Result<(), Error> {
+    pub(crate) fn settle_down(&mut self) -> Result<(), Error> {
         let (start, patience, quiet) = (cycles(), self.ticks(LEARNING), self.ticks(LEARN_AGAIN));
         let mut last = start;
         loop {

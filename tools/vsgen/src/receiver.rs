@@ -82,9 +82,17 @@ impl Receiver {
         }
     }
 
-    /// Takes a burst that arrived by `now`. Returns how many buffers it had.
+    /// Takes a burst and gives its buffers back to the switch. Returns how many it had.
     #[inline]
     pub(crate) fn turn(&mut self, guest: &mut Guest, clock: impl Fn() -> u64) -> Result<u16, Error> {
+        let taken = self.collect(guest, clock)?;
+        guest.repost();
+        Ok(taken)
+    }
+
+    /// Takes a burst. Returns how many buffers it had.
+    #[inline]
+    pub(crate) fn collect(&mut self, guest: &mut Guest, clock: impl Fn() -> u64) -> Result<u16, Error> {
         let taken = if self.look_at_all {
             let mut now = 0;
             guest.rx.take_used::<2>(BURST, |buffer, len| {
@@ -108,9 +116,7 @@ impl Receiver {
             self.bytes += plain * (u64::from(expected) - NetHeader::LEN as u64 + FCS);
             taken
         };
-        let taken = taken.during("receive ring")?;
-        guest.repost();
-        Ok(taken)
+        taken.during("receive ring")
     }
 
     /// Takes one buffer, whatever it is.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::args::{Layout, Offload, RunArgs, YesNo};
 use crate::error::Error;
 use crate::pair::{Pair, Settings};
-use crate::report::{StreamResult, rounded};
+use crate::report::{StreamResult, nanoseconds, rounded};
 use crate::stream::{Rate, Stream};
 
 /// Runs and gives the report.
@@ -30,6 +30,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<Value, Error> {
     if args.learn == YesNo::Yes {
         pair.learn()?;
     }
+    let outages = pair.outlive(args.restarts)?;
     if args.settle > 0.0 {
         pair.restart();
         pair.exchange(Duration::from_secs_f64(args.settle))?;
@@ -64,6 +65,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<Value, Error> {
         };
         results.push(result.to_json());
     }
+    if args.restarts > 0 {
+        pair.count_buffers()?;
+    }
     Ok(json!({
         "streams": results,
         "ring": if packed { "packed" } else { "split" },
@@ -71,5 +75,6 @@ pub(crate) fn run(args: &RunArgs) -> Result<Value, Error> {
         "features": format!("{:#x}", pair.features()),
         "generator_busy": rounded(turns.busy as f64 / turns.all.max(1) as f64, 4),
         "behind": behind,
+        "outages_ms": outages.iter().map(|&ticks| rounded(nanoseconds(ticks) as f64 / 1e6, 3)).collect::<Vec<_>>(),
     }))
 }

@@ -1,9 +1,9 @@
 //! The vhost-user conversation of one guest: [`vhost_port::front_end::Session`], with what a generator wants of it.
 
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pmd::virtio::features::{
     VHOST_USER_F_PROTOCOL_FEATURES, VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1, VIRTIO_NET_F_CSUM,
@@ -25,26 +25,28 @@ const OFFLOAD: u64 = VIRTIO_NET_F_CSUM
     | VIRTIO_NET_F_GUEST_TSO4
     | VIRTIO_NET_F_GUEST_TSO6;
 
-/// How long a switch that connects to us may take to try again; Open vSwitch does every second.
+/// How long a switch may take to come back, or to connect to us; Open vSwitch tries every second.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Attempts to connect to a switch that is just starting to listen, and the pause between them.
-const ATTEMPTS: (u32, Duration) = (5, Duration::from_millis(100));
+/// How long a switch may just be starting to listen, and the pause between attempts.
+const STARTING: Duration = Duration::from_millis(500);
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Connects to the socket, or, if the path is spelled `listen:PATH`, lets the switch connect to us.
 fn connect(path: &Path) -> Result<UnixStream, Error> {
     let name = path.display();
     let Some(ours) = path.to_str().and_then(|p| p.strip_prefix("listen:")) else {
-        let mut left = ATTEMPTS.0;
+        let start = Instant::now();
         loop {
             match UnixStream::connect(path) {
-                Err(e) if e.kind() == std::io::ErrorKind::ConnectionRefused && left > 0 => left -= 1,
+                Err(e) if e.kind() == std::io::ErrorKind::ConnectionRefused && start.elapsed() < STARTING => {
+                    thread::sleep(PAUSE);
+                }
                 other => {
                     return other
                         .during(format_args!("connecting to {name} (is the switch listening there?)"));
                 }
             }
-            thread::sleep(ATTEMPTS.1);
         }
     };
     // Left by an earlier run, or there is nothing to remove.
@@ -59,6 +61,17 @@ fn connect(path: &Path) -> Result<UnixStream, Error> {
     Ok(listener.accept().during(&name)?.0)
 }
 
+/// Where the conversation is to be, and what is to be agreed on.
+#[derive(Debug, Clone)]
+pub(crate) struct Terms {
+    /// The port's socket.
+    pub(crate) path: PathBuf,
+    /// Checksum offload and TSO.
+    pub(crate) offload: bool,
+    /// Packed rings.
+    pub(crate) packed: bool,
+}
+
 /// A running conversation; the back-end lets go of the guest when it is dropped.
 pub(crate) struct Session {
     inner: front_end::Session,
@@ -68,12 +81,11 @@ pub(crate) struct Session {
 impl Session {
     /// Connects, negotiates, shares the memory and starts both rings.
     pub(crate) fn start(
-        path: &Path,
-        offload: bool,
-        packed: bool,
+        terms: &Terms,
         region: &Region<'_>,
         ring: impl Fn(usize) -> RingPlace,
     ) -> Result<Self, Error> {
+        let &Terms { ref path, offload, packed } = terms;
         let name = path.display();
         let when = |on: bool, features: u64| if on { features } else { 0 };
         let required = PLAIN | when(offload, OFFLOAD) | when(packed, VIRTIO_F_RING_PACKED);
@@ -96,6 +108,22 @@ impl Session {
         Ok(Self { inner, path: name.to_string() })
     }
 
+    /// The same with a switch that has been away. Of where rings stand it is told nothing, as DPDK's virtio-user tells nothing: for
+    /// split rings it is in the guest's memory, and of packed ones the switch must know itself.
+    pub(crate) fn resume(
+        terms: &Terms,
+        region: &Region<'_>,
+        ring: impl Fn(usize) -> RingPlace,
+    ) -> Result<Self, Error> {
+        let start = Instant::now();
+        loop {
+            match Self::start(terms, region, &ring) {
+                Err(_) if start.elapsed() < PATIENCE => thread::sleep(PAUSE),
+                other => return other,
+            }
+        }
+    }
+
     /// Feature bits both sides agreed to.
     pub(crate) fn features(&self) -> u64 {
         self.inner.features()
@@ -106,9 +134,14 @@ impl Session {
         self.inner.kick(index);
     }
 
+    /// Whether the switch still holds the connection.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.inner.is_alive()
+    }
+
     /// An error if the switch has closed the connection.
     pub(crate) fn must_be_alive(&self) -> Result<(), Error> {
-        if self.inner.is_alive() {
+        if self.is_alive() {
             return Ok(());
         }
         Err(Error::Failed(format!("{}: the switch closed the connection", self.path)))

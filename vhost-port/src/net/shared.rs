@@ -69,6 +69,8 @@ pub(crate) struct Shared {
     pub(crate) mtu: AtomicU16,
     /// What of the guest's offloads the operator wants.
     pub(crate) offloads: OffloadSwitches,
+    /// The operator has the port up.
+    pub(crate) admin_up: AtomicBool,
     /// Wakes the control thread: stop asked for, a ring broken, memory gone.
     pub(crate) alarm: Arc<Alarm>,
     pub(crate) iotlb: IotlbCounters,
@@ -96,6 +98,7 @@ impl Shared {
             generation: AtomicU64::new(0),
             mtu: AtomicU16::new(config.mtu),
             offloads: OffloadSwitches::default(),
+            admin_up: AtomicBool::new(true),
             alarm,
             iotlb: IotlbCounters::default(),
             stop: AtomicBool::new(false),

@@ -25,6 +25,7 @@ const DUPLEX_UNKNOWN: u8 = 0xff;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct ConfigSpace {
     mac: [u8; 6],
+    link_up: bool,
     max_queue_pairs: u16,
     mtu: u16,
     /// Mbit/s.
@@ -37,6 +38,7 @@ impl ConfigSpace {
         let config = &shared.config;
         ConfigSpace {
             mac: shared.peer().mac.or(config.mac).unwrap_or_default(),
+            link_up: shared.admin_up.load(Ordering::Relaxed),
             max_queue_pairs: config.max_queue_pairs,
             mtu: shared.mtu.load(Ordering::Relaxed),
             speed: config.link_speed,
@@ -55,7 +57,8 @@ impl ConfigSpace {
         let (speed, duplex) =
             self.speed.map_or((SPEED_UNKNOWN, DUPLEX_UNKNOWN), |speed| (speed, DUPLEX_FULL));
         bytes[MAC].copy_from_slice(&self.mac);
-        bytes[6..8].copy_from_slice(&STATUS_LINK_UP.to_le_bytes());
+        let status = if self.link_up { STATUS_LINK_UP } else { 0 };
+        bytes[6..8].copy_from_slice(&status.to_le_bytes());
         bytes[8..10].copy_from_slice(&self.max_queue_pairs.to_le_bytes());
         bytes[10..12].copy_from_slice(&self.mtu.to_le_bytes());
         bytes[12..16].copy_from_slice(&speed.to_le_bytes());

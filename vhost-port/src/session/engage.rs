@@ -1,19 +1,20 @@
 //! Handing the rings of a port to a device: whether it suits the guest, taking them from our own engine, starting it.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::time::Instant;
 
 use pmd::port::DropReason;
-use pmd::virtio::features::{VIRTIO_F_EVENT_IDX, VIRTIO_F_RING_PACKED};
+use pmd::virtio::features::{VHOST_F_LOG_ALL, VIRTIO_F_EVENT_IDX, VIRTIO_F_RING_PACKED};
 use pmd::virtio::packed::Position;
 
 use super::machine::{Session, starts_enabled};
+use super::offload::lines;
 use super::rings::retire;
+use super::tracking::track;
 use crate::memory::MemTable;
 use crate::ring::{RingAddresses, RingConfig, RingRules};
 use crate::vdpa::{
-    Between, KickRelay, LOOK, Line, OffloadedRing, Progress, RingStart, Running, Start, StartedRing, Unit,
+    Between, KickRelay, LOOK, OffloadedRing, Progress, RingStart, Running, Start, StartedRing, Unit,
     VdpaError, VdpaProblem, Wants, Way, fit,
 };
 
@@ -33,6 +34,7 @@ pub(super) type Taken = (Vec<OffloadedRing>, Between);
 struct Engaged {
     features: u64,
     pairs: u16,
+    tracked: bool,
     rings: Vec<OffloadedRing>,
     between: Between,
 }
@@ -72,13 +74,24 @@ impl Session {
             return Err(VdpaError::new(VdpaProblem::Gone, format!("{name} is not open"), ""));
         };
         match self.engage_unit(&mut unit) {
-            Ok(Engaged { features, pairs, rings, between }) => {
+            Ok(Engaged { features, pairs, rings, between, tracked }) => {
                 let look_at = Instant::now() + LOOK;
                 let engine = between.engine();
                 log::info!("{}: {name} runs the rings ({})", self.shared.config.name, engine.name());
                 let (lost, outdated) = (0, None);
-                self.offload.running =
-                    Some(Running { name, unit, features, pairs, rings, between, look_at, lost, outdated });
+                self.shared.vdpa.status().statistics = unit.dev.statistics();
+                self.offload.running = Some(Running {
+                    name,
+                    unit,
+                    features,
+                    pairs,
+                    rings,
+                    between,
+                    look_at,
+                    tracked,
+                    lost,
+                    outdated,
+                });
                 self.offload.between = false;
                 self.hand_out_doorbells();
                 self.note_switch_over(engine);
@@ -86,6 +99,7 @@ impl Session {
             }
             Err(e) => {
                 // What did not start writes no memory.
+                track(&mut *unit.dev, false);
                 if let Some(slot) = self.offload.slots.get_mut(at) {
                     slot.unit = Some(unit);
                 }
@@ -98,9 +112,12 @@ impl Session {
     fn engage_unit(&mut self, unit: &mut Unit) -> Result<Engaged, VdpaError> {
         let caps = unit.dev.capabilities().clone();
         let wants = self.wants(caps.max_queue_pairs);
-        // A relay sees what the device writes; a device that runs the guest's rings would have to log it.
-        let logs = self.migration.active_log(self.features).is_some();
-        let direct = fit(&caps, wants, Way::Direct).ok().filter(|_| !logs);
+        let direct = fit(&caps, wants, Way::Direct).ok();
+        // A relay sees what the device writes; a device that runs the guest's rings has to record it.
+        let logs = self.features & VHOST_F_LOG_ALL != 0;
+        let tracked = logs && direct.is_some() && track(&mut *unit.dev, true);
+        let unseen = self.migration.active_log(self.features).is_some() && !tracked;
+        let direct = direct.filter(|_| !unseen);
         let features = direct.map_or_else(|| fit(&caps, wants, Way::Shadow), Ok)?;
         if let Err(e) = unit.reach(&self.memory) {
             // It is better off without any; if that fails too, it is closed when it is used next.
@@ -111,7 +128,7 @@ impl Session {
         let plan = Plan { features, pairs: wants.pairs, count: self.offloadable(caps.max_queue_pairs) };
         let (rings, between) =
             if direct.is_some() { self.engage_directly(unit, plan) } else { self.engage_shadow(unit, plan) }?;
-        Ok(Engaged { features, pairs: wants.pairs, rings, between })
+        Ok(Engaged { features, pairs: wants.pairs, rings, between, tracked })
     }
 
     fn engage_directly(&mut self, unit: &mut Unit, plan: Plan) -> Result<Taken, VdpaError> {
@@ -122,26 +139,20 @@ impl Session {
         }
         let starts = self.guest_rings(unit, plan.count)?;
         let started = self.start_device(unit, &plan, &starts)?;
-        let lines: Vec<Line> = starts
-            .iter()
-            .zip(&started)
-            .filter(|(_, started)| !started.watches_kick)
-            .filter_map(|(start, started)| Some((start.kick.clone()?, Arc::clone(&started.doorbell))))
+        let rings = starts.into_iter().zip(started).enumerate();
+        let rings: Vec<_> = rings
+            .map(|(at, (guest, started))| OffloadedRing { guest, started, progress: self.progress(at) })
             .collect();
-        let kicks = (!lines.is_empty()).then(|| KickRelay::start(&self.shared.config.name, lines));
-        let kicks = kicks.transpose().map_err(|e| {
+        let kicks = KickRelay::start(&self.shared.config.name, lines(&rings)).map_err(|e| {
             // The device runs already.
             let stopped = unit.dev.stop().or_else(|_| unit.dev.reset().map(|()| Vec::new()));
             self.settle_bases(&stopped.unwrap_or_default(), plan.count);
             VdpaError::system(VdpaProblem::Unfit, "thread for kicks", "raise the limit of threads", e)
         })?;
         // What was offered, or used, between the two engines may not have been told.
-        started.iter().for_each(|ring| ring.doorbell.ring());
-        starts.iter().filter_map(|start| start.call.as_ref()).for_each(|call| signal(call));
-        let rings = starts.into_iter().zip(started).enumerate();
-        let rings =
-            rings.map(|(at, (guest, started))| OffloadedRing { guest, started, progress: self.progress(at) });
-        Ok((rings.collect(), Between::Direct { kicks }))
+        rings.iter().for_each(|ring| ring.started.doorbell.ring());
+        rings.iter().filter_map(|ring| ring.guest.call.as_ref()).for_each(|call| signal(call));
+        Ok((rings, Between::Direct { kicks }))
     }
 
     /// The first `count` rings as a device may be told of them.

@@ -62,6 +62,7 @@ pub(super) fn protocol() -> VhostUserProtocolFeatures {
         | VhostUserProtocolFeatures::MTU
         | VhostUserProtocolFeatures::CONFIG
         | VhostUserProtocolFeatures::INFLIGHT_SHMFD
+        | VhostUserProtocolFeatures::GET_VRING_BASE_INFLIGHT
         | VhostUserProtocolFeatures::RESET_DEVICE
         | VhostUserProtocolFeatures::DEVICE_STATE
         | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS

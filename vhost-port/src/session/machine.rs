@@ -296,6 +296,7 @@ impl VhostUserBackendReqHandlerMut for Session {
             }
             self.use_addresses();
             self.refresh_rings()?;
+            self.settle_log();
             self.tell_of_log();
             self.changed = true;
         }

@@ -43,7 +43,17 @@ impl Session {
         self.migration.log = Some(Arc::new(log));
         self.migration.reported = false;
         self.tell_of_log();
-        self.refresh_rings()
+        if self.writes_unseen() {
+            self.note_unlogged();
+        }
+        self.refresh_rings()?;
+        self.settle_log();
+        Ok(())
+    }
+
+    /// Pages were written that ought to be in the log, and are not.
+    pub(super) fn note_unlogged(&mut self) {
+        self.migration.unlogged |= self.features & VHOST_F_LOG_ALL != 0;
     }
 
     /// A ring has been started, or started again; `usable` if workers use it.

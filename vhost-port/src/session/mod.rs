@@ -32,6 +32,7 @@ mod offload;
 mod postcopy;
 mod rings;
 mod shadow;
+mod tracking;
 
 pub(crate) use control::{interrupt, serve, start};
 pub(crate) use endpoint::{Connector, Listener};

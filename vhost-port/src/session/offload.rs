@@ -35,12 +35,13 @@ use vhost::vhost_user::Result as VhostResult;
 use super::engage::signal;
 use super::machine::Session;
 use super::shadow::relayed;
+use super::tracking::{UNSEEN, collect};
 use crate::memory::MemTable;
 use crate::net::Shared;
 use crate::ring::RingFault;
 use crate::vdpa::{
-    Between, Engine, LOOK, MOST_LOST, OffloadedRing, Progress, RelayCounters, RingStart, Running,
-    StoppedRing, Wants, Way, fit,
+    Between, Engine, KickRelay, LOOK, Line, MOST_LOST, OffloadedRing, Progress, RelayCounters, RingStart,
+    Running, StoppedRing, Wants, Way, fit,
 };
 
 impl Session {
@@ -104,8 +105,8 @@ impl Session {
         }
         let direct = running.between.engine() == Engine::Direct;
         let logs = self.migration.active_log(self.features).is_some();
-        if direct && logs {
-            return Some("the guest is being moved, and the device does not log what it writes".to_owned());
+        if direct && logs && !running.tracked {
+            return Some(UNSEEN.to_owned());
         }
         let wanted =
             self.offload.slots.iter().find(|slot| slot.name == running.name || slot.trouble.is_none());
@@ -124,7 +125,7 @@ impl Session {
     /// Stops the device, and has every ring stand where it brought it. Nobody runs the rings then.
     pub(super) fn take_back(&mut self, why: &str) {
         let Some(running) = self.offload.running.take() else { return };
-        let Running { name: device, mut unit, mut rings, between, .. } = running;
+        let Running { name: device, mut unit, mut rings, between, tracked, .. } = running;
         self.note_refused();
         let name = &self.shared.config.name;
         log::info!("{name}: {} gives the rings back: {why}", device);
@@ -145,6 +146,9 @@ impl Session {
             && let Err(e) = unit.dev.reset()
         {
             log::error!("{name}: {e}");
+        }
+        if tracked {
+            self.end_record(&mut *unit.dev);
         }
         match relay {
             None => self.settle_bases(&stopped, rings.len()),
@@ -261,6 +265,34 @@ impl Session {
         call.into_iter().for_each(|call| signal(call));
     }
 
+    /// Another kick descriptor for a ring that a device runs. False when none runs it.
+    pub(super) fn redirect_kick(&mut self, at: usize) -> bool {
+        let kick = self.rings[at].kick.clone();
+        let Some(running) = &mut self.offload.running else { return false };
+        let Running { unit, rings, between, .. } = running;
+        let Some(ring) = rings.get_mut(at) else { return false };
+        ring.guest.kick.clone_from(&kick);
+        let (watches, doorbell) = (ring.started.watches_kick, Arc::clone(&ring.started.doorbell));
+        let followed = match between {
+            Between::Shadow { relay, .. } => relay.set_kick(at, kick.as_ref()).map_err(|e| e.to_string()),
+            Between::Direct { .. } if watches => {
+                unit.dev.set_kick(at as u16, kick).map_err(|e| e.to_string())
+            }
+            Between::Direct { kicks } => {
+                *kicks = None;
+                KickRelay::start(&self.shared.config.name, lines(rings))
+                    .map(|started| *kicks = started)
+                    .map_err(|e| format!("thread for kicks: {e}"))
+            }
+        };
+        // What was offered between the old descriptor and the new may not have been told.
+        doorbell.ring();
+        if let Err(why) = followed {
+            self.blame(why);
+        }
+        true
+    }
+
     /// Other memory, or features, while a device runs the rings.
     pub(super) fn carry_over(&mut self) -> VhostResult<()> {
         let wants = self.wants(u16::MAX);
@@ -321,6 +353,8 @@ impl Session {
         }
         running.look_at = Instant::now() + LOOK;
         let statistics = running.unit.dev.statistics();
+        let log = self.migration.active_log(self.features).filter(|_| running.tracked);
+        let recorded = log.map_or(Ok(()), |log| collect(&mut *running.unit.dev, &self.memory, log));
         let why = match &mut running.between {
             Between::Direct { .. } => {
                 let (lost, healthy) = count_progress(&self.shared, &mut running.rings);
@@ -338,7 +372,7 @@ impl Session {
             }
         };
         self.shared.vdpa.status().statistics = statistics;
-        if let Some(why) = why {
+        if let Some(why) = why.or_else(|| recorded.err().map(|e| e.to_string())) {
             self.blame(why);
         }
     }
@@ -396,6 +430,12 @@ impl Session {
         }
         self.offload.park(&self.shared.vdpa);
     }
+}
+
+/// The rings whose kicks have to be passed on.
+pub(super) fn lines(rings: &[OffloadedRing]) -> Vec<Line> {
+    let unheard = rings.iter().filter(|ring| !ring.started.watches_kick);
+    unheard.filter_map(|ring| Some((ring.guest.kick.clone()?, Arc::clone(&ring.started.doorbell)))).collect()
 }
 
 /// Counts what a device has done of the guest's own rings since this was done last, and interrupts for it where it may have failed to.

@@ -105,7 +105,9 @@ impl Session {
         let kick = ring_eventfd(fd, "kick", index)?;
         self.rings[at].kick = kick;
         self.rings[at].started = true;
-        self.consider_hold(at);
+        if !self.redirect_kick(at) {
+            self.consider_hold(at);
+        }
         self.refresh_ring(at)
     }
 

@@ -3,7 +3,9 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::device::{DeviceStatistics, Uplink, VdpaDev};
+use pmd::pci::FunctionCounters;
+
+use super::device::{Uplink, VdpaDev};
 use super::error::VdpaError;
 use super::name::DeviceName;
 use super::unit::Slot;
@@ -58,7 +60,7 @@ pub(crate) struct VdpaStatus {
     /// Buffers that devices have returned to the guest, frames received and sent, as far as could be seen.
     pub(crate) seen: (u64, u64),
     /// What the device itself has counted since it started.
-    pub(crate) statistics: Option<DeviceStatistics>,
+    pub(crate) statistics: Option<FunctionCounters>,
 }
 
 impl VdpaStatus {
@@ -89,6 +91,11 @@ impl VdpaStatus {
         }
     }
 
+    /// Where frames are counted, if the device itself does not.
+    pub(crate) fn counted_by(&self) -> Option<&Uplink> {
+        (self.device.is_some() && self.statistics.is_none()).then_some(&self.uplink)
+    }
+
     /// Counters beside those of queues: what went by devices.
     pub(crate) fn counters(&self) -> Vec<(&'static str, u64)> {
         if self.switch_overs == 0 {
@@ -100,19 +107,21 @@ impl VdpaStatus {
             ("vdpa_lost_interrupts", self.lost_interrupts),
             ("vdpa_sent_again", self.sent_again),
         ];
-        // Of the device, what the guest receives is what the port would send.
-        counters.extend(self.statistics.into_iter().flat_map(|device| {
-            [
-                ("vdpa_rx_packets", device.tx_packets),
-                ("vdpa_rx_bytes", device.tx_bytes),
-                ("vdpa_rx_dropped", device.tx_dropped),
-                ("vdpa_tx_packets", device.rx_packets),
-                ("vdpa_tx_bytes", device.rx_bytes),
-                ("vdpa_tx_dropped", device.rx_dropped),
-            ]
-        }));
+        counters.extend(self.statistics.into_iter().flat_map(named));
         counters
     }
+}
+
+/// Names for what a device, or its card, has counted. Seen from the switch: what the guest receives is what the port would send.
+pub(crate) fn named(device: FunctionCounters) -> [(&'static str, u64); 6] {
+    [
+        ("vdpa_rx_packets", device.tx_packets),
+        ("vdpa_rx_bytes", device.tx_bytes),
+        ("vdpa_rx_dropped", device.tx_dropped),
+        ("vdpa_tx_packets", device.rx_packets),
+        ("vdpa_tx_bytes", device.rx_bytes),
+        ("vdpa_tx_dropped", device.rx_dropped),
+    ]
 }
 
 #[derive(Default)]

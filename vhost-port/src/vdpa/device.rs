@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!   opened ──map, unmap──▶ ──start──▶ running ──stop──▶ stopped ──start──▶ …        drop, from any state
-//!                                       │ map, unmap, set_call, set_queue_pairs, kicks     │
+//!                                       │ map, unmap, set_call, set_kick, set_queue_pairs  │
 //!                                       └─────────────── reset ──▶ as opened, memory still mapped
 //! ```
 //!
@@ -31,6 +31,8 @@ use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
+
+use pmd::pci::FunctionCounters;
 
 use super::error::VdpaError;
 use super::memory::DmaMapping;
@@ -68,6 +70,10 @@ pub trait VdpaDev: Send {
     /// interrupt that falls between the two is not lost.
     fn set_call(&mut self, ring: u16, call: Option<Arc<OwnedFd>>) -> Result<(), VdpaError>;
 
+    /// While it runs, for a ring that [watches](StartedRing::watches_kick) its eventfd: kicks come by this one from now on, or by the
+    /// [`Doorbell`] only. The port rings that once afterwards, so a kick that falls between the two is not lost.
+    fn set_kick(&mut self, ring: u16, kick: Option<Arc<OwnedFd>>) -> Result<(), VdpaError>;
+
     /// While it runs: uses this many of the queue pairs that were started, at least one. Frames are received in those only; the device
     /// may let the others rest or go on with what is sent by them.
     fn set_queue_pairs(&mut self, pairs: u16) -> Result<(), VdpaError>;
@@ -85,8 +91,8 @@ pub trait VdpaDev: Send {
     /// What has happened since this was asked last. Clears the descriptor.
     fn poll(&mut self) -> DeviceEvents;
 
-    /// Counters of the device since it was started, if it has any.
-    fn statistics(&mut self) -> Option<DeviceStatistics> {
+    /// Counters of its own since it was started, if it has any. What its [`Uplink`] has counted for it is looked up there.
+    fn statistics(&mut self) -> Option<FunctionCounters> {
         None
     }
 
@@ -224,23 +230,6 @@ impl DeviceEvents {
     }
 }
 
-/// What a device has counted. Frames as the guest sees them: received ones come out of its receive rings.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct DeviceStatistics {
-    /// Frames the guest has received.
-    pub rx_packets: u64,
-    /// Their bytes.
-    pub rx_bytes: u64,
-    /// Frames for the guest that were lost.
-    pub rx_dropped: u64,
-    /// Frames the guest has sent.
-    pub tx_packets: u64,
-    /// Their bytes.
-    pub tx_bytes: u64,
-    /// Frames of the guest that were lost.
-    pub tx_dropped: u64,
-}
-
 /// Where a device's frames go: the switch does not see them.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Uplink {
@@ -252,13 +241,14 @@ pub struct Uplink {
     pub vf: Option<u16>,
 }
 
-/// A device's own record of pages it has written, for a migration.
+/// A device's own record of the memory it has written, for a migration: buffers and rings, wherever it writes while it runs.
 pub trait DirtyTracking {
-    /// Begins or ends recording.
+    /// Begins or ends recording, whether the device runs or not. Memory that is mapped later is recorded as well. What is written after
+    /// this has returned is in the record; beginning anew empties it. The record stays when the device stops or is reset.
     fn track(&mut self, on: bool) -> Result<(), VdpaError>;
 
     /// Calls `written` for every stretch of I/O addresses (first, bytes) in the range that the device has written since it was asked last,
-    /// and forgets them.
+    /// and forgets them: what is written meanwhile is told now or the next time. More than was written may be told.
     fn collect(
         &mut self,
         range: RangeInclusive<u64>,

@@ -11,20 +11,22 @@
 
 mod card;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
+use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use pmd::pci::FunctionCounters;
 use pmd::virtio::features::*;
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::device::{
-    Capabilities, DeviceEvents, DeviceStatistics, Doorbell, DoorbellPage, Start, StartIndex, StartedRing,
-    StoppedRing, Uplink, VdpaDev,
+    Capabilities, DeviceEvents, DirtyTracking, Doorbell, DoorbellPage, RingStart, Start, StartIndex,
+    StartedRing, StoppedRing, Uplink, VdpaDev,
 };
 use super::error::{VdpaError, VdpaProblem};
 use super::memory::DmaMapping;
-use card::Card;
+use card::{Card, PAGE};
 
 /// What a virtio function of a card can do that has nothing beyond the specification: rings begin at zero, and nobody knows where they
 /// stop.
@@ -71,8 +73,14 @@ pub struct Faults {
     pub start: bool,
     /// [`VdpaDev::set_call`].
     pub set_call: bool,
+    /// [`VdpaDev::set_kick`].
+    pub set_kick: bool,
     /// [`VdpaDev::set_queue_pairs`].
     pub set_queue_pairs: bool,
+    /// [`DirtyTracking::track`].
+    pub track: bool,
+    /// [`DirtyTracking::collect`].
+    pub collect: bool,
     /// [`VdpaDev::stop`]; the rings are stopped all the same.
     pub stop: bool,
     /// [`VdpaDev::reset`]; the rings are stopped all the same.
@@ -150,9 +158,29 @@ impl Fake {
         self.card().works_when_kicked = true;
     }
 
+    /// Has it keep a record of what it writes, when that is asked for.
+    pub fn keep_record(&self) {
+        self.card().keeps_record = true;
+    }
+
+    /// Has it tell no counters, as virtio functions.
+    pub fn count_nothing(&self) {
+        self.card().counts = false;
+    }
+
     /// Has it say, from its next start on, that each ring can be kicked by this page.
     pub fn offer_page(&self, page: DoorbellPage) {
         self.card().page = Some(page);
+    }
+
+    /// Has it say, from its next start on, that it watches the guest's kicks: the test plays the kernel, see [`Fake::watched`].
+    pub fn watch_kicks(&self) {
+        self.card().watches_kicks = true;
+    }
+
+    /// The eventfd that it watches for kicks of a ring.
+    pub fn watched(&self, ring: u16) -> Option<Arc<OwnedFd>> {
+        self.card().kick(ring)
     }
 
     /// Lets it work on up to so many chains, and returns how many there were.
@@ -266,19 +294,25 @@ impl VdpaDev for FakeVf {
         let mut card = self.ask("start", |faults| faults.start)?;
         card.start(&start)?;
         let page = card.page.clone();
-        let ring = |_| StartedRing {
+        let ring = |_: &RingStart| StartedRing {
             doorbell: Arc::new(Bell(self.card.clone())) as Arc<dyn Doorbell>,
-            watches_kick: false,
+            watches_kick: card.watches_kicks,
             page: page.clone(),
         };
+        let rings = start.rings.iter().map(ring).collect();
         if card.works_when_kicked {
             card.work(usize::MAX);
         }
-        Ok(start.rings.iter().map(ring).collect())
+        Ok(rings)
     }
 
     fn set_call(&mut self, ring: u16, call: Option<Arc<OwnedFd>>) -> Result<(), VdpaError> {
         self.ask("set_call", |faults| faults.set_call)?.set_call(ring, call);
+        Ok(())
+    }
+
+    fn set_kick(&mut self, ring: u16, kick: Option<Arc<OwnedFd>>) -> Result<(), VdpaError> {
+        self.ask("set_kick", |faults| faults.set_kick)?.set_kick(ring, kick);
         Ok(())
     }
 
@@ -313,12 +347,38 @@ impl VdpaDev for FakeVf {
         DeviceEvents { config_changed: false, failed: card.dead, removed: card.faults.removed }
     }
 
-    fn statistics(&mut self) -> Option<DeviceStatistics> {
-        Some(self.card().statistics)
+    fn statistics(&mut self) -> Option<FunctionCounters> {
+        let card = self.card();
+        card.counts.then_some(card.statistics)
+    }
+
+    fn dirty_tracking(&mut self) -> Option<&mut dyn DirtyTracking> {
+        let keeps = self.card().keeps_record;
+        keeps.then_some(self)
     }
 
     fn uplink(&self) -> Uplink {
         Uplink { parent: Some("0000:03:00.0".into()), netdev: Some("fake0".into()), vf: Some(0) }
+    }
+}
+
+impl DirtyTracking for FakeVf {
+    fn track(&mut self, on: bool) -> Result<(), VdpaError> {
+        self.ask("track", |faults| faults.track)?.record = on.then(BTreeSet::new);
+        Ok(())
+    }
+
+    fn collect(
+        &mut self,
+        range: RangeInclusive<u64>,
+        written: &mut dyn FnMut(u64, u64),
+    ) -> Result<(), VdpaError> {
+        let mut card = self.ask("collect", |faults| faults.collect)?;
+        let pages = card.record.as_mut().map(std::mem::take).unwrap_or_default();
+        let (told, rest): (BTreeSet<_>, _) = pages.into_iter().partition(|page| range.contains(page));
+        card.record = card.record.is_some().then_some(rest);
+        told.into_iter().for_each(|page| written(page, PAGE));
+        Ok(())
     }
 }
 

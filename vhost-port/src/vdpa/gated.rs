@@ -15,6 +15,14 @@ impl GatedDoorbell {
         GatedDoorbell { bell: RwLock::new(Some(Box::new(bell))) }
     }
 
+    /// From now on it rings so, unless it has been closed.
+    pub(super) fn rewire(&self, bell: impl Fn() + Send + Sync + 'static) {
+        let mut known = self.bell.write().unwrap_or_else(PoisonError::into_inner);
+        if known.is_some() {
+            *known = Some(Box::new(bell));
+        }
+    }
+
     /// Makes it silent, and lets go of what it held. Whoever is just ringing is waited for.
     pub(super) fn close(&self) {
         *self.bell.write().unwrap_or_else(PoisonError::into_inner) = None;
@@ -23,7 +31,7 @@ impl GatedDoorbell {
 
 impl Doorbell for GatedDoorbell {
     fn ring(&self) {
-        // Written only to be closed; who meets that comes too late.
+        // Written to be closed: who meets that comes too late. Or to be rewired: whoever does that rings it next.
         if let Ok(bell) = self.bell.try_read()
             && let Some(bell) = &*bell
         {

@@ -14,6 +14,11 @@
 //! The kernel tells nobody that it wants a device back; its name in /dev goes, and that is watched.
 #![expect(unsafe_code, reason = "shows a guest's memory to a device")]
 
+#[cfg(test)]
+mod played;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -22,7 +27,7 @@ use std::sync::Arc;
 
 use pmd::memory::memlock_remedy;
 use pmd::pci::{PciAddress, Sysfs};
-use pmd::sys::vhost_vdpa::{VhostVdpa, backend};
+use pmd::sys::vhost_vdpa::{VhostVdpa, VhostVdpaCalls, backend};
 use pmd::virtio::features::*;
 use pmd::virtio::pci::{net, status};
 use rustix::event::{EventfdFlags, epoll, eventfd};
@@ -35,7 +40,7 @@ use super::error::{VdpaError, VdpaProblem};
 use super::gated::GatedDoorbell;
 use super::memory::DmaMapping;
 use super::rules::{self, FOR_GUESTS, FOR_MEMORY};
-use super::virtio_pci::uplink_of;
+use super::uplink::uplink_of;
 
 /// Virtio's number for network cards.
 const NETWORK_CARD: u32 = 1;
@@ -46,7 +51,7 @@ const RINGS: u16 = 2;
 struct KernelDevice {
     capabilities: Capabilities,
     path: PathBuf,
-    device: VhostVdpa,
+    device: Box<dyn VhostVdpaCalls>,
     offered: u64,
     /// What the kernel can do with it: bits of [`backend`].
     backend: u64,
@@ -85,11 +90,12 @@ pub(super) fn open(path: &Path) -> Result<Box<dyn VdpaDev>, VdpaError> {
         let what = format!("{name} is a virtio device of kind {kind}, not a network card");
         return Err(VdpaError::new(VdpaProblem::Name, what, "`vdpa dev show` lists devices"));
     }
-    Ok(Box::new(KernelDevice::new(path, device).map_err(asking)?))
+    let uplink = uplink(&device).unwrap_or_default();
+    Ok(Box::new(KernelDevice::new(path, Box::new(device), uplink).map_err(asking)?))
 }
 
 impl KernelDevice {
-    fn new(path: &Path, device: VhostVdpa) -> io::Result<KernelDevice> {
+    fn new(path: &Path, device: Box<dyn VhostVdpaCalls>, uplink: Uplink) -> io::Result<KernelDevice> {
         device.set_status(0)?;
         let wanted = backend::IOTLB_MSG_V2 | backend::SUSPEND | backend::IOTLB_PERSIST;
         let backend = device.backend_features()? & wanted;
@@ -119,7 +125,7 @@ impl KernelDevice {
         for event in [&config_event, &name_watch] {
             epoll::add(&both, event, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
         }
-        let start_index = start_index(&device, offered)?;
+        let start_index = start_index(&*device, offered)?;
         let capabilities = Capabilities {
             kind: "vhost-vdpa",
             name: path.display().to_string(),
@@ -135,7 +141,7 @@ impl KernelDevice {
         Ok(KernelDevice {
             capabilities,
             path: path.to_owned(),
-            uplink: uplink(&device).unwrap_or_default(),
+            uplink,
             device,
             offered,
             backend,
@@ -161,15 +167,11 @@ impl KernelDevice {
     fn run(&mut self, start: &Start<'_>) -> io::Result<Vec<StartedRing>> {
         self.halt()?;
         self.packed = start.features & VIRTIO_F_RING_PACKED != 0;
-        negotiate(&self.device, start.features | self.offered & FOR_MEMORY)?;
+        negotiate(&*self.device, start.features | self.offered & FOR_MEMORY)?;
         let mut rings = Vec::new();
         for (i, ring) in (0..).zip(start.rings) {
             let kick = self.set_up_ring(i, ring)?;
-            let bell = GatedDoorbell::new(move || {
-                // A full counter means that the kernel has not looked yet.
-                let _ = rustix::io::write(&*kick, &1u64.to_ne_bytes());
-            });
-            self.doorbells.push(Arc::new(bell));
+            self.doorbells.push(Arc::new(GatedDoorbell::new(move || write_kick(&kick))));
         }
         self.device.set_status(RUNNING)?;
         if self.device.status()? & status::NEEDS_RESET != 0 {
@@ -189,12 +191,16 @@ impl KernelDevice {
         let at = u32::from(ring.index);
         device.set_ring_base(index, if self.packed { at | at << 16 } else { at })?;
         device.set_call(index, ring.call.as_ref().map(|call| call.as_fd()))?;
-        let kick = match &ring.kick {
-            Some(kick) => Arc::clone(kick),
-            None => Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?),
-        };
-        device.set_kick(index, Some(kick.as_fd()))?;
+        let kick = self.watch_kick(index, ring.kick.clone())?;
         device.enable_ring(index)?;
+        Ok(kick)
+    }
+
+    /// Has the kernel watch an eventfd, or one of ours. Returns it.
+    fn watch_kick(&self, index: u16, kick: Option<Arc<OwnedFd>>) -> io::Result<Arc<OwnedFd>> {
+        let ours = || Ok(Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?));
+        let kick = kick.map_or_else(ours, io::Result::Ok)?;
+        self.device.set_kick(index, Some(kick.as_fd()))?;
         Ok(kick)
     }
 
@@ -225,11 +231,17 @@ impl KernelDevice {
     }
 }
 
+/// Kicks by an eventfd.
+fn write_kick(kick: &OwnedFd) {
+    // A full counter means that the kernel has not looked yet.
+    let _ = rustix::io::write(kick, &1u64.to_ne_bytes());
+}
+
 /// The status of a device that runs.
 const RUNNING: u8 = status::ACKNOWLEDGE | status::DRIVER | status::FEATURES_OK | status::DRIVER_OK;
 
 /// After a reset: takes features.
-fn negotiate(device: &VhostVdpa, features: u64) -> io::Result<()> {
+fn negotiate(device: &dyn VhostVdpaCalls, features: u64) -> io::Result<()> {
     device.set_status(status::ACKNOWLEDGE)?;
     device.set_status(status::ACKNOWLEDGE | status::DRIVER)?;
     device.set_features(features)?;
@@ -242,7 +254,7 @@ fn negotiate(device: &VhostVdpa, features: u64) -> io::Result<()> {
 }
 
 /// Whether a ring may begin where it is: tried, since nothing says so. Leaves the device reset.
-fn start_index(device: &VhostVdpa, offered: u64) -> io::Result<StartIndex> {
+fn start_index(device: &dyn VhostVdpaCalls, offered: u64) -> io::Result<StartIndex> {
     negotiate(device, offered & (VIRTIO_F_VERSION_1 | FOR_MEMORY))?;
     let anywhere = device.set_ring_base(0, 1).is_ok();
     let _ = device.set_ring_base(0, 0);
@@ -336,6 +348,17 @@ impl VdpaDev for KernelDevice {
         self.device.set_call(ring, call).map_err(|e| self.refused("changing where its interrupts go", e))
     }
 
+    fn set_kick(&mut self, ring: u16, kick: Option<Arc<OwnedFd>>) -> Result<(), VdpaError> {
+        let Some(doorbell) = self.doorbells.get(usize::from(ring)) else {
+            let what = format!("{}: it does not run ring {ring}", self.capabilities.name);
+            return Err(VdpaError::new(VdpaProblem::Refused, what, ""));
+        };
+        let kick =
+            self.watch_kick(ring, kick).map_err(|e| self.refused("changing by what it is kicked", e))?;
+        doorbell.rewire(move || write_kick(&kick));
+        Ok(())
+    }
+
     fn set_queue_pairs(&mut self, pairs: u16) -> Result<(), VdpaError> {
         if pairs == 1 && !self.doorbells.is_empty() {
             return Ok(());
@@ -389,19 +412,5 @@ impl Drop for KernelDevice {
         if let Err(error) = self.halt() {
             log::warn!("{}: resetting it: {error}", self.capabilities.name);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_no_device_is_said_with_what_to_do() {
-        let why = |path: &str| open(Path::new(path)).err().map(|error| (error.problem(), error.to_string()));
-        let (problem, text) = why("/dev/vhost-vdpa-999999").unwrap();
-        assert!(problem == VdpaProblem::Name && text.contains("modprobe vhost_vdpa"), "{text}");
-        let (problem, text) = why("/dev/null").unwrap();
-        assert!(problem == VdpaProblem::NotOurs && text.contains("/dev/null"), "{text}");
     }
 }

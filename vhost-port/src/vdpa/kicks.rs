@@ -25,13 +25,16 @@ pub(crate) struct KickRelay {
 }
 
 impl KickRelay {
-    /// Passes kicks on from now on. One that came before, and nobody took, is passed on as well.
-    pub(crate) fn start(port: &str, lines: Vec<Line>) -> io::Result<KickRelay> {
+    /// Passes kicks on from now on. One that came before, and nobody took, is passed on as well. None where there is nothing to pass on.
+    pub(crate) fn start(port: &str, lines: Vec<Line>) -> io::Result<Option<KickRelay>> {
+        if lines.is_empty() {
+            return Ok(None);
+        }
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let stopped = Arc::clone(&stop);
         let thread = std::thread::Builder::new().name(format!("kicks:{port}"));
         let thread = thread.spawn(move || relay(&stopped, &lines))?;
-        Ok(KickRelay { stop, thread: Some(thread) })
+        Ok(Some(KickRelay { stop, thread: Some(thread) }))
     }
 }
 

@@ -15,6 +15,7 @@
 //!   fake      a device in software, for tests
 //!   kernel      a device of the kernel's vDPA bus
 //!   rules       what a real device takes, and what of it is between a guest and its rings
+//!   uplink      where a virtual function's frames go, and what is counted there
 //!   gated       a doorbell that is silent when its device has been stopped
 //! ```
 //!
@@ -34,25 +35,30 @@ mod kicks;
 mod memory;
 mod name;
 mod offload;
+#[cfg(test)]
+mod played_guest;
 mod progress;
 mod rules;
 pub(crate) mod shadow;
 mod unit;
+mod uplink;
 mod virtio_pci;
 
 pub use desk::{Engine, OpenDevice};
 pub use device::{
-    Capabilities, DeviceEvents, DeviceStatistics, DirtyTracking, Doorbell, DoorbellPage, PATIENCE, RingStart,
-    Start, StartIndex, StartedRing, StoppedRing, Uplink, VdpaDev,
+    Capabilities, DeviceEvents, DirtyTracking, Doorbell, DoorbellPage, PATIENCE, RingStart, Start,
+    StartIndex, StartedRing, StoppedRing, Uplink, VdpaDev,
 };
 pub use error::{VdpaError, VdpaProblem};
 pub use memory::{DmaMapping, HostMemory};
 pub use name::{DeviceName, open};
+pub use uplink::CountersOf;
 
-pub(crate) use desk::Desk;
+pub(crate) use desk::{Desk, named};
 pub(crate) use fit::{Wants, Way, fit};
 pub(crate) use kicks::{KickRelay, Line};
 pub(crate) use offload::{Between, LOOK, MOST_LOST, Offload, OffloadedRing, Running};
 pub(crate) use progress::Progress;
 pub(crate) use shadow::{GuestRing, Relay, RelayCounters, ShadowRings};
 pub(crate) use unit::Unit;
+pub(crate) use uplink::counters_of;

@@ -79,6 +79,8 @@ pub(crate) struct Running {
     pub(crate) between: Between,
     /// When to look at it next.
     pub(crate) look_at: Instant,
+    /// The device records what it writes.
+    pub(crate) tracked: bool,
     /// Interrupts lost for certain, in a row.
     pub(crate) lost: u32,
     /// What the front-end has changed since, so that the rings have to be taken back.
@@ -96,8 +98,8 @@ pub(crate) struct Offload {
     hold: Option<(Instant, Instant)>,
     /// Something has changed since a device was tried last.
     pub(crate) retry: bool,
-    /// Rings whose kicks may still go to a device's page, and how often to look at them yet.
-    pub(crate) nudges: Vec<(usize, u8)>,
+    /// Rings whose kicks may still go to the page of a device that has them no more, and since when.
+    pub(crate) nudges: Vec<(usize, Instant)>,
     pub(crate) nudge_at: Option<Instant>,
     /// Rings whose pages the front-end was given.
     pub(crate) given: Vec<usize>,

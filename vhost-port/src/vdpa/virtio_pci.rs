@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use pmd::drivers::virtio_net;
 use pmd::memory::IoSpace;
-use pmd::pci::{PciAddress, PciFn, PciInfo, Sysfs};
+use pmd::pci::{PciAddress, PciFn, Sysfs};
 use pmd::port::PmdError;
 use pmd::virtio::features::*;
 use pmd::virtio::pci::{Control, NO_VECTOR, Transport, net, status};
@@ -39,6 +39,7 @@ use super::error::{VdpaError, VdpaProblem};
 use super::gated::GatedDoorbell;
 use super::memory::DmaMapping;
 use super::rules::{self, FOR_GUESTS, FOR_MEMORY};
+use super::uplink::uplink_of;
 
 /// What is taken beside what the guest uses, if it is there: how the function reaches memory, and what our control queue is for.
 const FOR_US: u64 = FOR_MEMORY
@@ -90,18 +91,6 @@ pub(super) fn open(address: PciAddress) -> Result<Box<dyn VdpaDev>, VdpaError> {
     let (function, space) = pmd::vfio::open_apart(address)
         .map_err(|error| VdpaError::new(VdpaProblem::NotOurs, error.to_string(), ""))?;
     Ok(Box::new(VirtioFn::new(&function, space, uplink)?))
-}
-
-/// Where the frames of a function go.
-pub(super) fn uplink_of(sysfs: &Sysfs, info: &PciInfo) -> Uplink {
-    let Some(physical) = info.physical_function else {
-        return Uplink { parent: Some(info.address.to_string()), ..Uplink::default() };
-    };
-    Uplink {
-        parent: Some(physical.to_string()),
-        netdev: sysfs.info(physical).ok().and_then(|info| info.netdevs.first().cloned()),
-        vf: sysfs.virtual_function_number(physical, info.address),
-    }
 }
 
 fn refused(error: &PmdError) -> VdpaError {
@@ -383,6 +372,11 @@ impl VdpaDev for VirtioFn {
         let vector = ring + u16::from(self.events.config_event().is_some());
         let event = call.as_ref().map(|call| call.as_fd());
         self.transport.function().set_vector(vector, event).map_err(|error| refused(&error))
+    }
+
+    fn set_kick(&mut self, _: u16, _: Option<Arc<OwnedFd>>) -> Result<(), VdpaError> {
+        // It hears none: the port rings its doorbells.
+        Ok(())
     }
 
     fn set_queue_pairs(&mut self, pairs: u16) -> Result<(), VdpaError> {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use pmd::packet::{BatchStorage, Span};
+use pmd::pci::FunctionCounters;
 use pmd::port::{Port, PortInfo, RxQueue, TxQueue};
 use pmd::virtio::features::*;
 use vhost_port::vdpa::fake::Fake;
@@ -32,6 +33,16 @@ impl Bench {
         let dir = tempfile::tempdir().unwrap();
         let mut config = VhostConfig::new("p", Mode::Listen(dir.path().join("p")));
         config.mac = Some(MAC);
+        config.function_counters = |uplink| {
+            assert_eq!((uplink.netdev.as_deref(), uplink.vf), (Some("fake0"), Some(0)));
+            Some(FunctionCounters {
+                rx_packets: 1,
+                rx_bytes: 100,
+                tx_packets: 2,
+                tx_bytes: 200,
+                ..Default::default()
+            })
+        };
         let open = cards.clone();
         config.open_device = Arc::new(move |name: &DeviceName| {
             let at = NAMES.iter().position(|known| *known == name.to_string());

@@ -6,6 +6,7 @@
 )]
 
 mod bench;
+mod descriptors;
 mod faults;
 #[path = "../guest/mod.rs"]
 mod guest;
@@ -106,6 +107,26 @@ fn rings_of_a_driver_that_starts_go_to_the_device_untouched() {
     assert!(!bench.cards[0].seen().2 && bench.cards[0].reaches().is_empty());
 }
 
+/// The device would carry on.
+#[test]
+fn port_that_the_operator_takes_down_has_its_rings_back() {
+    let mut bench = Bench::new(plain_function);
+    bench.cards.iter().for_each(Fake::work_when_kicked);
+    bench.want(&NAMES[..1]);
+    let mut guest = bench.guest(FITS, 2);
+    bench.wait_for_engine("direct");
+    bench.port.set_admin(false);
+    bench.wait_for_engine("software");
+    assert!(!bench.cards[0].seen().2);
+    // Named anew while it is down.
+    bench.want(&NAMES[1..]);
+    exchange_by_switch(&mut bench, &mut guest, 10);
+    assert_eq!(bench.say("vdpa-engine").unwrap(), "software");
+    bench.port.set_admin(true);
+    bench.wait_for_device(NAMES[1]);
+    exchange_by_relay(&mut bench, &mut guest, 1, 20);
+}
+
 #[test]
 fn kicks_are_passed_on_to_a_device_that_cannot_hear_them() {
     let bench = Bench::new(plain_function);
@@ -122,6 +143,35 @@ fn kicks_are_passed_on_to_a_device_that_cannot_hear_them() {
         guest.await_interrupt(1);
     }
     assert_eq!(bench.cards[0].sent(), [frame(1)]);
+}
+
+#[test]
+fn counters_are_those_of_the_device_or_else_those_its_card_has_for_it() {
+    let mut bench = Bench::new(plain_function);
+    bench.want(&NAMES[..1]);
+    let mut guest = bench.guest(FITS, 2);
+    bench.wait_for_engine("direct");
+    exchange_by_card(&mut bench, &mut guest, 0, 1);
+    // The device counts by itself, so nobody else is asked.
+    assert_eq!(bench.port.counters_elsewhere(), []);
+    bench.want(&[]);
+    bench.wait_for_engine("software");
+    assert!(bench.port.info().counters.contains(&("vdpa_rx_packets", 1)));
+    bench.cards[0].count_nothing();
+    bench.want(&NAMES[..1]);
+    bench.wait_for_engine("shadow");
+    // What the function has not counted is no zero, but not there.
+    assert!(!bench.port.info().counters.iter().any(|(name, _)| *name == "vdpa_rx_packets"));
+    let named = bench.port.counters_elsewhere();
+    // Seen from the switch: the function sent two.
+    for counter in
+        [("vdpa_rx_packets", 2), ("vdpa_rx_bytes", 200), ("vdpa_tx_packets", 1), ("vdpa_tx_bytes", 100)]
+    {
+        assert!(named.contains(&counter), "{named:?}");
+    }
+    bench.want(&[]);
+    bench.wait_for_engine("software");
+    assert_eq!(bench.port.counters_elsewhere(), []);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use pmd::virtio::features::*;
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use vhost::VhostBackend;
 use vhost_port::vdpa::Capabilities;
-use vhost_port::vdpa::fake::{able_device, plain_function};
+use vhost_port::vdpa::fake::{Faults, able_device, plain_function};
 
 use crate::bench::{Bench, FITS, NAMES};
 use crate::guest::log::{Log, PAGE};
@@ -31,16 +31,21 @@ enum Host {
     FunctionLate,
     /// A device that starts anywhere.
     Able,
+    /// One that records what it writes, too.
+    Recording,
 }
 
 impl Host {
     fn capabilities(self) -> fn(&str) -> Capabilities {
-        if self == Host::Able { able_device } else { plain_function }
+        if matches!(self, Host::Able | Host::Recording) { able_device } else { plain_function }
     }
 
     fn bench(self) -> Bench {
         let bench = Bench::new(self.capabilities());
-        if matches!(self, Host::Function | Host::Able) {
+        if self == Host::Recording {
+            bench.cards[0].keep_record();
+        }
+        if matches!(self, Host::Function | Host::Able | Host::Recording) {
             bench.want(&NAMES[..1]);
         }
         bench
@@ -172,7 +177,7 @@ fn begin(from: Host, features: u64) -> (Bench, Traffic) {
     let mut traffic = Traffic::new(here.guest(features, 2));
     match from {
         Host::Software => {}
-        Host::Function | Host::Able => here.wait_for_engine("direct"),
+        Host::Function | Host::Able | Host::Recording => here.wait_for_engine("direct"),
         Host::FunctionLate => {
             traffic.offer(3, 3);
             traffic.arrive(&mut here, 3);
@@ -193,8 +198,10 @@ fn leave(from: Host, here: &mut Bench, traffic: &mut Traffic, features: u64) -> 
     let log = Log::new(MEMORY);
     log.give(&traffic.guest.frontend);
     traffic.guest.frontend.set_features(features | VHOST_F_LOG_ALL).unwrap();
-    if from != Host::Software {
-        here.wait_for_engine("shadow");
+    match from {
+        Host::Software => {}
+        Host::Recording => assert_eq!(here.say("vdpa-engine").unwrap(), "direct"),
+        _ => here.wait_for_engine("shadow"),
     }
     // The first pass: everything. Then rounds with frames, and what they leave in the log.
     let memory: File = memfd_create("there", MemfdFlags::CLOEXEC).unwrap().into();
@@ -214,6 +221,10 @@ fn leave(from: Host, here: &mut Bench, traffic: &mut Traffic, features: u64) -> 
         here.cards[0].arrive(&numbered(traffic.came));
         traffic.came += 1;
         traffic.card_works(here, 6);
+    }
+    if from == Host::Recording {
+        assert_eq!(here.say("vdpa-engine").unwrap(), "direct");
+        assert_eq!(here.say("vdpa-switch-overs").unwrap(), "1");
     }
     let bases = [0, 1].map(|ring| traffic.guest.frontend.get_vring_base(ring).unwrap());
     let logged = log.take();
@@ -246,7 +257,7 @@ fn arrive(to: Host, traffic: &mut Traffic, memory: File, bases: [u32; 2]) -> Ben
             there.want(&NAMES[..1]);
             there.wait_for_engine("shadow");
         }
-        Host::Able => there.wait_for_engine("direct"),
+        Host::Able | Host::Recording => there.wait_for_engine("direct"),
     }
     for _ in 0..5 {
         traffic.offer(6, 6);
@@ -263,6 +274,8 @@ fn guest_moves_from_a_device_to_the_switch() {
     moves(Host::Function, Host::Software, 0);
     moves(Host::Able, Host::Software, 0);
     moves(Host::Able, Host::Software, VIRTIO_F_IN_ORDER);
+    moves(Host::Recording, Host::Software, 0);
+    moves(Host::Recording, Host::Software, VIRTIO_F_IN_ORDER);
     for kind in [0, VIRTIO_F_RING_PACKED, VIRTIO_F_IN_ORDER] {
         moves(Host::FunctionLate, Host::Software, kind);
     }
@@ -279,8 +292,8 @@ fn guest_moves_from_the_switch_to_a_device() {
 
 #[test]
 fn guest_moves_from_device_to_device() {
-    for from in [Host::Function, Host::FunctionLate, Host::Able] {
-        for to in [Host::Function, Host::FunctionLate, Host::Able] {
+    for from in [Host::Function, Host::FunctionLate, Host::Able, Host::Recording] {
+        for to in [Host::Function, Host::FunctionLate, Host::Able, Host::Recording] {
             moves(from, to, 0);
         }
     }
@@ -292,63 +305,71 @@ fn guest_moves_from_device_to_device() {
 #[test]
 fn copy_made_while_a_device_receives_is_complete() {
     for kind in [0, VIRTIO_F_EVENT_IDX, VIRTIO_F_RING_PACKED, VIRTIO_F_IN_ORDER] {
-        let here = Bench::new(plain_function);
-        here.cards[0].work_when_kicked();
-        let mut guest = here.guest(MODERN | kind, 2);
-        here.want(&NAMES[..1]);
-        here.wait_for_device(NAMES[0]);
-        let log = Log::new(MEMORY);
-        log.give(&guest.frontend);
-        let mut copy = guest.read(0, MEMORY as usize);
-        guest.frontend.set_features(MODERN | kind | VHOST_F_LOG_ALL).unwrap();
-        here.wait_for_engine("shadow");
-        let memory = guest.file.try_clone().unwrap();
-        let done = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            let copier = scope.spawn(|| {
-                loop {
-                    let last = done.load(Ordering::Acquire);
-                    for page in log.take() {
-                        let at = (page * PAGE) as usize;
-                        memory.read_exact_at(&mut copy[at..at + PAGE as usize], at as u64).unwrap();
-                    }
-                    if last {
-                        return;
-                    }
+        copy_while_receiving(&Bench::new(plain_function), kind, "shadow");
+    }
+    for kind in [0, VIRTIO_F_EVENT_IDX, VIRTIO_F_IN_ORDER] {
+        let here = Bench::new(able_device);
+        here.cards[0].keep_record();
+        copy_while_receiving(&here, kind, "direct");
+    }
+}
+
+fn copy_while_receiving(here: &Bench, kind: u64, engine: &str) {
+    here.cards[0].work_when_kicked();
+    let mut guest = here.guest(MODERN | kind, 2);
+    here.want(&NAMES[..1]);
+    here.wait_for_device(NAMES[0]);
+    let log = Log::new(MEMORY);
+    log.give(&guest.frontend);
+    let mut copy = guest.read(0, MEMORY as usize);
+    guest.frontend.set_features(MODERN | kind | VHOST_F_LOG_ALL).unwrap();
+    here.wait_for_engine(engine);
+    let memory = guest.file.try_clone().unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let copier = scope.spawn(|| {
+            loop {
+                let last = done.load(Ordering::Acquire);
+                for page in log.take() {
+                    let at = (page * PAGE) as usize;
+                    memory.read_exact_at(&mut copy[at..at + PAGE as usize], at as u64).unwrap();
                 }
-            });
-            let mut frames = 0u32;
-            for _ in 0..60 {
-                let mut came = 0;
-                while guest.rings[0].driver.free() > 0 {
-                    guest.post(0, &[1526]);
-                }
-                guest.rings[0].kick.write(1).unwrap();
-                for _ in 0..30 {
-                    here.cards[0].arrive(&numbered(frames));
-                    frames += 1;
-                }
-                while came < 30 {
-                    while guest.receive(0).is_some() {
-                        came += 1;
-                    }
-                    if came < 30 && !guest.rings[0].driver.enable_interrupts() {
-                        guest.await_interrupt(0);
-                    }
+                if last {
+                    return;
                 }
             }
-            guest.frontend.get_vring_base(0).unwrap();
-            done.store(true, Ordering::Release);
-            copier.join().unwrap();
         });
-        let memory = guest.read(0, MEMORY as usize);
-        assert!(memory[BUFFERS..] == copy[BUFFERS..], "a buffer differs");
-        // The driver writes its part of the ring's page unlogged, as a guest's processor does.
-        let used = guest.used_gpa(0) as usize;
-        let used = if kind & VIRTIO_F_RING_PACKED == 0 { used..used + 4 + 8 * 64 } else { used..used + 4 };
-        assert_eq!(memory[used.clone()], copy[used]);
-        assert_eq!(here.port.info().error, None);
-    }
+        let mut frames = 0u32;
+        for _ in 0..60 {
+            let mut came = 0;
+            while guest.rings[0].driver.free() > 0 {
+                guest.post(0, &[1526]);
+            }
+            guest.rings[0].kick.write(1).unwrap();
+            for _ in 0..30 {
+                here.cards[0].arrive(&numbered(frames));
+                frames += 1;
+            }
+            while came < 30 {
+                while guest.receive(0).is_some() {
+                    came += 1;
+                }
+                if came < 30 && !guest.rings[0].driver.enable_interrupts() {
+                    guest.await_interrupt(0);
+                }
+            }
+        }
+        guest.frontend.get_vring_base(0).unwrap();
+        done.store(true, Ordering::Release);
+        copier.join().unwrap();
+    });
+    let memory = guest.read(0, MEMORY as usize);
+    assert!(memory[BUFFERS..] == copy[BUFFERS..], "a buffer differs");
+    // The driver writes its part of the ring's page unlogged, as a guest's processor does.
+    let used = guest.used_gpa(0) as usize;
+    let used = if kind & VIRTIO_F_RING_PACKED == 0 { used..used + 4 + 8 * 64 } else { used..used + 4 };
+    assert_eq!(memory[used.clone()], copy[used]);
+    assert_eq!(here.port.info().error, None);
 }
 
 /// Where the guest's buffers begin.
@@ -379,4 +400,30 @@ fn migration_that_is_called_off_gives_the_rings_back_to_the_device() {
     }
     assert_eq!(traffic.out, (0..traffic.sent).collect::<Vec<_>>());
     assert_eq!(traffic.received, (0..traffic.came).collect::<Vec<_>>());
+}
+
+/// The record is begun before the front-end has its answer; a device that cannot keep one is left by then.
+#[test]
+fn device_that_cannot_record_is_left_before_the_front_end_goes_on() {
+    for faults in [Faults { track: true, ..Faults::default() }, Faults { collect: true, ..Faults::default() }]
+    {
+        let here = Host::Recording.bench();
+        let mut traffic = Traffic::new(here.guest(FITS, 2));
+        here.wait_for_engine("direct");
+        here.cards[0].set_faults(faults);
+        let log = Log::new(MEMORY);
+        log.give(&traffic.guest.frontend);
+        traffic.guest.frontend.set_features(FITS | VHOST_F_LOG_ALL).unwrap();
+        let running = here.cards[0].seen().2;
+        if faults.track {
+            // Behind a relay, or not yet again, but not on the guest's own rings.
+            assert!(!running || here.say("vdpa-engine").unwrap() != "direct");
+            here.wait_for_engine("shadow");
+        } else {
+            // What it has written nobody knows.
+            here.wait_for_engine("software");
+            assert!(log.take().len() as u64 >= MEMORY / PAGE);
+        }
+        traffic.offer(1, 1);
+    }
 }

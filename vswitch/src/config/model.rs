@@ -34,6 +34,8 @@ pub struct PortSpec {
     pub offloads: PortOffloads,
     /// Devices that are to run the guest's rings, best first.
     pub vdpa: Vec<String>,
+    /// Whether frames may pass.
+    pub admin_up: bool,
 }
 
 impl PortSpec {
@@ -49,6 +51,7 @@ impl PortSpec {
             vlan: self.vlan.clone(),
             mtu: None,
             affinity: self.affinity.clone(),
+            admin_up: self.admin_up,
         }
     }
 
@@ -60,6 +63,7 @@ impl PortSpec {
             affinity: self.affinity.clone(),
             offloads: self.offloads,
             vdpa: self.vdpa.clone(),
+            admin_up: self.admin_up,
         }
     }
 }

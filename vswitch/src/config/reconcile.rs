@@ -13,6 +13,7 @@ use super::diff::diff;
 use super::model::Desired;
 use super::report;
 use super::target::Target;
+use crate::switch::PortReport;
 
 /// How long to wait before what failed is tried again though nothing was asked for.
 const RETRY: Duration = Duration::from_secs(2);
@@ -55,7 +56,7 @@ impl Reconciler {
         if changed {
             self.target.sync();
         }
-        self.write(true)
+        self.write(&self.target.reports(), true)
     }
 
     /// Whether something failed that may succeed later without any change of the database.
@@ -65,11 +66,15 @@ impl Reconciler {
 
     /// Refreshes statistics, link state and status.
     pub fn refresh(&self) -> Result<(), OvsdbError> {
-        self.write(false)
+        let mut reports = self.target.reports();
+        for report in &mut reports {
+            report.info.counters.extend(self.target.counters_elsewhere(&report.name));
+        }
+        self.write(&reports, false)
     }
 
-    fn write(&self, configured: bool) -> Result<(), OvsdbError> {
-        report::write(&self.db, &self.desired, &self.running, &self.target.reports(), configured)
+    fn write(&self, reports: &[PortReport], configured: bool) -> Result<(), OvsdbError> {
+        report::write(&self.db, &self.desired, &self.running, reports, configured)
     }
 }
 

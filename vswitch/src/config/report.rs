@@ -140,11 +140,12 @@ fn interface(
     complain(error.as_deref());
     let mut columns =
         vec![("ofport", Datum::from(i64::from(live.ofport))), ("error", Datum::optional(error))];
-    if let Some(info) = info {
-        let link = if info.link == LinkState::Up { "up" } else { "down" };
+    if let Some(report) = report {
+        let info = &report.info;
+        let word = |up| Datum::from(if up { "up" } else { "down" });
         columns.extend([
-            ("admin_state", Datum::from("up")),
-            ("link_state", Datum::from(link)),
+            ("admin_state", word(report.admin_up)),
+            ("link_state", word(info.link == LinkState::Up)),
             ("link_resets", Datum::from(count(info.link_resets))),
             ("mtu", Datum::from(i64::from(info.mtu))),
             ("mac_in_use", Datum::optional(info.mac.map(mac_text))),
@@ -178,7 +179,8 @@ fn statistics(report: &PortReport) -> Datum {
         drops.iter().filter(|(reason, _)| wanted(reason)).map(|(_, n)| *n).sum()
     };
     // A frame that could not be what it claims is an error; one with no place to go is dropped.
-    let lost = |reason: &str| matches!(reason, "rx_no_buffer" | "rx_ring_full" | "rx_disabled");
+    let lost =
+        |reason: &str| matches!(reason, "rx_no_buffer" | "rx_ring_full" | "rx_disabled" | "rx_admin_down");
     let bad = |reason: &str| reason.starts_with("rx_") && !lost(reason) || reason == "tx_bad_ring";
     let good = |reason: &str| !bad(reason);
     let mut counters: BTreeMap<String, u64> = [

@@ -31,6 +31,8 @@ pub trait Target: Send + Sync {
     fn sync(&self);
     /// State and counters of all ports.
     fn reports(&self) -> Vec<PortReport>;
+    /// Counters of a port that somebody else has: see [`pmd::port::Port::counters_elsewhere`].
+    fn counters_elsewhere(&self, name: &str) -> Vec<(&'static str, u64)>;
 }
 
 fn text(result: Result<(), SwitchError>) -> Result<(), String> {
@@ -84,5 +86,9 @@ impl Target for Switch {
 
     fn reports(&self) -> Vec<PortReport> {
         self.port_reports(None)
+    }
+
+    fn counters_elsewhere(&self, name: &str) -> Vec<(&'static str, u64)> {
+        self.counters_elsewhere(name)
     }
 }

@@ -15,6 +15,7 @@ use crate::bridge::BridgeConfig;
 use crate::datapath::IdlePolicy;
 use crate::switch::{PortChange, PortKind, PortOffloads, PortReport, PortRequest};
 
+mod admin_state;
 mod offloads;
 mod vdpa;
 
@@ -98,6 +99,7 @@ impl Target for Fake {
         port.vlan = change.vlan;
         port.mtu = change.mtu.or(port.mtu);
         port.affinity = change.affinity;
+        port.admin_up = change.admin_up;
         state.offloads.insert(name.into(), change.offloads);
         state.vdpa.insert(name.into(), change.vdpa);
         Ok(())
@@ -111,11 +113,16 @@ impl Target for Fake {
     fn sync(&self) {
         self.state.lock().unwrap().log.push("sync".into());
     }
+    fn counters_elsewhere(&self, name: &str) -> Vec<(&'static str, u64)> {
+        assert!(self.state.lock().unwrap().ports.contains_key(name));
+        vec![("vdpa_rx_packets", 77)]
+    }
     fn reports(&self) -> Vec<PortReport> {
         let mut state = self.state.lock().unwrap();
         state.packets += 1;
         let packets = state.packets;
         let report = |(request, ofport): &(PortRequest, u16)| PortReport {
+            admin_up: request.admin_up,
             name: request.name.clone(),
             bridge: request.bridge.clone(),
             ofport: *ofport,
@@ -251,6 +258,7 @@ fn statistics_are_named_as_ovs_names_them() {
     assert_eq!(get("rx_errors"), Some(2));
     assert_eq!(get("rx_dropped"), Some(3));
     assert_eq!(get("drop_rx_too_short"), Some(2));
+    assert_eq!(get("vdpa_rx_packets"), Some(77));
     assert!(get("rx_packets").unwrap() > 0);
 }
 
@@ -549,6 +557,7 @@ proptest! {
                     affinity: BTreeMap::new(),
                     offloads: PortOffloads::default(),
                     vdpa: Vec::new(),
+                    admin_up: true,
                 };
                 desired.ports.insert(spec.name.clone(), spec);
             }

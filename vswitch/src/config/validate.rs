@@ -226,6 +226,7 @@ pub(super) fn interface(
         affinity,
         offloads: offloads(&row.map("options"), &mut notes),
         vdpa: vdpa(&row.map("options"), &mut notes),
+        admin_up: admin_up(&row.map("options"), &mut notes),
     };
     Ok((spec, notes))
 }
@@ -284,6 +285,18 @@ fn vdpa(options: &Options<'_>, notes: &mut Vec<String>) -> Vec<String> {
         }
     }
     names
+}
+
+/// `admin-state`: whether the operator has the port up. What cannot be read is noted, and the port is up.
+fn admin_up(options: &Options<'_>, notes: &mut Vec<String>) -> bool {
+    match options.get("admin-state") {
+        None | Some(&"up") => true,
+        Some(&"down") => false,
+        Some(text) => {
+            notes.push(format!("options:admin-state={text}: use up or down; until then it is up"));
+            true
+        }
+    }
 }
 
 /// `pmd-rxq-affinity`: `queue:cpu,queue:cpu`.

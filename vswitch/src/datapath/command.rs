@@ -57,6 +57,8 @@ pub enum Command {
     },
     /// Merge what comes in by this port to larger frames, or do not. At first it is done.
     SetGro(PortNo, bool),
+    /// The operator has a port up, or down: then what comes in by it and what is sent to it is dropped. At first it is up.
+    SetAdmin(PortNo, bool),
     /// Forget a port's transmit queue.
     RemovePort(PortNo),
     /// Install a megaflow.

@@ -18,6 +18,7 @@ pub mod flow;
 pub mod upcall;
 pub mod worker;
 
+mod act;
 mod backlog;
 mod burst;
 mod classify;

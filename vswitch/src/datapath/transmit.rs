@@ -26,6 +26,8 @@ struct TxPort {
     count: usize,
     /// The port is in the list of those to notify.
     owing: bool,
+    /// The operator has taken the port down.
+    down: bool,
     drops: Arc<DropCounters>,
     counters: Arc<QueueCounters>,
     /// What comes in by this port may be merged to larger frames.
@@ -35,7 +37,16 @@ struct TxPort {
 impl TxPort {
     #[inline]
     fn send(&mut self, batch: &Batch<'_>) {
+        if self.down {
+            return self.refuse();
+        }
         self.queue.tx_burst(batch, self.staged.get(..self.count).unwrap_or_default());
+        self.count = 0;
+    }
+
+    #[cold]
+    fn refuse(&mut self) {
+        self.counters.drops.add(DropReason::TxAdminDown, self.count as u64);
         self.count = 0;
     }
 
@@ -44,7 +55,7 @@ impl TxPort {
     fn send_merged(&mut self, batch: &mut Batch<'_>, merger: &mut Merger) {
         let staged = self.staged.get(..self.count).unwrap_or_default();
         let takes = self.queue.takes();
-        if !takes.large_tcp() || !merger.plan(batch, staged, takes) {
+        if self.down || !takes.large_tcp() || !merger.plan(batch, staged, takes) {
             return self.send(batch);
         }
         let (frames, packets) = merger.send(batch, |batch, slots| {
@@ -74,7 +85,7 @@ impl Transmit {
         }
         let counters = queue.counters();
         let staged = [0; BURST + CLONES];
-        let tx = TxPort { queue, staged, count: 0, owing: false, drops, counters, gro: true };
+        let tx = TxPort { queue, staged, count: 0, owing: false, down: false, drops, counters, gro: true };
         self.ports[port.index()] = Some(Box::new(tx));
         self.pending.reserve(self.ports.len());
         self.owing.reserve(2 * self.ports.len());
@@ -85,6 +96,18 @@ impl Transmit {
         if let Some(Some(tx)) = self.ports.get_mut(port.index()) {
             tx.gro = gro;
         }
+    }
+
+    /// The operator has a port up or down.
+    pub(super) fn set_admin(&mut self, port: PortNo, up: bool) {
+        if let Some(Some(tx)) = self.ports.get_mut(port.index()) {
+            tx.down = !up;
+        }
+    }
+
+    /// Whether the operator has taken a port down.
+    pub(super) fn is_down(&self, port: PortNo) -> bool {
+        self.ports.get(port.index()).and_then(Option::as_ref).is_some_and(|tx| tx.down)
     }
 
     /// Forgets a port. Nothing is staged between bursts, when commands are carried out.

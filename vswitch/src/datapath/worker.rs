@@ -8,7 +8,6 @@
 //! flows away, are carried out only there.
 
 use std::io;
-use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,8 +19,9 @@ use pmd::packet::{BURST, Batch, BatchStorage, OwnedPacket, Pool, PoolCache, Slot
 use pmd::port::{Armed, DropReason, Waker};
 use pmd::sys;
 
-use super::burst::{Burst, Train};
-use super::classify::{Classifier, Flows};
+use super::act::{Run, account, act};
+use super::burst::Burst;
+use super::classify::Classifier;
 use super::command::{Command, Mailbox, RxAssignment, WorkerHandle};
 use super::counters::{WorkerCounters, bump};
 use super::execute::execute;
@@ -82,6 +82,8 @@ struct RxSlot {
     assignment: RxAssignment,
     /// The descriptor of this queue in the epoll set.
     held: Option<Arc<OwnedFd>>,
+    /// The operator has taken the port down: what comes is dropped.
+    down: bool,
 }
 
 struct Injected {
@@ -281,7 +283,8 @@ impl Worker {
         match command {
             Command::AddRxq(mut assignment) => {
                 assignment.queue.set_waker(self.mailbox.waker.clone());
-                self.rxqs.push(RxSlot { assignment, held: None });
+                let down = self.engine.transmit.is_down(assignment.port);
+                self.rxqs.push(RxSlot { assignment, held: None, down });
             }
             Command::TakeRxq { port, index, reply } => {
                 let found =
@@ -295,6 +298,11 @@ impl Worker {
             }
             Command::AddPort { port, queue, drops } => self.engine.transmit.add(port, queue, drops),
             Command::SetGro(port, gro) => self.engine.transmit.set_gro(port, gro),
+            Command::SetAdmin(port, up) => {
+                self.engine.transmit.set_admin(port, up);
+                let theirs = self.rxqs.iter_mut().filter(|slot| slot.assignment.port == port);
+                theirs.for_each(|slot| slot.down = !up);
+            }
             Command::RemovePort(port) => self.engine.transmit.remove(port),
             Command::Install(flow) => self.engine.classifier.install(flow, &self.engine.counters),
             Command::Remove(flow) => self.engine.classifier.remove(&flow, &self.engine.counters),
@@ -345,98 +353,16 @@ fn poll_queue(slot: &mut RxSlot, storage: &mut BatchStorage, engine: &mut Engine
         let mut batch = storage.begin();
         let packets = assignment.queue.rx_burst(&mut batch);
         if packets != 0 {
-            engine.process(&mut batch, assignment.port);
+            if slot.down {
+                engine.transmit.count_drop(assignment.port, DropReason::RxAdminDown, packets as u64);
+            } else {
+                engine.process(&mut batch, assignment.port);
+            }
         }
         packets
     };
     assignment.queue.rx_done();
     packets
-}
-
-/// Packets that follow each other and go to one port, of whatever flows: most of what one guest sends leaves by one uplink, and is
-/// staged by one move.
-struct Run {
-    port: PortNo,
-    slots: Range<SlotId>,
-}
-
-impl Run {
-    const NONE: Run = Run { port: PortNo::NONE, slots: 0..0 };
-
-    /// Takes more packets, if they are for the same port and come next.
-    #[inline(always)]
-    fn goes_on_with(&mut self, port: PortNo, slots: &Range<SlotId>) -> bool {
-        let fits = self.port == port && self.slots.end == slots.start;
-        if fits {
-            self.slots.end = slots.end;
-        }
-        fits
-    }
-
-    /// Stages them.
-    #[inline(always)]
-    fn end(self, transmit: &mut Transmit, batch: &Batch<'_>, in_port: PortNo) {
-        let count = self.slots.len();
-        if count != 0 && !transmit.stage_train(batch, self.port, self.slots) {
-            transmit.count_drop(in_port, DropReason::TxPortGone, count as u64);
-        }
-    }
-}
-
-/// Counts the packets of every train for its flow. Returns the port, if there is one that all packets go to and nothing else
-/// happens to any.
-#[inline(always)]
-fn account(trains: &[Train], flows: &Flows<'_>, now_ms: u64) -> Option<PortNo> {
-    let common = flows.first().copied().flatten().map_or(PortNo::NONE, |flow| flow.output());
-    let (mut all, mut start) = (true, 0);
-    for (train, flow) in trains.iter().zip(flows) {
-        let count = train.end - start;
-        start = train.end;
-        let Some(flow) = flow else {
-            all = false;
-            continue;
-        };
-        flow.stats.hit_by_train(usize::from(count), train.bytes as usize, train.tcp_flags, now_ms);
-        all &= flow.output() == common;
-    }
-    (all && common != PortNo::NONE).then_some(common)
-}
-
-/// Does with each train what its flow says. Returns the bitmap of those without one.
-fn act(
-    transmit: &mut Transmit,
-    batch: &mut Batch<'_>,
-    burst: &Burst,
-    flows: &Flows<'_>,
-    in_port: PortNo,
-) -> u32 {
-    let (mut missed, mut start) = (0, 0);
-    let mut run = Run::NONE;
-    for (i, (train, flow)) in burst.trains().iter().zip(flows).enumerate() {
-        let slots = start..train.end;
-        start = train.end;
-        let Some(flow) = flow else {
-            missed |= 1 << i;
-            continue;
-        };
-        let port = flow.output();
-        if port != PortNo::NONE {
-            if !run.goes_on_with(port, &slots) {
-                std::mem::replace(&mut run, Run { port, slots }).end(transmit, batch, in_port);
-            }
-        } else if flow.actions.is_drop() {
-            transmit.count_drop(in_port, flow.drop_reason, slots.len() as u64);
-        } else {
-            // What came before goes before.
-            std::mem::replace(&mut run, Run::NONE).end(transmit, batch, in_port);
-            for slot in slots {
-                let layers = burst.layers(batch, slot, in_port);
-                execute(transmit, batch, slot, layers, in_port, &flow.actions);
-            }
-        }
-    }
-    run.end(transmit, batch, in_port);
-    missed
 }
 
 impl Engine {
@@ -448,7 +374,7 @@ impl Engine {
         let flows = classifier.classify(batch, in_port, burst, &self.counters);
         let mut missed = 0;
         match account(burst.trains(), &flows, self.now_ms) {
-            Some(port) => Run { port, slots: 0..packets as SlotId }.end(transmit, batch, in_port),
+            Some(port) => Run::of(port, 0..packets as SlotId).end(transmit, batch, in_port),
             None => missed = act(transmit, batch, burst, &flows, in_port),
         }
         self.transmit.flush_burst(batch, in_port);

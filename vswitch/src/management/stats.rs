@@ -38,6 +38,7 @@ fn port(report: &PortReport) -> Value {
         "bridge": report.bridge,
         "ofport": report.ofport,
         "type": report.driver,
+        "admin": if report.admin_up { "up" } else { "down" },
         "link": if report.info.link == LinkState::Up { "up" } else { "down" },
         "rx_packets": report.rx.packets,
         "rx_bytes": report.rx.bytes,

@@ -32,6 +32,8 @@ pub struct PortRequest {
     pub mtu: Option<u16>,
     /// CPUs that shall poll receive queues, by queue (`other_config:pmd-rxq-affinity`).
     pub affinity: BTreeMap<u16, u32>,
+    /// Whether frames may pass; see [`Port::set_admin`].
+    pub admin_up: bool,
 }
 
 /// What the switch makes of the offloads of a port.
@@ -62,6 +64,8 @@ pub struct PortChange {
     pub offloads: PortOffloads,
     /// Devices that are to run the rings of the guest, best first; see [`Port::set_vdpa`].
     pub vdpa: Vec<String>,
+    /// Whether frames may pass; see [`Port::set_admin`].
+    pub admin_up: bool,
 }
 
 /// A receive queue that a worker polls.
@@ -101,6 +105,8 @@ pub(super) struct PortEntry {
     pub(super) txqs: Vec<TxqEntry>,
     pub(super) affinity: BTreeMap<u16, u32>,
     pub(super) offloads: PortOffloads,
+    /// Whether the operator has it up.
+    pub(super) admin_up: bool,
     /// [`pmd::port::PortInfo::moves`] as last seen.
     pub(super) moves: u64,
 }
@@ -125,6 +131,9 @@ impl Switch {
         if let Some(mtu) = request.mtu {
             port.set_mtu(mtu)?;
         }
+        if !request.admin_up {
+            port.set_admin(false);
+        }
         let ofport = self.bridges.add_port(
             &request.bridge,
             BridgePortConfig {
@@ -145,6 +154,7 @@ impl Switch {
             txqs: Vec::new(),
             affinity: request.affinity,
             offloads: PortOffloads::default(),
+            admin_up: request.admin_up,
             moves: 0,
         };
         if let Err(error) = inner.connect_tx(number, &mut entry) {
@@ -158,7 +168,7 @@ impl Switch {
         Ok(ofport)
     }
 
-    /// Changes VLAN mode, MTU, affinity or offloads of a port.
+    /// Changes VLAN mode, MTU, affinity or offloads of a port, or takes it down or up.
     pub fn set_port(&self, name: &str, change: PortChange) -> Result<(), SwitchError> {
         let mut inner = self.lock();
         let number = inner.number(name)?;
@@ -169,6 +179,10 @@ impl Switch {
             let moved = entry.affinity != change.affinity;
             entry.affinity = change.affinity;
             let port = Arc::clone(&entry.port);
+            if inner.set_admin(number, change.admin_up) {
+                // Whoever was behind it may be found elsewhere meanwhile.
+                self.bridges.flush_port(name)?;
+            }
             let switched = inner.set_offloads(number, change.offloads);
             let handed = port.set_vdpa(&change.vdpa);
             self.bridges.set_port_vlan(name, change.vlan)?;
@@ -227,6 +241,26 @@ impl Inner {
             .ok_or_else(|| SwitchError::Request(format!("there is no port named {name}")))
     }
 
+    /// Takes a port down, or up. Whether it went down.
+    fn set_admin(&mut self, number: PortNo, up: bool) -> bool {
+        let Some(entry) = self.ports.get_mut(&number) else { return false };
+        if std::mem::replace(&mut entry.admin_up, up) == up {
+            return false;
+        }
+        log::info!("{}: taken {} by the operator", entry.name, if up { "up" } else { "down" });
+        // The far side is the last to hear that frames pass, and the first that they do not.
+        if !up {
+            entry.port.set_admin(false);
+        }
+        for worker in &self.workers {
+            worker.handle.send(Command::SetAdmin(number, up));
+        }
+        if up {
+            entry.port.set_admin(true);
+        }
+        !up
+    }
+
     /// Switches offloads of a port. Frames on their way are finished by either setting.
     fn set_offloads(&mut self, number: PortNo, offloads: PortOffloads) -> Result<(), PmdError> {
         let Some(entry) = self.ports.get_mut(&number) else { return Ok(()) };
@@ -264,6 +298,9 @@ impl Inner {
             worker.handle.send(Command::AddPort { port: number, queue, drops });
             if !entry.offloads.gro {
                 worker.handle.send(Command::SetGro(number, false));
+            }
+            if !entry.admin_up {
+                worker.handle.send(Command::SetAdmin(number, false));
             }
         }
         Ok(())

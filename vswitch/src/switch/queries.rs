@@ -1,9 +1,10 @@
 //! What the switch tells about itself: plain data, gathered on the caller's thread.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use flowtable::key::PortNo;
-use pmd::port::{DropReason, PortInfo, QueueCounters, QueueSnapshot};
+use pmd::port::{DropReason, LinkState, PortInfo, QueueCounters, QueueSnapshot};
 use pmd::sys;
 
 use super::Switch;
@@ -38,6 +39,8 @@ pub struct PortReport {
     pub info: PortInfo,
     /// How its offloads are set.
     pub offloads: PortOffloads,
+    /// Whether the operator has it up. If not, its link is down.
+    pub admin_up: bool,
     /// Received, all queues together.
     pub rx: QueueSnapshot,
     /// Sent, all workers together.
@@ -101,7 +104,7 @@ pub struct DpFlow {
     /// CPU of the worker.
     pub core: u32,
     /// The flow.
-    pub flow: std::sync::Arc<Megaflow>,
+    pub flow: Arc<Megaflow>,
 }
 
 impl Switch {
@@ -111,6 +114,14 @@ impl Switch {
         let core = |id: u16| inner.worker(id).map(|w| w.handle.core());
         let wanted = inner.ports.values().filter(|p| name.is_none_or(|n| n == p.name));
         wanted.map(|entry| report(entry, core)).collect()
+    }
+
+    /// Counters of a port that somebody else has. May wait for the kernel.
+    pub fn counters_elsewhere(&self, name: &str) -> Vec<(&'static str, u64)> {
+        let named = |entry: &&PortEntry| entry.name == name;
+        // Asked without the lock.
+        let port = self.lock().ports.values().find(named).map(|entry| Arc::clone(&entry.port));
+        port.map(|port| port.counters_elsewhere()).unwrap_or_default()
     }
 
     /// Reports of all workers, ordered by CPU.
@@ -175,12 +186,16 @@ fn report(entry: &PortEntry, core: impl Fn(u16) -> Option<u32>) -> PortReport {
         driver: entry.port.driver(),
         info: entry.port.info(),
         offloads: entry.offloads,
+        admin_up: entry.admin_up,
         rx: QueueSnapshot::default(),
         tx: QueueSnapshot::default(),
         rx_drops: BTreeMap::new(),
         tx_drops: BTreeMap::new(),
         queues: Vec::new(),
     };
+    if !entry.admin_up {
+        report.info.link = LinkState::Down;
+    }
     report.info.status.push(("rx_gro".into(), entry.offloads.gro.to_string()));
     for (&index, rxq) in &entry.rxqs {
         let counters = rxq.counters.snapshot();

@@ -1,10 +1,12 @@
 //! A whole switch between capture files: what goes in by replay comes out in recordings.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use flowtable::rules::{RuleAction, RuleFilter};
 use pmd::drivers::pcap::Capture;
+use pmd::port::LinkState;
 
 use super::*;
 use crate::bridge::{VlanConfig, VlanMode};
@@ -12,7 +14,7 @@ use crate::bridge::{VlanConfig, VlanMode};
 /// Nothing but another VLAN mode.
 fn change(vlan: VlanConfig) -> PortChange {
     let offloads = PortOffloads::default();
-    PortChange { vlan, mtu: None, affinity: BTreeMap::new(), offloads, vdpa: Vec::new() }
+    PortChange { vlan, mtu: None, affinity: BTreeMap::new(), offloads, vdpa: Vec::new(), admin_up: true }
 }
 
 /// A directory of captures and a switch with a bridge `br0`.
@@ -43,6 +45,7 @@ impl Bench {
             vlan: VlanConfig::default(),
             mtu: None,
             affinity: BTreeMap::new(),
+            admin_up: true,
         }
     }
 
@@ -158,6 +161,59 @@ fn rules_and_vlans_decide_and_drops_say_why() {
     bench.await_sent("trunk", 1);
     assert_eq!(bench.recorded("trunk"), [frame(1, 4, 5)]);
     assert!(bench.recorded("a").is_empty());
+}
+
+#[test]
+fn port_that_is_down_neither_receives_nor_sends() {
+    let bench = Bench::new();
+    let switch = &bench.switch;
+    let drops = |port: &str| {
+        let report = switch.port_reports(Some(port)).remove(0);
+        report.rx_drops.into_iter().chain(report.tx_drops).collect::<BTreeMap<_, _>>()
+    };
+    let state = |port: &str| {
+        let report = switch.port_reports(Some(port)).remove(0);
+        (report.admin_up, report.info.link)
+    };
+    let admin = |port: &str, up: bool| {
+        switch.set_port(port, PortChange { admin_up: up, ..change(VlanConfig::default()) }).unwrap();
+        switch.sync();
+    };
+    let await_drops = |port: &str, reason: &str, count: u64| {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while drops(port).get(reason) != Some(&count) {
+            assert!(Instant::now() < deadline, "{port} {reason} {count}: {:?}", switch.port_reports(None));
+            std::thread::yield_now();
+        }
+    };
+    switch.add_port(bench.recorder("a")).unwrap();
+    switch.add_port(bench.recorder("b")).unwrap();
+    assert_eq!(state("a"), (true, LinkState::Up));
+    // Down from the beginning.
+    let frames: Vec<_> = (0..40).map(|i| frame(0xee, 1, i)).collect();
+    let mut source = bench.source("s", &frames);
+    source.admin_up = false;
+    switch.add_port(source).unwrap();
+    await_drops("s", "rx_admin_down", 40);
+    assert_eq!(state("s"), (false, LinkState::Down));
+    assert!(switch.bridges().fdb("br0").unwrap().is_empty(), "nothing is learned of it");
+    // Taken down: only the other one is flooded to. A worker that comes meanwhile knows.
+    admin("a", false);
+    let cpus = pmd::sys::cpu::online();
+    switch.set_workers(Some(cpus)).unwrap();
+    switch.add_port(bench.source("s2", &frames)).unwrap();
+    bench.await_sent("b", 40);
+    await_drops("a", "tx_admin_down", 40);
+    assert_eq!(state("a"), (false, LinkState::Down));
+    assert_eq!(switch.bridges().fdb("br0").unwrap().len(), 1);
+    // What was learned of a port goes with it.
+    admin("s2", false);
+    assert!(switch.bridges().fdb("br0").unwrap().is_empty());
+    admin("a", true);
+    assert_eq!(state("a"), (true, LinkState::Up));
+    switch.add_port(bench.source("s3", &frames[..5])).unwrap();
+    bench.await_sent("a", 5);
+    assert_eq!(bench.recorded("a"), frames[..5]);
 }
 
 #[test]

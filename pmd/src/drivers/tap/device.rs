@@ -40,6 +40,12 @@ impl Device {
         }
     }
 
+    pub(super) fn set_carrier(&self, on: bool) -> io::Result<()> {
+        tun::set_carrier(&self.queue, on)?;
+        self.subscriber.notify();
+        Ok(())
+    }
+
     pub(super) fn set_mtu(&self, mtu: u16) -> io::Result<()> {
         let name = tun::interface(&self.queue)?;
         self.control.set_mtu(&name, i32::from(mtu))?;

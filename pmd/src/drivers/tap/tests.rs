@@ -158,6 +158,10 @@ fn what_happens_to_the_device_is_told() {
         until(&|info| info.mtu == 2000 && info.status.iter().any(|(_, value)| value == "other"));
         ip("link set other up");
         until(&|info| info.link == LinkState::Up);
+        port.set_admin(false);
+        until(&|info| info.link == LinkState::Down);
+        port.set_admin(true);
+        until(&|info| info.link == LinkState::Up);
         ip("link del other");
         until(&|info| info.link == LinkState::Down && info.error.is_some());
         // The queues of a device that is gone do nothing, and do not keep their worker awake.

@@ -8,11 +8,12 @@ use core::ffi::{c_int, c_void};
 use core::mem::size_of;
 use core::ptr::{null, null_mut};
 
+use super::filter::Filter;
 use super::{Answer, FETCHERS, MAP, Page, REGISTER, Request};
 
 /// `_IOWR(0xaa, 0x3f, struct uffdio_api)` and `_IOWR(0xaa, 0, struct uffdio_register)`.
 const UFFDIO_API: libc::c_ulong = 0xc018_aa3f;
-const UFFDIO_REGISTER: libc::c_ulong = 0xc020_aa00;
+pub(super) const UFFDIO_REGISTER: libc::c_ulong = 0xc020_aa00;
 const UFFD_API: u64 = 0xaa;
 const REGISTER_MODE_MISSING: u64 = 1;
 /// Faults of the kernel, which nobody makes here, are not ours to have others wait for; so no privilege is needed.
@@ -49,7 +50,7 @@ fn exit() -> ! {
 }
 
 /// All there is to be done in the new process.
-pub(super) fn run(control: c_int, pages: c_int, parent: c_int) -> ! {
+pub(super) fn run(control: c_int, pages: c_int, parent: c_int, filter: Filter) -> ! {
     become_harmless(control, pages);
     let faults = userfaultfd();
     if faults < 0 {
@@ -57,10 +58,14 @@ pub(super) fn run(control: c_int, pages: c_int, parent: c_int) -> ! {
         exit();
     }
     drop_privileges(parent);
-    answer(control, [0, 0], Some(faults));
     for _ in 0..FETCHERS {
         start_fetcher(pages);
     }
+    if !confine(&filter) {
+        answer(control, [last_error(), 0], None);
+        exit();
+    }
+    answer(control, [0, 0], Some(faults));
     serve(control, faults)
 }
 
@@ -177,6 +182,14 @@ fn drop_privileges(parent: c_int) {
     }
 }
 
+/// From now on all threads of this process can do what the filter lets them, and nothing else.
+fn confine(filter: &Filter) -> bool {
+    let program = libc::sock_fprog { len: filter.len, filter: filter.program.as_ptr().cast_mut() };
+    let (set, all_threads) = (libc::SECCOMP_SET_MODE_FILTER, libc::SECCOMP_FILTER_FLAG_TSYNC);
+    // SAFETY: the kernel reads a program that lives until the call returns.
+    unsafe { libc::syscall(libc::SYS_seccomp, set, all_threads, &raw const program) == 0 }
+}
+
 fn last_error() -> u64 {
     // SAFETY: the thread's own.
     unsafe { *libc::__errno_location() as u64 }
@@ -241,6 +254,8 @@ fn serve(control: c_int, faults: c_int) -> ! {
         match what {
             MAP => answer(control, map(descriptor, first, second), None),
             REGISTER => answer(control, register(faults, first, second), None),
+            #[cfg(test)]
+            super::tests::FORBIDDEN => super::tests::break_out(first),
             _ => exit(),
         }
     }

@@ -5,6 +5,7 @@
 //! and write a [`Plan`]: what they do to the switch is the transaction that comes out. *Own commands* ([`Own`]) ask the running
 //! switch for what is not in the database (MAC tables, rules, megaflows, counters) and stand alone.
 
+mod admin_state;
 mod bridge;
 mod database;
 mod external_id;
@@ -77,7 +78,7 @@ impl Verb {
 
 /// All verbs, in the order of the help.
 pub(crate) fn all() -> impl Iterator<Item = &'static Verb> {
-    let groups: [&[Verb]; 9] = [
+    let groups: [&[Verb]; 10] = [
         init::VERBS,
         show::VERBS,
         bridge::VERBS,
@@ -85,6 +86,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Verb> {
         fail_mode::VERBS,
         port::VERBS,
         interface::VERBS,
+        admin_state::VERBS,
         database::VERBS,
         unsupported::VERBS,
     ];

@@ -1,10 +1,11 @@
 //! The card itself: rings on mapped memory, frames in and out.
 #![expect(unsafe_code, reason = "does DMA as a card would")]
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use pmd::pci::FunctionCounters;
 use pmd::sys::sigbus::Alarm;
 use pmd::virtio::NetHeader;
 use pmd::virtio::features::{VIRTIO_F_RING_PACKED, VIRTIO_NET_F_MRG_RXBUF};
@@ -16,10 +17,12 @@ use crate::ring::{
     Cursor, DeviceRing, Direction, Extent, Kept, Resume, Ring, RingAddresses, RingConfig, RingFault,
     RingFile, RingRules, Segment,
 };
-use crate::vdpa::device::{Capabilities, DeviceStatistics, DoorbellPage, RingStart, Start, StartIndex};
+use crate::vdpa::device::{Capabilities, DoorbellPage, RingStart, Start, StartIndex};
 use crate::vdpa::error::{VdpaError, VdpaProblem};
 use crate::vdpa::memory::DmaMapping;
 
+/// In which the record is kept.
+pub(super) const PAGE: u64 = 4096;
 /// Bytes before each frame.
 const HEADER: usize = NetHeader::LEN;
 
@@ -41,6 +44,7 @@ pub(super) struct Card {
     pub(super) faults: Faults,
     pub(super) dead: bool,
     pub(super) works_when_kicked: bool,
+    pub(super) watches_kicks: bool,
     pub(super) page: Option<DoorbellPage>,
     pub(super) kicks: u64,
     pub(super) opened: u64,
@@ -48,7 +52,11 @@ pub(super) struct Card {
     pub(super) started_with: Option<(u64, u16, Option<[u8; 6]>)>,
     pub(super) arrived: VecDeque<Vec<u8>>,
     pub(super) sent: Vec<Vec<u8>>,
-    pub(super) statistics: DeviceStatistics,
+    pub(super) keeps_record: bool,
+    /// I/O addresses of pages that were written, while that is recorded.
+    pub(super) record: Option<BTreeSet<u64>>,
+    pub(super) counts: bool,
+    pub(super) statistics: FunctionCounters,
     alarm: Arc<Alarm>,
     running: Option<Running>,
 }
@@ -66,6 +74,7 @@ impl Card {
             faults: Faults::default(),
             dead: false,
             works_when_kicked: false,
+            watches_kicks: false,
             page: None,
             kicks: 0,
             opened: 0,
@@ -73,7 +82,10 @@ impl Card {
             started_with: None,
             arrived: VecDeque::new(),
             sent: Vec::new(),
-            statistics: DeviceStatistics::default(),
+            keeps_record: false,
+            record: None,
+            counts: true,
+            statistics: FunctionCounters::default(),
             alarm: Alarm::new().expect("an eventfd"),
             running: None,
         }
@@ -81,6 +93,7 @@ impl Card {
 
     pub(super) fn close(&mut self) {
         self.running = None;
+        self.record = None;
         self.mappings.clear();
     }
 
@@ -127,12 +140,13 @@ impl Card {
         let memory = self.memory();
         let rules = RingRules::new(*features);
         let made = rings.iter().map(|ring| {
-            let RingStart { size, descriptors, driver, device, index, call, .. } = ring.clone();
+            let RingStart { size, descriptors, driver, device, index, call, kick } = ring.clone();
             let config = RingConfig {
                 size: Some(size),
                 addresses: Some(RingAddresses { descriptors, avail: driver, used: device }),
                 base: index,
                 call,
+                kick,
                 started: true,
                 ..RingConfig::default()
             };
@@ -144,7 +158,7 @@ impl Card {
         self.running = Some(Running { features: *features, rings });
         self.pairs = *queue_pairs;
         self.started_with = Some((*features, *queue_pairs, *mac));
-        self.statistics = DeviceStatistics::default();
+        self.statistics = FunctionCounters::default();
         Ok(())
     }
 
@@ -160,6 +174,19 @@ impl Card {
             ring.config.call.clone_from(&call);
             ring.ring.set_call(call);
         }
+    }
+
+    pub(super) fn set_kick(&mut self, ring: u16, kick: Option<Arc<OwnedFd>>) {
+        let ring = self.running.as_mut().and_then(|running| running.rings.get_mut(usize::from(ring)));
+        if let Some(ring) = ring {
+            ring.config.kick = kick;
+        }
+    }
+
+    /// What a ring is kicked by, if it is looked at.
+    pub(super) fn kick(&self, ring: u16) -> Option<Arc<OwnedFd>> {
+        let ring = self.running.as_ref()?.rings.get(usize::from(ring))?;
+        ring.config.kick.clone().filter(|_| self.watches_kicks)
     }
 
     /// Works on up to so many chains. Returns how many there were.
@@ -205,6 +232,7 @@ impl Card {
             self.statistics.tx_bytes += frame.len() as u64;
             self.sent.push(frame);
             complete(&mut ring.ring, &[(chain, 0)], self.faults.interrupts);
+            note_ring(&mut self.record, &ring.config);
             done += 1;
         }
         self.running = Some(running);
@@ -244,14 +272,41 @@ impl Card {
             .map(|(chain, pieces)| {
                 let before = rest.len();
                 rest = scatter(rest, pieces);
+                note_pieces(&mut self.record, &self.mappings, pieces);
                 (*chain, (before - rest.len()) as u32)
             })
             .collect();
         complete(&mut ring.ring, &used, self.faults.interrupts);
+        note_ring(&mut self.record, &ring.config);
         self.arrived.pop_front();
         self.statistics.rx_packets += 1;
         self.statistics.rx_bytes += len as u64;
         count
+    }
+}
+
+fn note(record: &mut Option<BTreeSet<u64>>, iova: u64, len: u64) {
+    if let Some(pages) = record {
+        pages.extend((iova / PAGE..=(iova + len - 1) / PAGE).map(|page| page * PAGE));
+    }
+}
+
+/// What a card may have written of a ring: what it used, and when it wants to be kicked.
+fn note_ring(record: &mut Option<BTreeSet<u64>>, config: &RingConfig) {
+    let Some((places, size)) = config.addresses.zip(config.size) else { return };
+    note(record, places.descriptors, 16 * u64::from(size));
+    note(record, places.used, 6 + 8 * u64::from(size));
+}
+
+fn note_pieces(record: &mut Option<BTreeSet<u64>>, mappings: &[DmaMapping], pieces: &[Segment]) {
+    for piece in pieces {
+        let of = |mapping: &DmaMapping| {
+            let offset = piece.start.addr().checked_sub(mapping.memory.addr())? as u64;
+            (offset < mapping.memory.len()).then(|| mapping.iova + offset)
+        };
+        if let Some(iova) = mappings.iter().find_map(of) {
+            note(record, iova, piece.len.into());
+        }
     }
 }
 

@@ -57,12 +57,18 @@ struct Common {
     counters: Arc<RelayCounters>,
     /// Rung for a device's fault.
     alarm: Arc<Alarm>,
+    /// What the thread waits for.
+    events: OwnedFd,
+    /// A ring has no kick descriptor.
+    polled: AtomicBool,
 }
 
 /// The running relay of a port. To be ended by [`Relay::stop`]; dropped without that, it ends and leaves the rings as they are, which
 /// loses what is under way for nobody: it is taken again.
 pub(crate) struct Relay {
     common: Arc<Common>,
+    /// What each ring is kicked by.
+    kicks: Vec<Option<Arc<OwnedFd>>>,
     thread: Option<JoinHandle<Vec<Line>>>,
 }
 
@@ -76,29 +82,47 @@ impl Relay {
         counters: Arc<RelayCounters>,
         alarm: &Arc<Alarm>,
     ) -> io::Result<Relay> {
-        let lines = rings.lines;
+        let mut lines = rings.lines;
+        let kicks: Vec<_> = lines.iter_mut().map(|line| line.guest.kick.take()).collect();
+        let wake = Waker::new()?;
         let common = Arc::new(Common {
-            wake: Waker::new()?,
+            events: event_set(&wake, &lines, &kicks)?,
+            polled: AtomicBool::new(kicks.iter().any(Option::is_none)),
+            wake,
             stop: AtomicBool::new(false),
             fault: Mutex::default(),
             counters,
             alarm: Arc::clone(alarm),
         });
-        let events = event_set(&common.wake, &lines)?;
-        let polled = lines.iter().any(|line| line.guest.kick.is_none());
         let theirs = Arc::clone(&common);
         let thread = std::thread::Builder::new().name(format!("shadow:{port}"));
-        let mut run = Run { lines, doorbells, common: theirs, events, polled };
+        let mut run = Run { lines, doorbells, common: theirs };
         let thread = thread.spawn(move || {
             run.run();
             run.lines
         })?;
-        Ok(Relay { common, thread: Some(thread) })
+        Ok(Relay { common, kicks, thread: Some(thread) })
     }
 
     /// Why the device is not to be used any more. The relay has stood still since.
     pub(crate) fn fault(&self) -> Option<DeviceFault> {
         *self.common.fault.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A ring is kicked by another descriptor from now on, or polled. It is looked at once in any case.
+    pub(crate) fn set_kick(&mut self, at: usize, kick: Option<&Arc<OwnedFd>>) -> io::Result<()> {
+        let Some(known) = self.kicks.get_mut(at) else { return Ok(()) };
+        let old = std::mem::replace(known, kick.cloned());
+        let same = |other: &Arc<OwnedFd>| old.as_ref().is_some_and(|old| Arc::ptr_eq(old, other));
+        if let Some(old) = &old
+            && !self.kicks.iter().flatten().any(same)
+        {
+            epoll::delete(&self.common.events, &**old)?;
+        }
+        listen(&self.common.events, kick.map(|kick| &**kick))?;
+        self.common.polled.store(self.kicks.iter().any(Option::is_none), Ordering::Relaxed);
+        self.wake();
+        Ok(())
     }
 
     /// Has it look at all rings: something about them was changed.
@@ -138,30 +162,32 @@ impl Drop for Relay {
 }
 
 /// All that the thread waits for.
-fn event_set(wake: &Waker, lines: &[Line]) -> io::Result<OwnedFd> {
+fn event_set(wake: &Waker, lines: &[Line], kicks: &[Option<Arc<OwnedFd>>]) -> io::Result<OwnedFd> {
     let set = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
-    let data = epoll::EventData::new_u64(0);
-    epoll::add(&set, wake, data, flags)?;
-    for line in lines {
-        epoll::add(&set, &*line.call, data, flags)?;
-        match line.guest.kick.as_ref().map(|kick| epoll::add(&set, &**kick, data, flags)) {
-            // One descriptor for several rings.
-            None | Some(Ok(()) | Err(rustix::io::Errno::EXIST)) => {}
-            Some(Err(e)) => return Err(e.into()),
-        }
+    epoll::add(&set, wake, epoll::EventData::new_u64(0), EDGES)?;
+    for (line, kick) in lines.iter().zip(kicks) {
+        epoll::add(&set, &*line.call, epoll::EventData::new_u64(0), EDGES)?;
+        listen(&set, kick.as_deref())?;
     }
     Ok(set)
 }
+
+/// Waits for a kick as well.
+fn listen(set: &OwnedFd, kick: Option<&OwnedFd>) -> io::Result<()> {
+    match kick.map(|kick| epoll::add(set, kick, epoll::EventData::new_u64(0), EDGES)) {
+        // One descriptor for several rings.
+        None | Some(Ok(()) | Err(rustix::io::Errno::EXIST)) => Ok(()),
+        Some(Err(e)) => Err(e.into()),
+    }
+}
+
+const EDGES: epoll::EventFlags = epoll::EventFlags::IN.union(epoll::EventFlags::ET);
 
 /// What the thread has.
 struct Run {
     lines: Vec<Line>,
     doorbells: Vec<Arc<dyn Doorbell>>,
     common: Arc<Common>,
-    events: OwnedFd,
-    /// A ring has no kick descriptor.
-    polled: bool,
 }
 
 impl Run {
@@ -201,9 +227,10 @@ impl Run {
     /// Waits for any event. True when none came for a long time.
     fn wait(&self) -> bool {
         let mut events = [MaybeUninit::uninit(); 8];
-        let patience = if self.polled { &POLL } else { &LOOK };
-        match epoll::wait(&self.events, &mut events, Some(patience)) {
-            Ok((events, _)) => events.is_empty() && !self.polled,
+        let polled = self.common.polled.load(Ordering::Relaxed);
+        let patience = if polled { &POLL } else { &LOOK };
+        match epoll::wait(&self.common.events, &mut events, Some(patience)) {
+            Ok((events, _)) => events.is_empty() && !polled,
             Err(_) => false,
         }
     }

@@ -2,37 +2,17 @@
 
 use pmd::memory::Arena;
 use pmd::pci::FakeFn;
-use pmd::virtio::SharedPtr;
-use pmd::virtio::driver_ring::{Buffer, DriverRing, RingMemory};
+use pmd::virtio::driver_ring::DriverRing;
 use pmd::virtio::pci::VirtioNetModel;
-use rustix::event::{EventfdFlags, eventfd};
 
 use super::*;
-use crate::vdpa::memory::HostMemory;
-
-/// Where the guest's memory begins for the guest, and for the function.
-const GUEST: u64 = 0x1_0000_0000;
-/// Bytes of it.
-const MEMORY: u64 = 2 << 20;
-const RING: u16 = 64;
-/// Guest memory per ring: its parts, and behind them a buffer.
-const PER_RING: usize = 0x1_0000;
-const BUFFER: usize = 0x8000;
+use crate::vdpa::played_guest::*;
 
 struct Bench {
     model: VirtioNetModel,
     function: Arc<FakeFn>,
     device: VirtioFn,
     memory: Arc<Arena>,
-}
-
-fn event() -> Arc<OwnedFd> {
-    Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap())
-}
-
-/// Whether it was written since it was looked at last.
-fn fired(event: &OwnedFd) -> bool {
-    rustix::io::read(event, &mut [0; 8]).is_ok()
 }
 
 fn open(model: VirtioNetModel) -> (Arc<FakeFn>, Result<VirtioFn, VdpaError>) {
@@ -53,10 +33,7 @@ fn usual() -> VirtioNetModel {
 
 impl Bench {
     fn mapping(&self) -> DmaMapping {
-        // SAFETY: the arena is mapped as long as it lives, and reached by raw copies only.
-        let memory =
-            unsafe { HostMemory::new(SharedPtr::new(self.memory.start()), MEMORY, self.memory.clone()) };
-        DmaMapping { iova: GUEST, memory }
+        mapping(&self.memory)
     }
 
     /// Two rings of a pair, and what the guest's driver holds of them.
@@ -65,34 +42,12 @@ impl Bench {
     }
 
     fn ring(&self, at: usize) -> (RingStart, DriverRing) {
-        let (_, second, third) = DriverRing::layout(RING);
-        // SAFETY: inside the arena.
-        let start = SharedPtr::new(unsafe { self.memory.start().add(at) });
-        // SAFETY: likewise; a ring of this size ends before the buffer. The arena outlives the ring.
-        let ring = unsafe {
-            let memory = RingMemory { descriptors: start, avail: start.add(second), used: start.add(third) };
-            DriverRing::new(memory, RING, false).unwrap()
-        };
-        let iova = GUEST + at as u64;
-        let started = RingStart {
-            size: RING,
-            descriptors: iova,
-            driver: iova + second as u64,
-            device: iova + third as u64,
-            index: 0,
-            call: Some(event()),
-            kick: None,
-        };
-        (started, ring)
+        ring(&self.memory, at)
     }
 
     fn begin(&mut self, rings: &[RingStart], mac: Option<[u8; 6]>) -> Result<Vec<StartedRing>, VdpaError> {
         let features = VIRTIO_F_VERSION_1 | VIRTIO_NET_F_MRG_RXBUF;
         self.device.start(Start { features, rings, queue_pairs: rings.len() as u16 / 2, mac })
-    }
-
-    fn buffer(at: usize, len: u32, write: bool) -> Buffer {
-        Buffer { addr: GUEST + (at + BUFFER) as u64, len, write }
     }
 
     fn deliver(&self, pair: usize, frame: &[u8]) -> bool {
@@ -102,7 +57,7 @@ impl Bench {
     /// Sends a frame by the guest's transmit ring of the first pair.
     fn send(&self, ring: &mut DriverRing, doorbell: &dyn Doorbell, frame: &[u8]) {
         self.memory.copy_in(PER_RING + BUFFER, &[&[0; 12], frame].concat());
-        ring.add(&[Bench::buffer(PER_RING, 12 + frame.len() as u32, false)]).unwrap();
+        ring.add(&[buffer(PER_RING, 12 + frame.len() as u32, false)]).unwrap();
         if ring.publish() {
             doorbell.ring();
         }
@@ -118,11 +73,11 @@ fn a_guests_rings_run_on_the_function() {
     assert_eq!(capabilities.features & VIRTIO_F_ACCESS_PLATFORM, 0, "not the guest's business");
     bench.device.map(bench.mapping()).unwrap();
     let (rings, mut drivers) = bench.rings(1);
-    drivers[0].add(&[Bench::buffer(0, 2048, true)]).unwrap();
+    drivers[0].add(&[buffer(0, 2048, true)]).unwrap();
     drivers[0].publish();
     // Waits in the ring before it is started: found without a kick.
     bench.memory.copy_in(PER_RING + BUFFER, &[&[0u8; 12][..], b"early"].concat());
-    drivers[1].add(&[Bench::buffer(PER_RING, 17, false)]).unwrap();
+    drivers[1].add(&[buffer(PER_RING, 17, false)]).unwrap();
     drivers[1].publish();
     let started = bench.begin(&rings, None).unwrap();
     let call = |ring: usize| rings[ring].call.clone().unwrap();
@@ -157,7 +112,7 @@ fn calls_are_changed_while_it_runs() {
     bench.device.set_call(2, Some(other.clone())).unwrap();
     let mut deliver = |pair: usize| {
         let at = 2 * pair * PER_RING;
-        drivers[2 * pair].add(&[Bench::buffer(at, 100, true)]).unwrap();
+        drivers[2 * pair].add(&[buffer(at, 100, true)]).unwrap();
         drivers[2 * pair].publish();
         assert!(bench.deliver(pair, b"x"));
     };
