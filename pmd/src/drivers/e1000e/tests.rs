@@ -3,7 +3,8 @@
 use super::model::Played82574;
 use super::registers::*;
 use super::*;
-use crate::nic::intel::model::{Context, Shared};
+use crate::nic::intel::Context;
+use crate::nic::intel::model::Shared;
 use crate::nic::intel::suite::{bench, config, intel_suite};
 use crate::nic::test_cards::{frame, receive, send, send_with};
 use crate::packet::Offload;
@@ -15,10 +16,10 @@ intel_suite!(Played82574);
 fn the_card_is_told_where_a_checksum_goes() {
     let bench = bench::<Played82574>(config());
     for start in [34, 34, 54, 239] {
-        assert_eq!(bench.sum(300, start, 16).checksum, Some(Context { start, offset: 16 }));
+        assert_eq!(bench.sum(300, start, 16).checksum, Some(Context::Sum { start, offset: 16 }));
     }
     // Beyond what the card can name: done in software, wherever the field is in the head.
-    assert_eq!(bench.sum(250, 230, 16).checksum, Some(Context { start: 230, offset: 16 }));
+    assert_eq!(bench.sum(250, 230, 16).checksum, Some(Context::Sum { start: 230, offset: 16 }));
     let far = Offload { needs_csum: true, csum_start: 230, csum_offset: 26, ..Offload::default() };
     let mut tx = bench.port.tx_queue(0).unwrap();
     assert_eq!(send_with(&mut *tx, &[frame(258, 0)], far), 0);

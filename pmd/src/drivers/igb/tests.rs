@@ -3,7 +3,8 @@
 use super::model::Played82576;
 use super::registers::*;
 use super::*;
-use crate::nic::intel::model::{Context, Shared};
+use crate::nic::intel::Context;
+use crate::nic::intel::model::Shared;
 use crate::nic::intel::suite::{bench, config, intel_suite};
 use crate::nic::test_cards::{frame, receive, send};
 use crate::pci::FakeFn;
@@ -14,7 +15,7 @@ intel_suite!(Played82576);
 fn the_card_is_told_where_a_checksum_goes() {
     let bench = bench::<Played82576>(config());
     for (start, offset) in [(34, 16), (34, 16), (54, 6), (200, 16)] {
-        assert_eq!(bench.sum(300, start, offset).checksum, Some(Context { start, offset }));
+        assert_eq!(bench.sum(300, start, offset).checksum, Some(Context::Sum { start, offset }));
     }
     // Neither TCP nor UDP: done in software.
     let sent = bench.sum(200, 34, 2);
