@@ -14,7 +14,7 @@ use super::rx::NicRx;
 use super::tx::{NicTx, TxShared};
 use super::watch::{Signal, Watch};
 use crate::drivers::queue_slots::{QueueSlots, Subscriber};
-use crate::packet::{Offload, OffloadCaps};
+use crate::packet::OffloadCaps;
 use crate::pci::PciFn;
 use crate::port::{
     LinkState, OffloadSwitches, Offloads, PmdError, Port, PortEvents, PortInfo, RxQueue, TxQueue,
@@ -212,7 +212,7 @@ impl<C: Card> Inner<C> {
             let mut health = lock(&self.health);
             health.mac = card.info().mac;
             if let Some(ring) = queues.tx.first() {
-                health.caps = ring.caps(&Offload::default());
+                health.caps = ring.caps();
             }
         }
         for (cell, ring) in rx.iter_mut().zip(queues.rx) {

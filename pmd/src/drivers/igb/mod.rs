@@ -4,7 +4,7 @@
 //! |---|---|
 //! | receive | 2 KiB buffers, as many per frame as it needs |
 //! | transmit | one copy into 2 KiB buffers; a report per batch |
-//! | offloads | TCP and UDP checksum both ways; segmentation in software |
+//! | offloads | TCP and UDP checksum both ways; TCP segmentation on the way out |
 //! | queues | up to eight, flows spread by a symmetric hash |
 //! | link | by interrupt |
 //!
