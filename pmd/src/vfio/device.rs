@@ -138,15 +138,14 @@ fn open_in(
     let claim = Claim(address);
     let container = container()?;
     let open = |path: &Path| VfioDevice::new(path, container.vfio.clone(), false);
-    let token = if wants_token(&sysfs, &info) { Some(TokenName::new(&sysfs, address)?) } else { None };
-    let device = match &token {
+    let (own, is_virtual) = (sysfs.device(address), info.physical_function.is_some());
+    let token = if wants_token(&sysfs, &info) { TokenName::new(&sysfs, address).map(Some) } else { Ok(None) };
+    // A physical function works without one, but its virtual ones will not.
+    let token = if is_virtual { token? } else { token.unwrap_or_default() };
+    let device = open(token.as_ref().map_or(&own, |name| &name.path)).or_else(|error| {
         // A kernel that knows no tokens knows no device of such a name.
-        Some(name) if info.physical_function.is_none() => {
-            open(&name.path).or_else(|_| open(&sysfs.device(address)))
-        }
-        Some(name) => open(&name.path),
-        None => open(&sysfs.device(address)),
-    };
+        if is_virtual || token.is_none() { Err(error) } else { open(&own) }
+    });
     let device = device.map_err(|error| refused(address, info.group, &error))?;
     let lost = Alarm::new().map_err(|e| PmdError::system("making an eventfd", "", e))?;
     let container_of = container.clone();
