@@ -82,19 +82,13 @@ impl<T: TxRing> TxQueue for NicTx<T> {
             } else {
                 shared.offloads.get().limit(ring.caps_for(&frame))
             };
-            let mut refused = None;
-            let finished = finisher.finish(frame, caps, max_frame, |piece| {
-                // Segments after a refused one are still sent: the far side sorts them out as after any loss.
-                let result = send(ring, &piece).err();
-                refused = refused.or(result);
-            });
-            match (finished, refused) {
-                (Ok(done), None) => {
+            match finisher.send(frame, caps, max_frame, |piece| send(ring, piece)) {
+                Ok(done) => {
                     sent += 1;
                     bytes += len;
                     counters.add_finished(done);
                 }
-                (Err(reason), _) | (_, Some(reason)) => counters.drops.add(reason, 1),
+                Err(reason) => counters.drops.add(reason, 1),
             }
         }
         if sent != 0 {

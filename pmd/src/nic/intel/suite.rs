@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::model::{MAC, Played, RING_TAIL, SentFrame, Shared};
 pub(crate) use super::suite_cut::*;
 use crate::nic::NicConfig;
-use crate::nic::test_cards::{frame, receive, restarts, send, send_with, until};
+use crate::nic::test_cards::{AnyCard, frame, receive, restarts, send, send_with, stuck_and_pulled, until};
 use crate::packet::{BURST, Offload};
 use crate::pci::FakeFn;
 use crate::port::{Armed, DropReason, LinkState, Port, PortInfo};
@@ -163,21 +163,14 @@ pub(crate) fn a_card_with_a_fault_is_restarted_and_works_again<P: Played>() {
     assert!(bench.deliver(&frame(99, 1)));
     assert_eq!(receive(&mut *rx), [frame(99, 1)]);
 
-    bench.chip.lock().stuck = true;
-    assert_eq!(send(&mut *tx, &[frame(60, 0)]), 1);
-    bench.until("restart of a stuck card", |info| restarts(info) > 1);
-    bench.chip.lock().stuck = false;
-    bench.until("recovery", |info| info.error.is_none() && info.link == LinkState::Up);
-    assert_eq!(send(&mut *tx, &[frame(98, 1)]), 1);
-    assert_eq!(bench.chip.lock().sent.last().unwrap().bytes, frame(98, 1));
-
-    bench.function.pull();
-    let info = bench.until("error", |info| info.error.is_some());
-    assert_eq!(info.link, LinkState::Down);
-    bench.function.put_back();
-    bench.until("back in its slot", |info| info.error.is_none() && info.link == LinkState::Up);
-    assert!(bench.deliver(&frame(60, 3)));
-    assert_eq!(receive(&mut *rx), [frame(60, 3)]);
+    let card = AnyCard {
+        port: &*bench.port,
+        function: &bench.function,
+        stick: &|stuck| bench.chip.lock().stuck = stuck,
+        last: &|| bench.chip.lock().sent.last().unwrap().bytes.clone(),
+        deliver: &|frame| bench.deliver(frame),
+    };
+    stuck_and_pulled(&card, &mut *rx, &mut *tx);
 }
 
 /// The card is restarted over and over under a worker that knows nothing of it: frames are lost, and none is changed.
@@ -221,7 +214,26 @@ pub(crate) fn the_mtu_changes_under_load<P: Played>() {
     assert!(receive(&mut *rx) == [frame(9000, 2)]);
 }
 
-/// Makes tests of all of the above for a card.
+/// Of cards that are whole, not virtual functions.
+pub(crate) fn counters_that_reading_clears_are_added_up<P: Played>() {
+    let bench = bench::<P>(config());
+    for _ in 0..2 {
+        bench.chip.lock().registers.insert(0x4010, 5);
+        bench.port.info();
+    }
+    let counters = bench.port.info().counters;
+    assert!(counters.contains(&("rx_missed_errors", 10)), "{counters:?}");
+}
+
+/// The same.
+pub(crate) fn a_card_that_stays_in_reset_is_refused<P: Played>() {
+    let chip = Shared::<P>::new();
+    chip.lock().dead = true;
+    let error = P::open(config(), FakeFn::new(chip)).err().unwrap().to_string();
+    assert!(error.contains("out of reset"), "{error}");
+}
+
+/// Makes tests of all of the above for a card, but of those for whole cards, or of those named.
 macro_rules! intel_suite {
     ($card:ty) => {
         $crate::nic::intel::suite::intel_suite!($card:
