@@ -149,29 +149,45 @@ fn truncated_memory_stops_its_port_alone() {
     assert_eq!(burst(&mut *other.rx_queue(0).unwrap()), [[5; 64]]);
 }
 
+/// A thread that rewrites a ring, something else each time.
+struct Flipper {
+    stop: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Flipper {
+    fn start(flip: impl Fn(u64) + Send + 'static) -> Flipper {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let mut state = 1u64;
+            while !stopped.load(Ordering::Relaxed) {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                flip(state);
+            }
+        });
+        Flipper { stop, thread }
+    }
+
+    fn stop(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap();
+    }
+}
+
 #[test]
 fn descriptors_that_change_while_they_are_read_harm_nobody() {
     let (_dir, port, guest) = setup(MODERN | VIRTIO_F_EVENT_IDX);
     let mut rxq = port.rx_queue(0).unwrap();
-    let stop = Arc::new(AtomicBool::new(false));
     let memory = guest.rings[1].memory;
-    let flipper = std::thread::spawn({
-        let stop = Arc::clone(&stop);
-        move || {
-            let mut state = 1u64;
-            while !stop.load(Ordering::Relaxed) {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                let bad = state >> 60 == 0;
-                let addr = if bad { state } else { 0x40_0000 + (state >> 48) };
-                let flags = if state >> 33 & 1 == 0 { 0 } else { DESC_F_NEXT };
-                let next = (state >> 20) as u16 % RING_SIZE;
-                // SAFETY: inside the table.
-                unsafe {
-                    let at = usize::from((state >> 8) as u16 % RING_SIZE);
-                    memory.descriptors.store_descriptor(at, desc(addr, (state >> 50) as u32, flags, next));
-                }
-            }
-        }
+    let flipper = Flipper::start(move |state| {
+        let bad = state >> 60 == 0;
+        let addr = if bad { state } else { 0x40_0000 + (state >> 48) };
+        let flags = if state >> 33 & 1 == 0 { 0 } else { DESC_F_NEXT };
+        let next = (state >> 20) as u16 % RING_SIZE;
+        let at = usize::from((state >> 8) as u16 % RING_SIZE);
+        // SAFETY: inside the table.
+        unsafe { memory.descriptors.store_descriptor(at, desc(addr, (state >> 50) as u32, flags, next)) };
     });
     let mut idx = 0u16;
     for round in 0..300 {
@@ -191,8 +207,7 @@ fn descriptors_that_change_while_they_are_read_harm_nobody() {
             guest.start_ring(1, idx);
         }
     }
-    stop.store(true, Ordering::Relaxed);
-    flipper.join().unwrap();
+    flipper.stop();
 }
 
 /// A second thread writes descriptors of all kinds, available or not, while the ring is read and given back.
@@ -202,27 +217,19 @@ fn packed_descriptors_that_change_while_they_are_read_harm_nobody() {
         let features = MODERN | VIRTIO_F_EVENT_IDX | VIRTIO_F_RING_PACKED | order;
         let (_dir, port, guest) = setup(features);
         let mut rxq = port.rx_queue(0).unwrap();
-        let stop = Arc::new(AtomicBool::new(false));
         let memory = guest.rings[1].memory;
-        let flipper = std::thread::spawn({
-            let stop = Arc::clone(&stop);
-            move || {
-                let mut state = 1u64;
-                while !stop.load(Ordering::Relaxed) {
-                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                    let bad = state >> 60 == 0;
-                    let addr = if bad { state } else { 0x40_0000 + (state >> 48) };
-                    let kind = [0, 0, 0, DESC_F_NEXT, DESC_F_NEXT, DESC_F_INDIRECT, DESC_F_WRITE, 0];
-                    let turn = Position::from_bits((state >> 16) as u16).avail_flags();
-                    let flags = kind[(state >> 33) as usize % 8] | turn;
-                    let element = Element { len: (state >> 50) as u32, id: (state >> 20) as u16, flags };
-                    let slot = usize::from((state >> 8) as u16 % RING_SIZE);
-                    // SAFETY: inside the ring.
-                    unsafe {
-                        memory.descriptors.store_packed_addr(slot, addr);
-                        memory.descriptors.store_packed_element(slot, element, Ordering::Release);
-                    }
-                }
+        let flipper = Flipper::start(move |state| {
+            let bad = state >> 60 == 0;
+            let addr = if bad { state } else { 0x40_0000 + (state >> 48) };
+            let kind = [0, 0, 0, DESC_F_NEXT, DESC_F_NEXT, DESC_F_INDIRECT, DESC_F_WRITE, 0];
+            let turn = Position::from_bits((state >> 16) as u16).avail_flags();
+            let flags = kind[(state >> 33) as usize % 8] | turn;
+            let element = Element { len: (state >> 50) as u32, id: (state >> 20) as u16, flags };
+            let slot = usize::from((state >> 8) as u16 % RING_SIZE);
+            // SAFETY: inside the ring.
+            unsafe {
+                memory.descriptors.store_packed_addr(slot, addr);
+                memory.descriptors.store_packed_element(slot, element, Ordering::Release);
             }
         });
         let mut frames = 0;
@@ -240,8 +247,7 @@ fn packed_descriptors_that_change_while_they_are_read_harm_nobody() {
             assert!(base as u16 & 0x7fff < RING_SIZE && base >> 16 == base & 0xffff, "{base:#x}");
             guest.start_ring(1, base as u16);
         }
-        stop.store(true, Ordering::Relaxed);
-        flipper.join().unwrap();
+        flipper.stop();
         assert!(frames > 0, "the ring was never read");
     }
 }

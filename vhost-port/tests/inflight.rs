@@ -51,6 +51,16 @@ fn give(frontend: &mut Frontend, (told, file): &(VhostUserInflight, File)) {
     frontend.set_inflight_fd(told, file.as_raw_fd()).unwrap();
 }
 
+/// A guest at a port that keeps its rings in a buffer from now on, and what features it has.
+fn kept(path: &Path, port: &Arc<dyn Port>, packed: bool) -> (Guest, (VhostUserInflight, File), u64) {
+    let features = MODERN | if packed { VIRTIO_F_RING_PACKED } else { 0 };
+    let mut guest = Guest::connect(path, features, 2);
+    up(port);
+    let buffer = buffer(&mut guest.frontend);
+    give(&mut guest.frontend, &buffer);
+    (guest, buffer, features)
+}
+
 fn frame(number: u8) -> Vec<u8> {
     vec![number; 60]
 }
@@ -72,13 +82,9 @@ fn head(buffer: &File, packed: bool) -> Vec<u8> {
 #[test]
 fn rings_go_on_where_the_buffer_says() {
     for packed in [false, true] {
-        let features = MODERN | if packed { VIRTIO_F_RING_PACKED } else { 0 };
         let (_dir, path) = place();
         let first = port(&path);
-        let mut guest = Guest::connect(&path, features, 2);
-        up(&first);
-        let buffer = buffer(&mut guest.frontend);
-        give(&mut guest.frontend, &buffer);
+        let (mut guest, buffer, _) = kept(&path, &first, packed);
         let mut rxq = first.rx_queue(0).unwrap();
         send(&mut guest, 0..40);
         assert_eq!(burst(&mut *rxq), (0..32).map(frame).collect::<Vec<_>>());
@@ -101,13 +107,9 @@ fn rings_go_on_where_the_buffer_says() {
 #[test]
 fn buffer_is_forgotten_when_a_ring_is_stopped() {
     for packed in [false, true] {
-        let features = MODERN | if packed { VIRTIO_F_RING_PACKED } else { 0 };
         let (_dir, path) = place();
         let port = port(&path);
-        let mut guest = Guest::connect(&path, features, 2);
-        up(&port);
-        let buffer = buffer(&mut guest.frontend);
-        give(&mut guest.frontend, &buffer);
+        let (mut guest, buffer, _) = kept(&path, &port, packed);
         let mut rxq = port.rx_queue(0).unwrap();
         send(&mut guest, 0..5);
         assert_eq!(burst(&mut *rxq).len(), 5);
@@ -133,8 +135,9 @@ fn hand_over(
 ) {
     guest.frontend = Frontend::connect(path, 2).unwrap();
     negotiate(&mut guest.frontend, features);
-    let acknowledged = guest.frontend.get_protocol_features().unwrap();
-    assert!(acknowledged.contains(VhostUserProtocolFeatures::GET_VRING_BASE_INFLIGHT));
+    // All of it is acknowledged.
+    let offered = guest.frontend.get_protocol_features().unwrap();
+    assert!(offered.contains(VhostUserProtocolFeatures::GET_VRING_BASE_INFLIGHT));
     guest.frontend.set_mem_table(&Guest::regions(&guest.file)).unwrap();
     give(&mut guest.frontend, buffer);
     for (index, base) in bases.into_iter().enumerate() {
@@ -147,13 +150,9 @@ fn hand_over(
 #[test]
 fn stopped_rings_leave_nothing_in_flight_for_the_next_back_end() {
     for packed in [false, true] {
-        let features = MODERN | if packed { VIRTIO_F_RING_PACKED } else { 0 };
         let ((_dir, path), (_other_dir, other_path)) = (place(), place());
         let (first, second) = (port(&path), port(&other_path));
-        let mut guest = Guest::connect(&path, features, 2);
-        up(&first);
-        let buffer = buffer(&mut guest.frontend);
-        give(&mut guest.frontend, &buffer);
+        let (mut guest, buffer, features) = kept(&path, &first, packed);
         let mut rxq = first.rx_queue(0).unwrap();
         send(&mut guest, 0..40);
         assert_eq!(burst(&mut *rxq).len(), 32);

@@ -290,14 +290,10 @@ impl AfPacketTx {
         caps: OffloadCaps,
         max_frame: usize,
     ) -> Result<(), DropReason> {
-        let mut refused = None;
-        let done = self.finisher.finish(frame, caps, max_frame, |piece| {
-            // Segments after a refused one are still sent: the far side sorts them out as after any loss.
-            let result = gather::write_frame(self.socket.as_fd(), &header(&piece), &piece);
-            let result = result.err().map(|error| reason(&error));
-            refused = refused.or(result);
+        let done = self.finisher.send(frame, caps, max_frame, |piece| {
+            let sent = gather::write_frame(self.socket.as_fd(), &header(piece), piece);
+            sent.map(|_| ()).map_err(|error| reason(&error))
         })?;
-        refused.map_or(Ok(()), Err)?;
         self.counters.add_finished(done);
         Ok(())
     }

@@ -314,19 +314,13 @@ impl TxQueue for TapTx {
         for &slot in slots {
             let frame = batch.frame(slot);
             let len = frame.len() as u64;
-            let mut refused = None;
-            let finished = self.finisher.finish(frame, caps, max_frame, |piece| {
-                // Segments after a refused one are still sent: the far side sorts them out as after any loss.
-                let result = write(&self.fd, &piece).err();
-                refused = refused.or(result);
-            });
-            match (finished, refused) {
-                (Ok(done), None) => {
+            match self.finisher.send(frame, caps, max_frame, |piece| write(&self.fd, piece)) {
+                Ok(done) => {
                     sent += 1;
                     bytes += len;
                     self.counters.add_finished(done);
                 }
-                (Err(reason), _) | (_, Some(reason)) => self.counters.drops.add(reason, 1),
+                Err(reason) => self.counters.drops.add(reason, 1),
             }
         }
         if sent != 0 {

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::memory::DmaArena;
-use crate::packet::{Batch, Frame, Offload, OffloadCaps};
+use crate::packet::{Batch, Frame, OffloadCaps};
 use crate::port::{Armed, DropCounters, DropReason, PmdError};
 
 /// A ring or card that does not do what its manual says; only a restart can help.
@@ -22,6 +22,9 @@ pub enum Fault {
     /// The card asks for a reset itself.
     #[error("it asks for a reset")]
     NeedsReset,
+    /// The card has more virtual functions than when it was started, or fewer.
+    #[error("the number of its virtual functions has changed")]
+    Functions,
 }
 
 /// The link as a card sees it.
@@ -143,13 +146,14 @@ pub trait RxRing: Send + 'static {
 
 /// Transmit ring of a card. Used by one thread at a time; never blocks.
 pub trait TxRing: Send + 'static {
-    /// What the card does itself of what a frame with this state asks for.
-    fn caps(&self, offload: &Offload) -> OffloadCaps;
+    /// What the card does itself of what frames ask for, at best.
+    fn caps(&self) -> OffloadCaps;
 
-    /// The same for this frame: for a card that finds headers by itself and cannot be told where they are.
+    /// What of it for this frame: a card may want headers where it finds them, or be unable to name where they are.
     #[inline]
     fn caps_for(&self, frame: &Frame<'_>) -> OffloadCaps {
-        self.caps(&frame.offload)
+        let _ = frame;
+        self.caps()
     }
 
     /// Takes back what the card has sent.

@@ -7,7 +7,7 @@ use super::cell::Cell;
 use super::model::{LINK_OVERHEAD, TxRing};
 use super::watch::Signal;
 use crate::offload::{Finisher, Takes};
-use crate::packet::{Batch, Frame, Offload, OffloadCaps, SlotId};
+use crate::packet::{Batch, Frame, OffloadCaps, SlotId};
 use crate::port::{DropReason, OffloadSwitches, QueueCounters, TxQueue};
 
 /// Looks at a ring that another worker has, before a burst is dropped. A burst is done in a few microseconds.
@@ -71,7 +71,7 @@ impl<T: TxRing> TxQueue for NicTx<T> {
             shared.signal.ring();
             return drop_all(DropReason::TxBadRing);
         }
-        *known = ring.caps(&Offload::default());
+        *known = ring.caps();
         let max_frame = usize::from(shared.mtu.load(Ordering::Relaxed)) + LINK_OVERHEAD;
         let (mut sent, mut bytes) = (0, 0);
         for &slot in slots {
@@ -82,19 +82,13 @@ impl<T: TxRing> TxQueue for NicTx<T> {
             } else {
                 shared.offloads.get().limit(ring.caps_for(&frame))
             };
-            let mut refused = None;
-            let finished = finisher.finish(frame, caps, max_frame, |piece| {
-                // Segments after a refused one are still sent: the far side sorts them out as after any loss.
-                let result = send(ring, &piece).err();
-                refused = refused.or(result);
-            });
-            match (finished, refused) {
-                (Ok(done), None) => {
+            match finisher.send(frame, caps, max_frame, |piece| send(ring, piece)) {
+                Ok(done) => {
                     sent += 1;
                     bytes += len;
                     counters.add_finished(done);
                 }
-                (Err(reason), _) | (_, Some(reason)) => counters.drops.add(reason, 1),
+                Err(reason) => counters.drops.add(reason, 1),
             }
         }
         if sent != 0 {

@@ -19,29 +19,51 @@ pub(crate) fn transport(frame: &Frame<'_>) -> Option<usize> {
     (usize::from(offload.csum_start) == l4 && offload.csum_offset == field).then_some(l4)
 }
 
-/// What is different in the headers of a TCP frame that a card cuts: it fills in lengths itself.
+/// Longest frame that a card is given to cut: 64 KiB of IP packet, Ethernet header and two tags.
+const LONGEST: usize = 65_535 + 22;
+/// Least payload of a segment, as in software: 64 KiB of it are [`super::MAX_SEGMENTS`] frames on the wire.
+const SMALLEST: u16 = 64;
+
+/// The headers of a TCP frame that a card cuts, and what is different in them: the card fills in lengths itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct CutByCard {
+    /// Where the IP header begins.
+    pub(crate) l3: usize,
+    /// Where TCP's begins.
+    pub(crate) l4: usize,
     /// Bytes of all headers.
     pub(crate) headers: usize,
-    /// Where the checksum of the IPv4 header is, which is to be zero.
-    pub(crate) ip_checksum: Option<usize>,
-    /// Where TCP's is, and what is to be there: the sum over a pseudo-header without the length.
-    pub(crate) tcp_checksum: usize,
+    pub(crate) is_v6: bool,
+    /// What TCP's checksum is to be: the sum over a pseudo-header without the length.
     pub(crate) pseudo_sum: [u8; 2],
 }
 
 impl CutByCard {
-    /// Looks at the headers of a frame that asks for TCP segmentation. `None` if they are not what the frame says.
-    pub(crate) fn of(frame: &Frame<'_>) -> Option<CutByCard> {
+    /// Looks at the headers of a frame that asks for TCP segmentation. `None` if they are not what the frame says, or if segments would be longer
+    /// than `longest` or unreasonably small.
+    pub(crate) fn of(frame: &Frame<'_>, longest: usize) -> Option<CutByCard> {
         let found = locate(frame.head, frame.len(), &frame.offload).ok().filter(|h| h.protocol == TCP)?;
-        let pseudo_sum = !pseudo_header(frame.head, found, 0).finish();
-        Some(CutByCard {
-            headers: found.payload,
-            ip_checksum: (!found.is_v6).then_some(found.l3 + 10),
-            tcp_checksum: found.l4 + usize::from(TCP_CHECKSUM),
-            pseudo_sum: pseudo_sum.to_be_bytes(),
-        })
+        let (headers, size) = (found.payload, frame.offload.gso_size);
+        let fits = size >= SMALLEST
+            && (headers + 1..=LONGEST).contains(&frame.len())
+            && frame.len().min(headers + usize::from(size)) <= longest;
+        let pseudo_sum = (!pseudo_header(frame.head, found, 0).finish()).to_be_bytes();
+        fits.then_some(CutByCard { l3: found.l3, l4: found.l4, headers, is_v6: found.is_v6, pseudo_sum })
+    }
+
+    /// Where the length in the IP header is.
+    pub(crate) fn ip_length(&self) -> usize {
+        self.l3 + if self.is_v6 { 4 } else { 2 }
+    }
+
+    /// Where the checksum of the IPv4 header is.
+    pub(crate) fn ip_checksum(&self) -> Option<usize> {
+        (!self.is_v6).then_some(self.l3 + 10)
+    }
+
+    /// Where TCP's checksum is.
+    pub(crate) fn tcp_checksum(&self) -> usize {
+        self.l4 + usize::from(TCP_CHECKSUM)
     }
 }
 
@@ -80,12 +102,20 @@ mod tests {
     #[test]
     fn a_card_that_cuts_finds_a_sum_without_length() {
         let bytes = tcp4();
-        let frame = Frame::new(&bytes, asks(34, 16, Gso::TcpV4), &[], 0);
-        let cut = CutByCard::of(&frame).unwrap();
+        let asks = |gso, gso_size| Offload { gso_size, ..asks(34, 16, gso) };
+        let of = |offload, longest| CutByCard::of(&Frame::new(&bytes, offload, &[], 0), longest);
+        let cut = of(asks(Gso::TcpV4, 64), 1514).unwrap();
         // 0x0a00 + 1 + 0x0a00 + 2 + 6.
-        let wanted =
-            CutByCard { headers: 54, ip_checksum: Some(24), tcp_checksum: 50, pseudo_sum: [0x14, 0x09] };
+        let wanted = CutByCard { l3: 14, l4: 34, headers: 54, is_v6: false, pseudo_sum: [0x14, 0x09] };
         assert_eq!(cut, wanted);
-        assert_eq!(CutByCard::of(&Frame::new(&bytes, asks(34, 16, Gso::TcpV6), &[], 0)), None);
+        assert_eq!((cut.ip_length(), cut.ip_checksum(), cut.tcp_checksum()), (16, Some(24), 50));
+        assert_eq!(of(asks(Gso::TcpV6, 64), 1514), None);
+        assert_eq!(of(asks(Gso::TcpV4, 63), 1514), None, "too many small ones");
+        assert_eq!(of(asks(Gso::TcpV4, 64), 99), None, "one is 100 bytes, and may not be");
+        assert_eq!(
+            CutByCard::of(&Frame::new(&bytes[..54], asks(Gso::TcpV4, 64), &[], 0), 1514),
+            None,
+            "nothing to cut"
+        );
     }
 }

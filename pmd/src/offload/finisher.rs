@@ -93,6 +93,27 @@ impl Finisher {
         Ok(Finished::Pieces(cut.count))
     }
 
+    /// The same, where a piece may be refused: the first reason counts, for the whole frame. Pieces behind one that was refused are sent all the
+    /// same: the far side sorts them out as after any loss.
+    ///
+    /// # Errors
+    /// As [`Finisher::finish`], and what was said of a piece.
+    #[inline]
+    pub fn send(
+        &mut self,
+        frame: Frame<'_>,
+        caps: OffloadCaps,
+        max_frame: usize,
+        mut put: impl FnMut(&Frame<'_>) -> Result<(), DropReason>,
+    ) -> Result<Finished, DropReason> {
+        let mut refused = None;
+        let done = self.finish(frame, caps, max_frame, |piece| {
+            let result = put(&piece).err();
+            refused = refused.or(result);
+        })?;
+        refused.map_or(Ok(done), Err)
+    }
+
     /// Fills a partial checksum. The field must lie in the head, as it does for every header we parse.
     fn complete_checksum(
         &mut self,

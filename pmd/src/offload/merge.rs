@@ -45,7 +45,7 @@ pub struct Takes {
 impl Takes {
     /// Whether there is a large frame that would be handed on as it is.
     #[inline]
-    pub fn large_tcp(&self) -> bool {
+    fn large_tcp(&self) -> bool {
         self.caps.csum && (self.caps.tso4 || self.caps.tso6)
     }
 }
@@ -106,11 +106,16 @@ impl Merger {
     }
 
     /// Plans how `slots` are best sent to a far side that takes `takes`. False when there is nothing to merge.
+    #[inline]
     pub fn plan(&mut self, batch: &Batch<'_>, slots: &[SlotId], takes: Takes) -> bool {
-        // Most bursts end here.
-        if slots.len() < 2 || !slots.iter().any(|&slot| is_long_tcp(batch.packet(slot))) {
-            return false;
-        }
+        // Most bursts end here. One that takes segments and no checksums takes none of ours, whose checksums are left to it.
+        takes.large_tcp()
+            && slots.len() > 1
+            && slots.iter().any(|&slot| is_long_tcp(batch.packet(slot)))
+            && self.plan_tcp(batch, slots, takes)
+    }
+
+    fn plan_tcp(&mut self, batch: &Batch<'_>, slots: &[SlotId], takes: Takes) -> bool {
         let mut found = false;
         self.open = [None; OPEN];
         for (index, &slot) in slots.iter().enumerate().take(MOST) {

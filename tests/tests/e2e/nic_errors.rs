@@ -27,3 +27,22 @@ pub(crate) fn settings_that_cannot_be(host: &mut HostGuest, free: usize, used: u
     refused(host, &format!("options:pci={free} options:n_rxq_desc=100"), &["n_rxq_desc=100", "power of two"]);
     refused(host, &format!("options:pci={free} mtu_request=20000"), &["20000", "68 to"]);
 }
+
+/// A second switch, which may lock hardly any memory, is given a card that the first does not use; it is told what to do.
+pub(crate) fn too_little_memory_may_be_locked(host: &mut HostGuest, free: usize) {
+    let free = host.addresses[free].clone();
+    // The superuser may lock what it likes by a capability, which this one starts without.
+    host.guest
+        .run(
+            "mkdir /run/small && cd /run/small && ulimit -l 1024 && \
+             { /host/setpriv --bounding-set -ipc_lock --inh-caps -ipc_lock /host/vswitchd --rundir /run/small >log 2>&1 & echo $! >pid; } && \
+             for i in $(seq 100); do [ -S db.sock ] && exit 0; sleep 0.1; done; cat log; exit 1",
+        )
+        .unwrap();
+    let vsctl = "/host/vsctl --db unix:/run/small/db.sock -t 20";
+    let add = format!("add-br br0 -- add-port br0 bad -- set Interface bad type=pmd options:pci={free}");
+    let (_, said) =
+        host.guest.try_run(&format!("{vsctl} {add}; {vsctl} get Interface bad error"), PATIENCE).unwrap();
+    assert!(said.contains("RLIMIT_MEMLOCK is 1024 KiB") && said.contains("ulimit -l unlimited"), "{said}");
+    host.guest.run("kill $(cat /run/small/pid)").unwrap();
+}

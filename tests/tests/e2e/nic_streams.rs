@@ -25,7 +25,12 @@ fn every_driver() -> [Wired; 4] {
         settings: "options:n_rxq=2",
         ..plain("virtio-net-pci", [true, true])
     };
-    [virtio, plain("e1000e", [false; 2]), plain("igb", [false; 2]), plain("vmxnet3", [false, true])]
+    [virtio, plain("e1000e", [false, true]), plain("igb", [false, true]), plain("vmxnet3", [false, true])]
+}
+
+/// An address as a URL has it.
+fn host_of_url(address: &str) -> String {
+    if address.contains(':') { format!("[{address}]") } else { address.to_owned() }
 }
 
 /// The far side of every wire.
@@ -57,11 +62,15 @@ impl<'lab> Outside<'lab> {
         megabytes: u32,
     ) -> Result<(), String> {
         let data = self.lab.path("data").display().to_string();
-        let url = format!("http://{inside}:9000/data");
+        let url = format!("http://{}:9000/data", host_of_url(inside));
         let moved =
             guest.reaches(there, PATIENCE).and_then(|()| guest.serve_data(megabytes)).and_then(|sent| {
                 self.netns.run("busybox", &["wget", "-q", "-O", &data, &url])?;
-                Ok([sent, self.lab.run("busybox", &["md5sum", &data])?, guest.fetch_data(there)?])
+                Ok([
+                    sent,
+                    self.lab.run("busybox", &["md5sum", &data])?,
+                    guest.fetch_data(&host_of_url(there))?,
+                ])
             });
         match moved {
             Ok(sums) => {
@@ -90,7 +99,7 @@ fn port_states(host: &mut HostGuest) -> String {
     format!("{ports}\n{}", host.nested_log(0))
 }
 
-/// Each driver's card in turn is the uplink of a bridge with the host's own port and a guest.
+/// Each driver's card in turn is the uplink of a bridge with the host's own port, which talks IPv4, and a guest, which talks IPv6.
 #[test]
 fn tcp_streams_cross_every_card() {
     twice_at_most("nic_streams", cross_every_card);
@@ -114,16 +123,20 @@ fn cross_every_card() {
     if let Err(error) = guest.wait_ready() {
         panic!("{error}\n{}", host.nested_log(0));
     }
+    // Nobody else has its address: no second to find that out.
+    guest.run("echo 0 > /proc/sys/net/ipv6/conf/eth0/accept_dad").unwrap();
     let outside = Outside::new(&lab);
     for (card, (wired, tap)) in wired.iter().zip(&taps).enumerate() {
-        let [there, of_host, of_guest] = [100, 1, 2].map(|last| format!("10.3.{card}.{last}"));
+        let [there, of_host] = [100, 1].map(|last| format!("10.3.{card}.{last}"));
+        let [there6, of_guest] = [100, 2].map(|last| format!("fd03::{card}:{last}"));
         outside.netns.adopt(tap, &format!("{there}/24")).unwrap();
+        outside.netns.ip(&["addr", "add", &format!("{there6}/112"), "nodad", "dev", tap]).unwrap();
         add_port(&mut host, "br0", card, wired.settings);
         host.guest.address("br0", &format!("{of_host}/24")).unwrap();
-        guest.address("eth0", &format!("{of_guest}/24")).unwrap();
+        guest.address("eth0", &format!("{of_guest}/112")).unwrap();
         outside
             .exchange(&mut host.guest, (&of_host, &there), 4)
-            .and_then(|()| outside.exchange(&mut guest, (&of_guest, &there), 1))
+            .and_then(|()| outside.exchange(&mut guest, (&of_guest, &there6), 1))
             .unwrap_or_else(|error| panic!("{}: {error}\n{}", wired.model, port_states(&mut host)));
         for direction in ["rx", "tx"] {
             let enough = |text: &str| text.trim().parse().is_ok_and(|n: u64| n > 5 << 20);

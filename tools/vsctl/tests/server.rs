@@ -146,6 +146,19 @@ fn bridges_and_ports_from_an_empty_database() {
 }
 
 #[test]
+fn admin_state_changes_no_other_option() {
+    let switch = Switch::start(true);
+    switch.ok("add-br br0");
+    switch.ok("add-port br0 p0 -- set interface p0 options:path=/tmp/p0 options:csum=false");
+    assert_eq!(switch.ok("get-admin-state p0"), "up\n");
+    switch.ok("set-admin-state p0 down");
+    assert_eq!(switch.ok("get-admin-state p0"), "down\n");
+    assert_eq!(switch.ok("get interface p0 options:path options:csum"), "\"/tmp/p0\"\n\"false\"\n");
+    switch.ok("set-admin-state p0 up");
+    assert_eq!(switch.ok("get interface p0 options"), "{csum=\"false\", path=\"/tmp/p0\"}\n");
+}
+
+#[test]
 fn a_chain_is_all_or_nothing() {
     let switch = Switch::start(true);
     let (code, text) = switch.fails("add-br br0 -- add-port br0 p0 -- add-port br0 p0");

@@ -5,24 +5,35 @@
 //! ways work at any time.
 //!
 //! Taking a page back is only a message, which the front-end follows when it gets to it (it is not waited for: it may just be waiting for us). Until
-//! then a guest kicks a device that has been stopped, and nobody hears it. So the workers of these rings are sent to look by themselves, some
-//! times a second, for two seconds.
+//! then a guest kicks a device that has been stopped, and nobody hears it; with EVENT_IDX it does not kick again. So whoever has the ring now is sent
+//! to look by himself: ten times a second at first, then once, for as long as a QEMU on a crowded host may take.
 
 use std::os::fd::AsFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
 
 use super::backend_channel::{BackendRequest, SendError};
 use super::machine::Session;
-use crate::vdpa::{DoorbellPage, LOOK};
+use crate::vdpa::{Between, DoorbellPage, LOOK, Running};
 
 /// Bytes of the message (`VhostUserVringArea`).
 const AREA: usize = 24;
 /// The message takes a page back.
 const NO_FD: u64 = 0x100;
-/// Looks at a ring whose page was taken back: two seconds.
-const NUDGES: u8 = 20;
+/// A front-end that has something to do takes a page away so soon.
+const SOON: Duration = Duration::from_secs(2);
+/// And one that hardly gets to run by then.
+const LATE: Duration = Duration::from_secs(120);
+
+/// When to look at a ring next, whose page was taken back so long ago.
+fn next_look(taken: Duration) -> Option<Duration> {
+    match taken {
+        taken if taken < SOON => Some(LOOK),
+        taken if taken < LATE => Some(Duration::from_secs(1)),
+        _ => None,
+    }
+}
 
 /// The body of a message about ring `at`.
 fn area(at: usize, page: Option<&DoorbellPage>) -> [u8; AREA] {
@@ -46,7 +57,6 @@ impl Session {
         let given = pages.filter(|(at, page)| self.say_doorbell(*at, Some(page))).map(|(at, _)| at);
         let given: Vec<usize> = given.collect();
         self.shared.vdpa.status().doorbells = given.len() as u16;
-        self.offload.nudges.retain(|(at, _)| !given.contains(at));
         self.offload.given = given;
     }
 
@@ -56,10 +66,23 @@ impl Session {
             // If it cannot be told, it has the page as long as it has the connection.
             self.say_doorbell(at, None);
             self.offload.nudges.retain(|(ring, _)| *ring != at);
-            self.offload.nudges.push((at, NUDGES));
-            self.offload.nudge_at = Some(Instant::now() + LOOK);
+            let now = Instant::now();
+            self.offload.nudges.push((at, now));
+            self.offload.nudge_at = Some(now + LOOK);
         }
         self.shared.vdpa.status().doorbells = 0;
+    }
+
+    /// Has whoever runs a ring look at it.
+    fn nudge(&self, at: usize) {
+        let Some(Running { rings, between, .. }) = &self.offload.running else {
+            return self.shared.rings.get(at).into_iter().for_each(|vring| vring.wake());
+        };
+        match between {
+            // Another device: told once too often, it finds nothing.
+            Between::Direct { .. } => rings.get(at).into_iter().for_each(|ring| ring.started.doorbell.ring()),
+            Between::Shadow { relay, .. } => relay.wake(),
+        }
     }
 
     fn say_doorbell(&self, at: usize, page: Option<&DoorbellPage>) -> bool {
@@ -79,14 +102,13 @@ impl Session {
         if self.offload.nudge_at.is_none_or(|at| at > Instant::now()) {
             return;
         }
-        for (at, left) in &mut self.offload.nudges {
-            *left -= 1;
-            if let Some(vring) = self.shared.rings.get(*at) {
-                vring.wake();
-            }
+        for &(at, _) in &self.offload.nudges {
+            self.nudge(at);
         }
-        self.offload.nudges.retain(|(_, left)| *left > 0);
-        self.offload.nudge_at = (!self.offload.nudges.is_empty()).then(|| Instant::now() + LOOK);
+        let now = Instant::now();
+        let wait = |(_, taken): &(usize, Instant)| next_look(now.duration_since(*taken));
+        self.offload.nudges.retain(|nudge| wait(nudge).is_some());
+        self.offload.nudge_at = self.offload.nudges.iter().filter_map(wait).min().map(|wait| now + wait);
     }
 }
 
@@ -95,6 +117,20 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+
+    /// However slow the front-end is, the ring is looked at soon after it has followed, and at last left alone.
+    #[test]
+    fn rings_are_looked_at_long_after_their_pages_were_taken_back() {
+        let (mut taken, mut looks) = (Duration::ZERO, Vec::new());
+        while let Some(wait) = next_look(taken) {
+            taken += wait;
+            looks.push(taken);
+        }
+        let longest = looks.windows(2).map(|pair| pair[1] - pair[0]).max();
+        assert_eq!(longest, Some(Duration::from_secs(1)));
+        assert!(taken >= Duration::from_secs(120) && looks.len() < 200, "{taken:?}, {} looks", looks.len());
+        assert!(looks.iter().filter(|look| **look <= SOON).count() >= 20);
+    }
 
     #[test]
     fn message_is_what_the_specification_says() {

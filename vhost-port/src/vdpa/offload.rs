@@ -98,8 +98,8 @@ pub(crate) struct Offload {
     hold: Option<(Instant, Instant)>,
     /// Something has changed since a device was tried last.
     pub(crate) retry: bool,
-    /// Rings whose kicks may still go to a device's page, and how often to look at them yet.
-    pub(crate) nudges: Vec<(usize, u8)>,
+    /// Rings whose kicks may still go to the page of a device that has them no more, and since when.
+    pub(crate) nudges: Vec<(usize, Instant)>,
     pub(crate) nudge_at: Option<Instant>,
     /// Rings whose pages the front-end was given.
     pub(crate) given: Vec<usize>,

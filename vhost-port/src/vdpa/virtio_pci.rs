@@ -120,11 +120,7 @@ impl VirtioFn {
                 "give it more: in QEMU, `vectors=4` on the device",
             ));
         }
-        let mut max_ring_size = u16::MAX;
-        for queue in 0..2 * pairs {
-            let size = transport.queue_size(queue).map_err(|error| refused(&error))?;
-            max_ring_size = max_ring_size.min(size);
-        }
+        let max_ring_size = max_ring_size(&transport, pairs).map_err(|error| refused(&error))?;
         let mac = (offered & VIRTIO_NET_F_MAC != 0)
             .then(|| core::array::from_fn(|i| transport.config().read8(net::MAC + i)));
         let mut given = offered & FOR_GUESTS;
@@ -249,6 +245,18 @@ impl VirtioFn {
             .as_mut()
             .ok_or_else(|| VdpaError::new(VdpaProblem::Refused, format!("{name} has not been started"), ""))
     }
+}
+
+/// The longest ring that all rings of so many pairs can be. Leaves the function reset.
+fn max_ring_size(transport: &Transport, pairs: u16) -> Result<u16, PmdError> {
+    transport.reset()?;
+    // Queues of further pairs may be there only when MQ has been accepted; so it is with QEMU's.
+    let needed = VIRTIO_F_VERSION_1 | FOR_MEMORY | VIRTIO_NET_F_MQ | VIRTIO_NET_F_CTRL_VQ;
+    transport.accept(transport.offered() & needed)?;
+    let sizes = (0..2 * pairs).map(|queue| transport.queue_size(queue));
+    let shortest = sizes.reduce(|one, other| Ok(one?.min(other?)));
+    transport.reset()?;
+    shortest.unwrap_or(Ok(0))
 }
 
 /// Addresses for the guest's memory: all that the IOMMU translates, but for the end, where our own memory goes.

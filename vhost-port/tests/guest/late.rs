@@ -52,7 +52,7 @@ impl Guest {
     ) -> (Guest, Late) {
         let mut frontend = Frontend::connect(path, rings as u64).unwrap();
         negotiate(&mut frontend, features);
-        let mut guest = Guest::unplugged(frontend, features, rings);
+        let mut guest = Guest::unplugged(frontend, features, rings, super::RING_SIZE);
         before(&mut guest);
         let late = Late::begin(&guest, slots);
         guest.frontend.set_features(features).unwrap();

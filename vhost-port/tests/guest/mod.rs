@@ -62,6 +62,7 @@ pub(crate) struct Guest {
     pub(crate) frontend: Frontend,
     pub(crate) rings: Vec<Ring>,
     features: u64,
+    ring_size: u16,
     base: NonNull<u8>,
     next: u64,
     /// What stands between the card and the memory, if the features say so.
@@ -75,9 +76,14 @@ impl Guest {
         Guest::start(frontend, features, rings)
     }
 
-    pub(crate) fn start(mut frontend: Frontend, features: u64, rings: usize) -> Guest {
+    pub(crate) fn start(frontend: Frontend, features: u64, rings: usize) -> Guest {
+        Guest::start_sized(frontend, features, rings, RING_SIZE)
+    }
+
+    /// The same with rings of another size, which must fit their areas.
+    pub(crate) fn start_sized(mut frontend: Frontend, features: u64, rings: usize, size: u16) -> Guest {
         negotiate(&mut frontend, features);
-        let mut guest = Guest::unplugged(frontend, features, rings);
+        let mut guest = Guest::unplugged(frontend, features, rings, size);
         guest.frontend.set_mem_table(&Guest::regions(&guest.file)).unwrap();
         for index in 0..rings {
             guest.start_ring(index, guest.first_base());
@@ -87,7 +93,7 @@ impl Guest {
     }
 
     /// A guest with rings that the front-end has not told of.
-    fn unplugged(mut frontend: Frontend, features: u64, rings: usize) -> Guest {
+    fn unplugged(mut frontend: Frontend, features: u64, rings: usize, ring_size: u16) -> Guest {
         let file: File = memfd_create("guest", MemfdFlags::CLOEXEC).unwrap().into();
         ftruncate(&file, MEMORY).unwrap();
         let prot = ProtFlags::READ | ProtFlags::WRITE;
@@ -98,7 +104,8 @@ impl Guest {
         if let Some(iommu) = &iommu {
             iommu.map_all(&file, base);
         }
-        let mut guest = Guest { file, frontend, rings: Vec::new(), features, base, next: BUFFERS, iommu };
+        let (rings_made, next) = (Vec::new(), BUFFERS);
+        let mut guest = Guest { file, frontend, rings: rings_made, features, ring_size, base, next, iommu };
         for index in 0..rings {
             let ring = guest.make_ring(index);
             guest.rings.push(ring);
@@ -179,7 +186,8 @@ impl Guest {
 
     fn make_ring(&self, index: usize) -> Ring {
         let gpa = ring_area(self.features, index);
-        let (avail, used) = layout(self.features);
+        let size = self.ring_size;
+        let (avail, used) = layout(self.features, size);
         let memory =
             RingMemory { descriptors: self.at(gpa), avail: self.at(gpa + avail), used: self.at(gpa + used) };
         let has = |feature| self.features & feature != 0;
@@ -187,9 +195,9 @@ impl Guest {
         // SAFETY: inside the mapping, which stays.
         let driver: Box<dyn ChainRing> = unsafe {
             if self.packed() {
-                Box::new(PackedDriverRing::new(memory, RING_SIZE, event_idx, in_order).unwrap())
+                Box::new(PackedDriverRing::new(memory, size, event_idx, in_order).unwrap())
             } else {
-                Box::new(DriverRing::new(memory, RING_SIZE, event_idx).unwrap())
+                Box::new(DriverRing::new(memory, size, event_idx).unwrap())
             }
         };
         Ring {
@@ -197,7 +205,7 @@ impl Guest {
             memory,
             kick: EventFd::new(EFD_NONBLOCK).unwrap(),
             call: EventFd::new(EFD_NONBLOCK).unwrap(),
-            posted: vec![Vec::new(); usize::from(RING_SIZE)],
+            posted: vec![Vec::new(); usize::from(size)],
         }
     }
 
@@ -212,17 +220,17 @@ impl Guest {
 
     /// Where a split ring lies.
     pub(crate) fn ring_config(index: usize) -> VringConfigData {
-        Guest::ring_config_for(0, index)
+        Guest::ring_config_for(0, RING_SIZE, index)
     }
 
     /// With an IOMMU, rings are where the card sees them.
-    fn ring_config_for(features: u64, index: usize) -> VringConfigData {
+    fn ring_config_for(features: u64, size: u16, index: usize) -> VringConfigData {
         let space = if features & VIRTIO_F_ACCESS_PLATFORM != 0 { 0 } else { UVA[0] };
         let uva = space + ring_area(features, index);
-        let (avail, used) = layout(features);
+        let (avail, used) = layout(features, size);
         VringConfigData {
-            queue_max_size: RING_SIZE,
-            queue_size: RING_SIZE,
+            queue_max_size: size,
+            queue_size: size,
             flags: 0,
             desc_table_addr: uva,
             used_ring_addr: uva + used,
@@ -233,8 +241,9 @@ impl Guest {
 
     pub(crate) fn start_ring(&self, index: usize, base: u16) {
         let ring = &self.rings[index];
-        self.frontend.set_vring_num(index, RING_SIZE).unwrap();
-        self.frontend.set_vring_addr(index, &Guest::ring_config_for(self.features, index)).unwrap();
+        let config = Guest::ring_config_for(self.features, self.ring_size, index);
+        self.frontend.set_vring_num(index, self.ring_size).unwrap();
+        self.frontend.set_vring_addr(index, &config).unwrap();
         self.frontend.set_vring_base(index, base).unwrap();
         self.frontend.set_vring_call(index, &ring.call).unwrap();
         self.frontend.set_vring_kick(index, &ring.kick).unwrap();
@@ -242,12 +251,12 @@ impl Guest {
 
     /// Guest address of a ring's used ring, or device event area.
     pub(crate) fn used_gpa(&self, index: usize) -> u64 {
-        index as u64 * RING_AREA + layout(self.features).1
+        index as u64 * RING_AREA + layout(self.features, self.ring_size).1
     }
 
     /// Says again where a ring is, and at which guest address its used ring is to be logged.
     pub(crate) fn log_used_at(&self, index: usize, gpa: u64) {
-        let config = Guest::ring_config_for(self.features, index);
+        let config = Guest::ring_config_for(self.features, self.ring_size, index);
         let config = VringConfigData { flags: 1, log_addr: Some(gpa), ..config };
         self.frontend.set_vring_addr(index, &config).unwrap();
     }
@@ -420,10 +429,9 @@ fn ring_area(features: u64, index: usize) -> u64 {
 }
 
 /// Offsets of a ring's second and third part.
-fn layout(features: u64) -> (u64, u64) {
+fn layout(features: u64, size: u16) -> (u64, u64) {
     let packed = features & VIRTIO_F_RING_PACKED != 0;
-    let (_, avail, used) =
-        if packed { PackedDriverRing::layout(RING_SIZE) } else { DriverRing::layout(RING_SIZE) };
+    let (_, avail, used) = if packed { PackedDriverRing::layout(size) } else { DriverRing::layout(size) };
     (avail as u64, used as u64)
 }
 

@@ -55,7 +55,7 @@ impl TxPort {
     fn send_merged(&mut self, batch: &mut Batch<'_>, merger: &mut Merger) {
         let staged = self.staged.get(..self.count).unwrap_or_default();
         let takes = self.queue.takes();
-        if self.down || !takes.large_tcp() || !merger.plan(batch, staged, takes) {
+        if self.down || !merger.plan(batch, staged, takes) {
             return self.send(batch);
         }
         let (frames, packets) = merger.send(batch, |batch, slots| {

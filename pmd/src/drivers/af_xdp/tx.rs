@@ -131,27 +131,26 @@ impl TxQueue for AfXdpTx {
         for &slot in slots {
             let frame = batch.frame(slot);
             let len = frame.len() as u64;
-            let mut refused = None;
             // The kernel does nothing for us on this path: checksums and segments are made here.
-            let finished = finisher.finish(frame, OffloadCaps::default(), max_frame, |piece| {
-                let mut result = sender.put(&piece);
-                if result == Err(DropReason::TxRingFull) {
-                    // A few large frames can be more segments than the ring holds before anybody calls the kernel.
-                    sender.tx.publish();
-                    call(&shared.fd, down);
-                    result = sender.put(&piece);
+            let finished = finisher.send(frame, OffloadCaps::default(), max_frame, |piece| {
+                match sender.put(piece) {
+                    Err(DropReason::TxRingFull) => {
+                        // A few large frames can be more segments than the ring holds before anybody calls the kernel.
+                        sender.tx.publish();
+                        call(&shared.fd, down);
+                        sender.put(piece)
+                    }
+                    other => other,
                 }
-                let result = result.err();
-                refused = refused.or(result);
             });
-            match (finished, refused) {
-                (Ok(done), None) => {
+            match finished {
+                Ok(done) => {
                     sent += 1;
                     bytes += len;
                     counters.add_finished(done);
                 }
-                (_, Some(DropReason::TxRingFull)) if *down => counters.drops.add(DropReason::TxLinkDown, 1),
-                (Err(reason), _) | (_, Some(reason)) => counters.drops.add(reason, 1),
+                Err(DropReason::TxRingFull) if *down => counters.drops.add(DropReason::TxLinkDown, 1),
+                Err(reason) => counters.drops.add(reason, 1),
             }
         }
         sender.tx.publish();

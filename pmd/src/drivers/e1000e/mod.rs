@@ -4,7 +4,7 @@
 //! |---|---|
 //! | receive | 2 KiB buffers, as many per frame as it needs |
 //! | transmit | one copy into 2 KiB buffers; a report per batch |
-//! | offloads | transport checksum both ways; segmentation in software |
+//! | offloads | transport checksum both ways; TCP segmentation on the way out |
 //! | queues | two, flows spread by a symmetric hash |
 //! | link | by interrupt |
 //!

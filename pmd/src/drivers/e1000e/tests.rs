@@ -3,22 +3,22 @@
 use super::model::Played82574;
 use super::registers::*;
 use super::*;
-use crate::nic::intel::model::{Context, Shared};
+use crate::nic::intel::Context;
 use crate::nic::intel::suite::{bench, config, intel_suite};
 use crate::nic::test_cards::{frame, receive, send, send_with};
 use crate::packet::Offload;
-use crate::pci::FakeFn;
 
 intel_suite!(Played82574);
+intel_suite!(Played82574: counters_that_reading_clears_are_added_up a_card_that_stays_in_reset_is_refused);
 
 #[test]
 fn the_card_is_told_where_a_checksum_goes() {
     let bench = bench::<Played82574>(config());
     for start in [34, 34, 54, 239] {
-        assert_eq!(bench.sum(300, start, 16).checksum, Some(Context { start, offset: 16 }));
+        assert_eq!(bench.sum(300, start, 16).checksum, Some(Context::Sum { start, offset: 16 }));
     }
     // Beyond what the card can name: done in software, wherever the field is in the head.
-    assert_eq!(bench.sum(250, 230, 16).checksum, Some(Context { start: 230, offset: 16 }));
+    assert_eq!(bench.sum(250, 230, 16).checksum, Some(Context::Sum { start: 230, offset: 16 }));
     let far = Offload { needs_csum: true, csum_start: 230, csum_offset: 26, ..Offload::default() };
     let mut tx = bench.port.tx_queue(0).unwrap();
     assert_eq!(send_with(&mut *tx, &[frame(258, 0)], far), 0);
@@ -42,23 +42,4 @@ fn queues_share_what_comes() {
     assert_eq!(receive(&mut *rx), [frame(100, 1)]);
     assert_eq!(send(&mut *tx, &[frame(99, 1)]), 1);
     assert_eq!(bench.function.writes_at(0, TX_TAIL + QUEUE), 2, "zero at the start, then the frame");
-}
-
-#[test]
-fn counters_that_reading_clears_are_added_up() {
-    let bench = bench::<Played82574>(config());
-    for _ in 0..2 {
-        bench.chip.lock().registers.insert(0x4010, 5);
-        bench.port.info();
-    }
-    let counters = bench.port.info().counters;
-    assert!(counters.contains(&("rx_missed_errors", 10)), "{counters:?}");
-}
-
-#[test]
-fn a_card_that_stays_in_reset_is_refused() {
-    let chip = Shared::<Played82574>::new();
-    chip.lock().dead = true;
-    let error = open(config(), FakeFn::new(chip)).err().unwrap().to_string();
-    assert!(error.contains("out of reset"), "{error}");
 }

@@ -3,18 +3,18 @@
 use super::model::Played82576;
 use super::registers::*;
 use super::*;
-use crate::nic::intel::model::{Context, Shared};
+use crate::nic::intel::Context;
 use crate::nic::intel::suite::{bench, config, intel_suite};
 use crate::nic::test_cards::{frame, receive, send};
-use crate::pci::FakeFn;
 
 intel_suite!(Played82576);
+intel_suite!(Played82576: counters_that_reading_clears_are_added_up a_card_that_stays_in_reset_is_refused);
 
 #[test]
 fn the_card_is_told_where_a_checksum_goes() {
     let bench = bench::<Played82576>(config());
     for (start, offset) in [(34, 16), (34, 16), (54, 6), (200, 16)] {
-        assert_eq!(bench.sum(300, start, offset).checksum, Some(Context { start, offset }));
+        assert_eq!(bench.sum(300, start, offset).checksum, Some(Context::Sum { start, offset }));
     }
     // Neither TCP nor UDP: done in software.
     let sent = bench.sum(200, 34, 2);
@@ -36,23 +36,4 @@ fn queues_share_what_comes() {
     assert_eq!(receive(&mut *rx), [frame(100, 1)]);
     assert_eq!(send(&mut *tx, &[frame(99, 1)]), 1);
     assert_eq!(bench.function.writes_at(0, TX_TAIL + QUEUE), 2, "zero at the start, then the frame");
-}
-
-#[test]
-fn counters_that_reading_clears_are_added_up() {
-    let bench = bench::<Played82576>(config());
-    for _ in 0..2 {
-        bench.chip.lock().registers.insert(0x4010, 5);
-        bench.port.info();
-    }
-    let counters = bench.port.info().counters;
-    assert!(counters.contains(&("rx_missed_errors", 10)), "{counters:?}");
-}
-
-#[test]
-fn a_card_that_stays_in_reset_is_refused() {
-    let chip = Shared::<Played82576>::new();
-    chip.lock().dead = true;
-    let error = open(config(), FakeFn::new(chip)).err().unwrap().to_string();
-    assert!(error.contains("out of reset"), "{error}");
 }

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | receive | 2 KiB buffers, as many per frame as it needs |
 //! | transmit | one copy into 2 KiB buffers; a report per batch |
-//! | offloads | TCP and UDP checksum both ways |
+//! | offloads | TCP and UDP checksum both ways; TCP segmentation on the way out |
 //! | queues | one in each direction |
 //! | addresses | its own, those asked for, all multicast: a virtual function cannot receive everything |
 //! | link | that of the card; looked at once a second, and by interrupt of the mailbox |
@@ -41,6 +41,6 @@ pub fn open(config: NicConfig, function: Arc<dyn PciFn>) -> Result<Arc<dyn Port>
 }
 
 #[cfg(test)]
-mod model;
+pub(crate) mod model;
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,8 @@ use super::model::PlayedVf;
 use super::registers::*;
 use super::*;
 use crate::nic::Filters;
-use crate::nic::intel::model::{Context, MAC, Shared};
+use crate::nic::intel::Context;
+use crate::nic::intel::model::{MAC, Shared};
 use crate::nic::intel::suite::{Bench, bench, config, intel_suite};
 use crate::nic::test_cards::{frame, receive, restarts, send};
 use crate::pci::FakeFn;
@@ -33,7 +34,7 @@ fn firsts(bench: &Bench<PlayedVf>) -> Vec<u32> {
 fn the_card_is_told_where_a_checksum_goes() {
     let bench = bench::<PlayedVf>(config());
     for (start, offset) in [(34, 16), (54, 6)] {
-        assert_eq!(bench.sum(300, start, offset).checksum, Some(Context { start, offset }));
+        assert_eq!(bench.sum(300, start, offset).checksum, Some(Context::Sum { start, offset }));
     }
 }
 

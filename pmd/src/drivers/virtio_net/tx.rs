@@ -21,7 +21,7 @@ impl VirtioTx {
 }
 
 impl TxRing for VirtioTx {
-    fn caps(&self, _offload: &Offload) -> OffloadCaps {
+    fn caps(&self) -> OffloadCaps {
         self.caps
     }
 

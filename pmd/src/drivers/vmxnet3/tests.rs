@@ -7,7 +7,7 @@ use super::descriptors::Mode;
 use super::model::{Lie, SentFrame, Shared};
 use super::registers::*;
 use super::*;
-use crate::nic::test_cards::{frame, receive, restarts, send, send_with, until};
+use crate::nic::test_cards::{AnyCard, frame, receive, restarts, send, send_with, stuck_and_pulled, until};
 use crate::packet::{BURST, Gso, Offload};
 use crate::pci::FakeFn;
 use crate::port::test_bursts::receive_burst;
@@ -286,22 +286,14 @@ fn a_card_with_a_fault_is_restarted_and_works_again() {
     bench.chip.lock().stop_queue(bench.function.dma_view());
     bench.until("restart after a queue stopped", |info| restarts(info) == 1 && info.error.is_none());
 
-    bench.chip.lock().stuck = true;
-    assert_eq!(send(&mut *tx, &[frame(60, 0)]), 1);
-    bench.until("restart of a stuck card", |info| restarts(info) > 1);
-    bench.chip.lock().stuck = false;
-    bench.until("recovery", |info| info.error.is_none() && info.link == LinkState::Up);
-    assert_eq!(send(&mut *tx, &[frame(98, 1)]), 1);
-    assert_eq!(bench.chip.lock().sent.last().unwrap().bytes, frame(98, 1));
-
-    bench.function.pull();
-    let info = bench.until("error", |info| info.error.is_some());
-    assert_eq!(info.link, LinkState::Down);
-    assert_eq!((receive(&mut *rx).len(), send(&mut *tx, &[frame(60, 0)])), (0, 0));
-    bench.function.put_back();
-    bench.until("back in its slot", |info| info.error.is_none() && info.link == LinkState::Up);
-    assert!(bench.deliver(&frame(60, 3)));
-    assert_eq!(receive(&mut *rx), [frame(60, 3)]);
+    let card = AnyCard {
+        port: &*bench.port,
+        function: &bench.function,
+        stick: &|stuck| bench.chip.lock().stuck = stuck,
+        last: &|| bench.chip.lock().sent.last().unwrap().bytes.clone(),
+        deliver: &|frame| bench.deliver(frame),
+    };
+    stuck_and_pulled(&card, &mut *rx, &mut *tx);
 }
 
 #[test]

@@ -13,14 +13,12 @@ use super::registers::{NEXT, TX_PRODUCER};
 use crate::memory::DmaArena;
 use crate::nic::{Fault, TxRing, copy_piece};
 use crate::offload::{CutByCard, transport};
-use crate::packet::{Frame, Gso, Offload, OffloadCaps};
+use crate::packet::{Frame, Gso, OffloadCaps};
 use crate::pci::Bar;
 use crate::port::DropReason;
 
 /// Bytes of a buffer. A frame of 64 KiB has 17 of them; the card takes 24 at most.
 pub(super) const BUFFER: usize = 4096;
-/// Longest frame with segmentation: 64 KiB of IP packet, Ethernet header and two tags.
-const LONGEST_SEGMENT: usize = 65_535 + 22;
 /// Memory starts with descriptors, completions behind them.
 const RINGS: usize = 2;
 
@@ -87,10 +85,10 @@ impl VmxTx {
     }
 
     /// What the card is to do with a frame, and how its headers are to be changed for that.
-    fn mode(frame: &Frame<'_>) -> Result<(Mode, Option<CutByCard>), DropReason> {
+    fn mode(&self, frame: &Frame<'_>) -> Result<(Mode, Option<CutByCard>), DropReason> {
         let offload = &frame.offload;
         if offload.gso != Gso::None {
-            let cut = CutByCard::of(frame).ok_or(DropReason::TxNoOffload)?;
+            let cut = CutByCard::of(frame, self.longest).ok_or(DropReason::TxNoOffload)?;
             return Ok((Mode::Segment { headers: cut.headers as u16, size: offload.gso_size }, Some(cut)));
         }
         if offload.needs_csum {
@@ -102,10 +100,10 @@ impl VmxTx {
 
     /// Changes headers, which lie in the buffer at `at`, for a card that cuts.
     fn prepare(&self, at: usize, cut: &CutByCard) {
-        if let Some(field) = cut.ip_checksum {
+        if let Some(field) = cut.ip_checksum() {
             self.arena.copy_in(at + field, &[0; 2]);
         }
-        self.arena.copy_in(at + cut.tcp_checksum, &cut.pseudo_sum);
+        self.arena.copy_in(at + cut.tcp_checksum(), &cut.pseudo_sum);
     }
 
     /// Writes a descriptor and goes to the next.
@@ -123,7 +121,7 @@ impl VmxTx {
 }
 
 impl TxRing for VmxTx {
-    fn caps(&self, _offload: &Offload) -> OffloadCaps {
+    fn caps(&self) -> OffloadCaps {
         OffloadCaps { csum: true, tso4: true, tso6: true, ..OffloadCaps::default() }
     }
 
@@ -132,9 +130,8 @@ impl TxRing for VmxTx {
         let sums = transport(frame).is_some_and(|l4| l4 + usize::from(offload.csum_offset) < LONGEST_HEADERS);
         // Headers must lie in the first buffer, which they do if the card can name their length.
         let cuts = offload.gso != Gso::None
-            && (1..=LARGEST_SEGMENT).contains(&offload.gso_size)
-            && frame.len() <= LONGEST_SEGMENT
-            && CutByCard::of(frame).is_some_and(|cut| cut.headers <= LONGEST_HEADERS);
+            && offload.gso_size <= LARGEST_SEGMENT
+            && CutByCard::of(frame, self.longest).is_some_and(|cut| cut.headers <= LONGEST_HEADERS);
         OffloadCaps { csum: sums, tso4: sums && cuts, tso6: sums && cuts, ..OffloadCaps::default() }
     }
 
@@ -161,15 +158,14 @@ impl TxRing for VmxTx {
 
     fn send(&mut self, frame: &Frame<'_>) -> Result<(), DropReason> {
         let len = frame.len();
-        let longest = if frame.offload.gso == Gso::None { self.longest } else { LONGEST_SEGMENT };
-        if len > longest || len == 0 {
+        let (mode, cut) = self.mode(frame)?;
+        if len == 0 || (cut.is_none() && len > self.longest) {
             return Err(DropReason::TxTooLong);
         }
         let pieces = len.div_ceil(BUFFER);
         if usize::from(self.free) < pieces {
             return Err(DropReason::TxRingFull);
         }
-        let (mode, cut) = Self::mode(frame)?;
         let (first_at, first_generation) = (usize::from(self.next) * LEN, self.generation);
         let mut first_word = 0;
         for piece in 0..pieces {

@@ -5,8 +5,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use super::cut_by_card::cut_by_card;
 use super::registers::*;
-use super::{BUFFER, DESCRIPTOR as LEN, Received, TX_DONE};
+use super::{BUFFER, Context, DESCRIPTOR as LEN, Received, TX_DONE};
 use crate::nic::NicConfig;
 use crate::pci::{FakeDma, FakeModel, PciFn};
 use crate::port::{PmdError, Port};
@@ -22,22 +23,25 @@ pub(crate) const MAC: [u8; 6] = [0x52, 0x54, 0x52, 0x54, 0, 1];
 /// What a card reads from a transmit descriptor.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Sent {
-    Context(Context),
-    Data {
-        len: usize,
-        /// Length of the whole, where the descriptor has it.
-        total: Option<usize>,
-        last: bool,
-        checksum: bool,
-        report: bool,
+    Context {
+        context: Context,
+        /// Length of what is cut, where the context has it.
+        payload: Option<usize>,
     },
+    Data(Data),
 }
 
-/// Where a sum starts and where it goes from there, as a context descriptor says it.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub(crate) struct Context {
-    pub(crate) start: u16,
-    pub(crate) offset: u16,
+/// A data descriptor.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Data {
+    pub(crate) len: usize,
+    /// Length of the whole without headers that are repeated, where the descriptor has it.
+    pub(crate) payload: Option<usize>,
+    pub(crate) last: bool,
+    pub(crate) checksum: bool,
+    pub(crate) ip_checksum: bool,
+    pub(crate) cut: bool,
+    pub(crate) report: bool,
 }
 
 /// A frame that was sent, and where the card was to put a checksum.
@@ -68,6 +72,11 @@ pub(crate) trait Played: Default + Send + Sized + 'static {
     /// Makes known that the link has changed, and gives the vector for it, which the driver must have asked for.
     fn tell_link(chip: &mut Chip<Self>) -> u16;
 
+    /// The card is reset.
+    fn reset(chip: &mut Chip<Self>) {
+        let _ = chip;
+    }
+
     /// Reads a register that is not as usual.
     fn read(chip: &mut Chip<Self>, offset: usize) -> Option<u32> {
         let _ = (chip, offset);
@@ -88,7 +97,12 @@ pub(crate) struct Chip<P> {
     pub(crate) link_up: bool,
     pub(crate) sent: Vec<SentFrame>,
     building: Vec<u8>,
-    context: Context,
+    /// The last context, and the length of what it cuts if it has that: it is then good for one frame.
+    pub(crate) context: Option<(Context, Option<usize>)>,
+    /// Contexts read.
+    pub(crate) contexts: u64,
+    /// Frames that the card has cut.
+    pub(crate) cut: u64,
     /// Reports written back.
     pub(crate) reports: u64,
     pub(crate) resets: u32,
@@ -130,7 +144,7 @@ impl<P: Played> Chip<P> {
         u64::from(self.get(ring)) | u64::from(self.get(ring + 4)) << 32
     }
 
-    /// Brings a frame in by a queue. False when the card has not enough buffers.
+    /// Brings a frame in by a queue. False when the card has not enough buffers, or is not started.
     pub(crate) fn deliver(&mut self, dma: &FakeDma, queue: usize, frame: &[u8]) -> bool {
         self.deliver_with(dma, queue, frame, None)
     }
@@ -145,6 +159,9 @@ impl<P: Played> Chip<P> {
     ) -> bool {
         let ring = P::RX + queue * P::QUEUE;
         let slots = self.get(ring + RING_LEN) / LEN as u32;
+        if slots == 0 {
+            return false;
+        }
         let pieces: Vec<&[u8]> = frame.chunks(BUFFER).collect();
         let head = self.get(ring + RING_HEAD);
         let ready = (self.get(ring + RING_TAIL) + slots - head) % slots;
@@ -195,28 +212,43 @@ impl<P: Played> Chip<P> {
     }
 
     fn take(&mut self, dma: &FakeDma, descriptor: u64, words: [u64; 2]) {
-        let (len, total, last, checksum, report) = match P::sent(words) {
-            Sent::Context(context) => {
-                self.context = context;
+        let data = match P::sent(words) {
+            Sent::Context { context, payload } => {
+                assert!(self.building.is_empty(), "a context inside of a frame");
+                self.context = Some((context, payload));
+                self.contexts += 1;
                 return;
             }
-            Sent::Data { len, total, last, checksum, report } => (len, total, last, checksum, report),
+            Sent::Data(data) => data,
         };
-        let mut bytes = vec![0; len];
+        let mut bytes = vec![0; data.len];
         assert!(dma.read(words[0], &mut bytes), "the card was given an address that is not mapped");
         self.building.extend(bytes);
-        if last {
-            assert_eq!(
-                total.unwrap_or(self.building.len()),
-                self.building.len(),
-                "length of the whole frame"
-            );
-            let checksum = checksum.then_some(self.context);
-            self.sent.push(SentFrame { bytes: std::mem::take(&mut self.building), checksum });
+        if data.last {
+            self.send(data);
         }
-        if report {
+        if data.report {
             self.reports += 1;
             assert!(dma.write(descriptor + 8, &(words[1] | TX_DONE).to_le_bytes()));
+        }
+    }
+
+    /// Sends what was built, as its last descriptor says.
+    fn send(&mut self, Data { payload, checksum, ip_checksum, cut, .. }: Data) {
+        let whole = std::mem::take(&mut self.building);
+        let context = self.context.filter(|_| checksum);
+        if let Some((Context::Cut(how), in_context)) = context {
+            let of_payload = payload.or(in_context).expect("a length, here or in a context of its own");
+            assert_eq!(of_payload, whole.len() - usize::from(how.headers), "length of what is cut");
+            assert_eq!((cut, ip_checksum), (true, !how.is_v6));
+            self.context = self.context.filter(|(_, once)| once.is_none());
+            let segments = cut_by_card(&whole, &how).into_iter();
+            self.sent.extend(segments.map(|bytes| SentFrame { bytes, checksum: None }));
+            self.cut += 1;
+        } else {
+            assert_eq!(payload.unwrap_or(whole.len()), whole.len(), "length of the whole frame");
+            assert!(!cut && !ip_checksum);
+            self.sent.push(SentFrame { bytes: whole, checksum: context.map(|(context, _)| context) });
         }
     }
 }
@@ -244,6 +276,7 @@ impl<P: Played> FakeModel for Shared<P> {
             chip.resets += 1;
             chip.registers.clear();
             chip.building.clear();
+            P::reset(&mut chip);
         } else if P::write(&mut chip, offset, value) {
         } else if let Some((set, _)) = P::MASKS.iter().find(|(set, _)| *set == offset) {
             *chip.registers.entry(*set).or_default() |= value;
@@ -251,7 +284,7 @@ impl<P: Played> FakeModel for Shared<P> {
             *chip.registers.entry(*set).or_default() &= !value;
         } else {
             chip.registers.insert(offset, value);
-            if let Some(queue) = (0..2).find(|queue| offset == P::TX + queue * P::QUEUE + RING_TAIL) {
+            if let Some(queue) = (0..8).find(|queue| offset == P::TX + queue * P::QUEUE + RING_TAIL) {
                 chip.transmit(dma, queue);
             }
         }

@@ -1,11 +1,13 @@
 //! What the driver of every gigabit card of Intel must do, over the card that is played. A driver runs all of it by [`intel_suite`].
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::model::{MAC, Played, RING_TAIL, SentFrame, Shared};
+pub(crate) use super::suite_cut::*;
 use crate::nic::NicConfig;
-use crate::nic::test_cards::{frame, receive, restarts, send, send_with, until};
+use crate::nic::test_cards::{AnyCard, frame, receive, restarts, send, send_with, stuck_and_pulled, until};
 use crate::packet::{BURST, Offload};
 use crate::pci::FakeFn;
 use crate::port::{Armed, DropReason, LinkState, Port, PortInfo};
@@ -161,31 +163,86 @@ pub(crate) fn a_card_with_a_fault_is_restarted_and_works_again<P: Played>() {
     assert!(bench.deliver(&frame(99, 1)));
     assert_eq!(receive(&mut *rx), [frame(99, 1)]);
 
-    bench.chip.lock().stuck = true;
-    assert_eq!(send(&mut *tx, &[frame(60, 0)]), 1);
-    bench.until("restart of a stuck card", |info| restarts(info) > 1);
-    bench.chip.lock().stuck = false;
-    bench.until("recovery", |info| info.error.is_none() && info.link == LinkState::Up);
-    assert_eq!(send(&mut *tx, &[frame(98, 1)]), 1);
-    assert_eq!(bench.chip.lock().sent.last().unwrap().bytes, frame(98, 1));
-
-    bench.function.pull();
-    let info = bench.until("error", |info| info.error.is_some());
-    assert_eq!(info.link, LinkState::Down);
-    bench.function.put_back();
-    bench.until("back in its slot", |info| info.error.is_none() && info.link == LinkState::Up);
-    assert!(bench.deliver(&frame(60, 3)));
-    assert_eq!(receive(&mut *rx), [frame(60, 3)]);
+    let card = AnyCard {
+        port: &*bench.port,
+        function: &bench.function,
+        stick: &|stuck| bench.chip.lock().stuck = stuck,
+        last: &|| bench.chip.lock().sent.last().unwrap().bytes.clone(),
+        deliver: &|frame| bench.deliver(frame),
+    };
+    stuck_and_pulled(&card, &mut *rx, &mut *tx);
 }
 
-/// Makes tests of all of the above for a card.
+/// The card is restarted over and over under a worker that knows nothing of it: frames are lost, and none is changed.
+pub(crate) fn the_mtu_changes_under_load<P: Played>() {
+    let bench = bench::<P>(config());
+    let (stop, came, sent) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
+    let frames: Vec<_> = (0..BURST).map(|i| frame(1000, i)).collect();
+    let mut rx = bench.port.rx_queue(0).unwrap();
+    let mut tx = bench.port.tx_queue(0).unwrap();
+    let resets = bench.chip.lock().resets;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                frames.iter().for_each(|frame| _ = bench.deliver(frame));
+                let got = receive(&mut *rx);
+                assert!(got.iter().all(|bytes| *bytes == frame(1000, bytes[0].into())));
+                came.fetch_add(got.len(), Ordering::Relaxed);
+                sent.fetch_add(send(&mut *tx, &frames), Ordering::Relaxed);
+                let out = std::mem::take(&mut bench.chip.lock().sent);
+                assert!(out.iter().all(|sent| sent.bytes == frame(1000, sent.bytes[0].into())));
+            }
+        });
+        for mtu in [9000, 1500].into_iter().cycle().take(20) {
+            bench.port.set_mtu(mtu).unwrap();
+            let before = [&came, &sent].map(|count| count.load(Ordering::Relaxed));
+            bench.until("frames both ways", |info| {
+                info.mtu == mtu
+                    && came.load(Ordering::Relaxed) > before[0]
+                    && sent.load(Ordering::Relaxed) > before[1]
+            });
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert!(bench.chip.lock().resets >= resets + 20);
+    assert_eq!(bench.function.dma_view().faults(), 0);
+    assert_eq!(restarts(&bench.port.info()), 0, "none of them was for a fault");
+    bench.port.set_mtu(9000).unwrap();
+    assert_eq!(send(&mut *tx, &[frame(9000, 1)]), 1);
+    assert!(bench.chip.lock().sent.pop().unwrap().bytes == frame(9000, 1));
+    assert!(bench.deliver(&frame(9000, 2)));
+    assert!(receive(&mut *rx) == [frame(9000, 2)]);
+}
+
+/// Of cards that are whole, not virtual functions.
+pub(crate) fn counters_that_reading_clears_are_added_up<P: Played>() {
+    let bench = bench::<P>(config());
+    for _ in 0..2 {
+        bench.chip.lock().registers.insert(0x4010, 5);
+        bench.port.info();
+    }
+    let counters = bench.port.info().counters;
+    assert!(counters.contains(&("rx_missed_errors", 10)), "{counters:?}");
+}
+
+/// The same.
+pub(crate) fn a_card_that_stays_in_reset_is_refused<P: Played>() {
+    let chip = Shared::<P>::new();
+    chip.lock().dead = true;
+    let error = P::open(config(), FakeFn::new(chip)).err().unwrap().to_string();
+    assert!(error.contains("out of reset"), "{error}");
+}
+
+/// Makes tests of all of the above for a card, but of those for whole cards, or of those named.
 macro_rules! intel_suite {
     ($card:ty) => {
         $crate::nic::intel::suite::intel_suite!($card:
             frames_of_every_length_both_ways the_ring_goes_round_with_long_frames_cut_by_bursts
             doorbells_are_few_at_full_bursts a_full_ring_drops_and_recovers
             a_sleeping_worker_is_woken_by_its_queue a_change_of_the_link_is_reported
-            a_card_with_a_fault_is_restarted_and_works_again);
+            a_card_with_a_fault_is_restarted_and_works_again
+            tcp_is_cut_by_the_card a_context_is_told_once_where_it_stays what_the_card_does_not_cut_software_does
+            a_ring_that_is_nearly_full_takes_what_fits the_mtu_changes_under_load);
     };
     ($card:ty: $($test:ident)+) => {$(
         #[test]

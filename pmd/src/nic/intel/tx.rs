@@ -1,4 +1,5 @@
-//! Sending: a frame is copied into the buffers of as many descriptors as it fills. Descriptor `i` has buffer `i`.
+//! Sending: a frame is copied into the buffers of as many descriptors as it fills. Descriptor `i` has buffer `i`. What the card shall do with
+//! frames stands in a context, a descriptor before theirs.
 //!
 //! The card writes a descriptor back only where it is asked to: at the end of each batch that is shown to it, and at least every
 //! [`REPORT_EVERY`]. So completions cost one written line per batch, and are taken in bulk.
@@ -9,9 +10,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::DESCRIPTOR as LEN;
+use super::format::{Context, Format, cut_of};
 use crate::memory::DmaArena;
 use crate::nic::{Fault, TxRing, copy_piece};
-use crate::packet::{Frame, Offload, OffloadCaps};
+use crate::offload::CutByCard;
+use crate::packet::{Frame, OffloadCaps};
 use crate::pci::Bar;
 use crate::port::DropReason;
 
@@ -24,18 +27,6 @@ const REPORT_EVERY: u16 = 32;
 pub const TX_REPORT: u64 = 1 << 27;
 /// See [`TX_REPORT`].
 pub const TX_DONE: u64 = 1 << 32;
-
-/// How a card's transmit descriptors look.
-pub trait Format: Send + 'static {
-    /// Whether the card can sum from `start` to the end of the frame, and store the result `offset` bytes after that.
-    fn can_sum(start: u16, offset: u16) -> bool;
-
-    /// A context that says so.
-    fn context(start: u16, offset: u16) -> [u64; 2];
-
-    /// Second word of a data descriptor of `len` of the `total` bytes of a frame.
-    fn data(len: usize, total: usize, last: bool, checksum: bool) -> u64;
-}
 
 /// Transmit ring. See the module.
 pub struct IntelTx<F> {
@@ -50,8 +41,8 @@ pub struct IntelTx<F> {
     next: u16,
     shown: u16,
     free: u16,
-    /// Checksum place the card knows.
-    context: Option<(u16, u16)>,
+    /// What the card was told last, while that still holds.
+    context: Option<Context>,
     /// Last descriptor of the last frame, with its second word, while no report was asked for.
     unreported: Option<(u16, u64)>,
     since_report: u16,
@@ -93,6 +84,26 @@ impl<F: Format> IntelTx<F> {
         }
     }
 
+    /// Tells the card what is to be done with a frame of `total` bytes, unless it knows.
+    fn tell(&mut self, context: &Context, total: usize) {
+        if self.context.as_ref() == Some(context) {
+            return;
+        }
+        self.put(F::context(context, total));
+        let stays = F::CUT_STAYS || !matches!(context, Context::Cut(_));
+        self.context = stays.then_some(*context);
+    }
+
+    /// Changes headers, which lie whole in the buffer at `at`, for a card that cuts (82574 datasheet, 7.3.6; 82576 datasheet, 7.2.4): it fills in
+    /// lengths and the sum of the IPv4 header, and goes on with TCP's sum from what it finds.
+    fn prepare(&self, at: usize, headers: &CutByCard) {
+        self.arena.copy_in(at + headers.ip_length(), &[0; 2]);
+        if let Some(field) = headers.ip_checksum() {
+            self.arena.copy_in(at + field, &[0; 2]);
+        }
+        self.arena.copy_in(at + headers.tcp_checksum(), &headers.pseudo_sum);
+    }
+
     fn put(&mut self, words: [u64; 2]) -> u16 {
         let slot = self.next;
         let at = usize::from(slot) * LEN;
@@ -115,9 +126,14 @@ impl<F: Format> IntelTx<F> {
 }
 
 impl<F: Format> TxRing for IntelTx<F> {
-    fn caps(&self, offload: &Offload) -> OffloadCaps {
-        let csum = F::can_sum(offload.csum_start, offload.csum_offset);
-        OffloadCaps { csum, ..OffloadCaps::default() }
+    fn caps(&self) -> OffloadCaps {
+        OffloadCaps { csum: true, tso4: true, tso6: true, ..OffloadCaps::default() }
+    }
+
+    fn caps_for(&self, frame: &Frame<'_>) -> OffloadCaps {
+        let cuts = cut_of::<F>(frame, self.longest).is_some();
+        let csum = cuts || F::can_sum(frame.offload.csum_start, frame.offload.csum_offset);
+        OffloadCaps { csum, tso4: cuts, tso6: cuts, ..OffloadCaps::default() }
     }
 
     fn reclaim(&mut self) -> Result<(), Fault> {
@@ -134,7 +150,8 @@ impl<F: Format> TxRing for IntelTx<F> {
 
     fn send(&mut self, frame: &Frame<'_>) -> Result<(), DropReason> {
         let len = frame.len();
-        if len > self.longest {
+        let cut = cut_of::<F>(frame, self.longest);
+        if cut.is_none() && len > self.longest {
             return Err(DropReason::TxTooLong);
         }
         let pieces = len.div_ceil(BUFFER);
@@ -143,21 +160,26 @@ impl<F: Format> TxRing for IntelTx<F> {
             self.report();
             return Err(DropReason::TxRingFull);
         }
-        let checksum = frame.offload.needs_csum;
-        if checksum {
-            let place = (frame.offload.csum_start, frame.offload.csum_offset);
-            if self.context != Some(place) {
-                self.context = Some(place);
-                self.put(F::context(place.0, place.1));
+        let context = match cut {
+            Some((_, cut)) => Some(Context::Cut(cut)),
+            None if frame.offload.needs_csum => {
+                Some(Context::Sum { start: frame.offload.csum_start, offset: frame.offload.csum_offset })
             }
+            None => None,
+        };
+        if let Some(context) = &context {
+            self.tell(context, len);
         }
         for piece in 0..pieces {
             let skip = piece * BUFFER;
             let n = (len - skip).min(BUFFER);
             let buffer = self.buffers + usize::from(self.next) * BUFFER;
             copy_piece(&self.arena, buffer, frame, skip, n);
+            if let (0, Some((headers, _))) = (piece, &cut) {
+                self.prepare(buffer, headers);
+            }
             let last = piece + 1 == pieces;
-            let word = F::data(n, len, last, checksum);
+            let word = F::data(n, len, last, context.as_ref());
             let address = self.arena.iova(buffer);
             let slot = self.put([address, word]);
             if last {

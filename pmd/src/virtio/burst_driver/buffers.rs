@@ -42,6 +42,21 @@ impl Buffers {
         self.count.is_power_of_two() && self.headroom as u64 + self.capacity as u64 <= self.stride as u64
     }
 
+    /// The buffer of `id`, which is bounded first.
+    ///
+    /// # Safety
+    /// For `'a`, [`Buffers::extent`] bytes from [`Buffers::start`] are mapped, and from `descriptors` one descriptor for each buffer.
+    #[expect(unsafe_code, reason = "the bytes are shared with a device")]
+    #[inline(always)]
+    pub(super) unsafe fn view<'a>(&self, id: u16, descriptors: SharedPtr) -> BufferView<'a> {
+        let id = usize::from(id & (self.count - 1));
+        let offset = id * self.stride as usize + self.headroom as usize;
+        // SAFETY: id < count, so both lie inside what the caller vouches for.
+        let (at, descriptor) =
+            unsafe { (self.start.add(offset), descriptors.add(id * size_of::<super::Descriptor>())) };
+        BufferView { at, descriptor, capacity: self.capacity, ring: PhantomData }
+    }
+
     /// Guest address of buffer `id`.
     pub(super) const fn guest_address(&self, id: u16) -> u64 {
         self.guest + id as u64 * self.stride as u64 + self.headroom as u64

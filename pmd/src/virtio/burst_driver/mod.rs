@@ -44,7 +44,6 @@ mod packed_tests;
 #[cfg(test)]
 mod tests;
 
-use core::marker::PhantomData;
 use core::sync::atomic::{Ordering, fence};
 
 pub use buffers::{BufferView, Buffers};
@@ -175,16 +174,10 @@ impl BurstRing {
         usize::from(position & (self.size - 1))
     }
 
-    /// The buffer of `id`, which is bounded first.
     #[inline(always)]
     fn view(&self, id: u16) -> BufferView<'_> {
-        let id = usize::from(id & (self.buffers.count - 1));
-        let offset = id * self.buffers.stride as usize + self.buffers.headroom as usize;
-        // SAFETY: id < count <= size, so both lie inside what `new` was given.
-        let (at, descriptor) = unsafe {
-            (self.buffers.start.add(offset), self.memory.descriptors.add(id * size_of::<Descriptor>()))
-        };
-        BufferView { at, descriptor, capacity: self.buffers.capacity, ring: PhantomData }
+        // SAFETY: what `new` was given; there are no fewer descriptors than buffers.
+        unsafe { self.buffers.view(id, self.memory.descriptors) }
     }
 
     /// Shows every buffer to `each`, wherever it is: to write what never changes. Meant for a ring whose buffers are all free.

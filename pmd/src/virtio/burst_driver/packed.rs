@@ -24,7 +24,6 @@
 //!
 //! What a device can do to it is what it can do to a split ring: see [`super`].
 
-use core::marker::PhantomData;
 use core::sync::atomic::{Ordering, fence};
 
 use super::{BadDevice, BufferView, Buffers, Direction};
@@ -139,15 +138,10 @@ impl PackedBurstRing {
         self.out - self.staged
     }
 
-    /// The buffer of `id`, which is bounded first.
     #[inline(always)]
     fn view(&self, id: u16) -> BufferView<'_> {
-        let id = usize::from(id & (self.buffers.count - 1));
-        let offset = id * self.buffers.stride as usize + self.buffers.headroom as usize;
-        // SAFETY: id < count, so both lie inside what `new` was given and made.
-        let (at, descriptor) =
-            unsafe { (self.buffers.start.add(offset), self.templates.add(id * size_of::<Descriptor>())) };
-        BufferView { at, descriptor, capacity: self.buffers.capacity, ring: PhantomData }
+        // SAFETY: what `new` was given, and made: a template for each buffer.
+        unsafe { self.buffers.view(id, self.templates) }
     }
 
     /// Shows every buffer to `each`, wherever it is: to write what never changes. Meant for a ring whose buffers are all free.

@@ -35,12 +35,7 @@ impl NetTxRing {
         wanted: Offloads,
         max_frame: usize,
     ) -> Result<(), DropReason> {
-        let mut refused = None;
-        finisher.finish(frame, wanted.limit(self.caps), max_frame, |piece| {
-            let result = self.put(&piece).err();
-            refused = refused.or(result);
-        })?;
-        refused.map_or(Ok(()), Err)
+        finisher.send(frame, wanted.limit(self.caps), max_frame, |piece| self.put(piece)).map(|_| ())
     }
 
     fn put(&mut self, frame: &Frame<'_>) -> Result<(), DropReason> {

@@ -242,6 +242,8 @@ impl FakeModel for VirtioNetModel {
             common::DEVICE_FEATURE => (device.offered >> (32 * device.select)) as u32,
             common::STATUS if device.needs_reset => u32::from(device.status | status::NEEDS_RESET),
             common::STATUS => u32::from(if device.dead { device.status | 1 } else { device.status }),
+            // As QEMU's: queues of further pairs are there when MQ has been accepted. Without, the control queue is the third.
+            common::QUEUE_SIZE if device.queue > 2 && device.accepted & VIRTIO_NET_F_MQ == 0 => 0,
             common::QUEUE_SIZE => queue.size.into(),
             common::QUEUE_VECTOR => queue.vector.into(),
             common::QUEUE_NOTIFY_OFF => device.queue.into(),
@@ -268,6 +270,7 @@ impl FakeModel for VirtioNetModel {
             common::DRIVER_FEATURE => device.accepted |= u64::from(value) << 32,
             common::STATUS if value == 0 => {
                 device.status = 0;
+                device.accepted = 0;
                 device.resets += 1;
                 device.needs_reset = false;
                 device.queues.fill(Queue { size: 256, ..Queue::default() });
