@@ -51,19 +51,26 @@ struct CardDriver {
     /// Vendor and device ids.
     ids: &'static [(u16, u16)],
     open: Open,
+    /// It shares the card with virtual functions.
+    shares: bool,
 }
 
 const CARDS: &[CardDriver] = &[
-    CardDriver { name: "e1000e", ids: e1000e::IDS, open: e1000e::open },
-    CardDriver { name: "igb", ids: igb::IDS, open: igb::open },
-    CardDriver { name: "igbvf", ids: igbvf::IDS, open: igbvf::open },
-    CardDriver { name: "virtio-net", ids: virtio_net::IDS, open: virtio_net::open },
-    CardDriver { name: "vmxnet3", ids: vmxnet3::IDS, open: vmxnet3::open },
+    CardDriver { name: "e1000e", ids: e1000e::IDS, open: e1000e::open, shares: false },
+    CardDriver { name: "igb", ids: igb::IDS, open: igb::open, shares: true },
+    CardDriver { name: "igbvf", ids: igbvf::IDS, open: igbvf::open, shares: false },
+    CardDriver { name: "virtio-net", ids: virtio_net::IDS, open: virtio_net::open, shares: false },
+    CardDriver { name: "vmxnet3", ids: vmxnet3::IDS, open: vmxnet3::open, shares: false },
 ];
 
 /// The driver for a card of these ids, if there is one.
 pub fn driver_of(vendor: u16, device: u16) -> Option<&'static str> {
     CARDS.iter().find(|card| card.ids.contains(&(vendor, device))).map(|card| card.name)
+}
+
+/// Whether the driver for a card of these ids shares it with virtual functions: answers them, and tells the card what is whose.
+pub fn shares_with_functions(vendor: u16, device: u16) -> bool {
+    CARDS.iter().any(|card| card.shares && card.ids.contains(&(vendor, device)))
 }
 
 /// Opens a card with the driver that is for it.
@@ -80,9 +87,16 @@ pub fn open_card(config: NicConfig, function: Arc<dyn PciFn>) -> Result<Arc<dyn 
             function.address()
         )));
     };
-    if !config.filters.is_empty() && card.name != "igbvf" {
+    if !config.functions.is_empty() && !card.shares {
         return Err(PmdError::Config(format!(
-            "{}: options:vf-filter is for virtual functions; driver {} receives everything: remove the option",
+            "{}: options:vf0 and so on are for a card whose virtual functions this switch drives, not for driver {}",
+            function.address(),
+            card.name
+        )));
+    }
+    if !config.filters.is_empty() && !card.shares && card.name != "igbvf" {
+        return Err(PmdError::Config(format!(
+            "{}: options:vf-filter is for cards with virtual functions; driver {} receives everything: remove the option",
             function.address(),
             card.name
         )));

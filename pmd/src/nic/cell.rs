@@ -84,6 +84,7 @@ impl<R> Cell<R> {
             Fault::Stuck => 2,
             Fault::Gone => 3,
             Fault::NeedsReset => 4,
+            Fault::Functions => 5,
         };
         let _ = self.fault.compare_exchange(0, number, Ordering::Relaxed, Ordering::Relaxed);
     }
@@ -95,6 +96,7 @@ impl<R> Cell<R> {
             2 => Some(Fault::Stuck),
             3 => Some(Fault::Gone),
             4 => Some(Fault::NeedsReset),
+            5 => Some(Fault::Functions),
             _ => None,
         }
     }

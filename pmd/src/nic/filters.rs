@@ -30,7 +30,7 @@ impl FromStr for Filters {
             match term.split_once('=')? {
                 ("mac", value) => {
                     let mac = mac_address(value)?;
-                    filters.addresses.push(Some(mac).filter(|mac| mac[0] & 1 == 0 && *mac != [0; 6])?);
+                    filters.addresses.push(Some(mac).filter(|mac| is_station(*mac))?);
                 }
                 ("vlan", value) => {
                     filters.vlans.push(value.parse().ok().filter(|vlan| (1..4095).contains(vlan))?);
@@ -47,6 +47,11 @@ impl FromStr for Filters {
             "vf-filter={text}: use mac=XX:XX:XX:XX:XX:XX of a station and vlan=N from 1 to 4094, up to {MOST} of each, with commas between them"
         ))
     }
+}
+
+/// Whether it can be the address of a station: not of a group, and not nothing.
+pub(crate) fn is_station(mac: [u8; 6]) -> bool {
+    mac[0] & 1 == 0 && mac != [0; 6]
 }
 
 /// Reads an address as `02:00:00:00:00:0a`.

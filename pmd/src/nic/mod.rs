@@ -44,6 +44,7 @@ mod tx;
 mod watch;
 
 pub(crate) use copy::copy_piece;
+pub(crate) use filters::is_station;
 pub use filters::{Filters, mac_address};
 pub use model::{Card, CardInfo, Fault, Link, Queues, RxRing, Settings, TxRing};
 pub use parts::Parts;

@@ -22,6 +22,9 @@ pub enum Fault {
     /// The card asks for a reset itself.
     #[error("it asks for a reset")]
     NeedsReset,
+    /// The card has more virtual functions than when it was started, or fewer.
+    #[error("the number of its virtual functions has changed")]
+    Functions,
 }
 
 /// The link as a card sees it.

@@ -15,7 +15,7 @@ use super::tx::{NicTx, TxShared};
 use super::watch::{Signal, Watch};
 use crate::drivers::queue_slots::{QueueSlots, Subscriber};
 use crate::packet::OffloadCaps;
-use crate::pci::PciFn;
+use crate::pci::{PciFn, VfSettings};
 use crate::port::{
     LinkState, OffloadSwitches, Offloads, PmdError, Port, PortEvents, PortInfo, RxQueue, TxQueue,
     offload_status,
@@ -36,6 +36,8 @@ pub struct NicConfig {
     pub mtu: u16,
     /// What a card that cannot receive everything receives beside what is for its own address.
     pub filters: Filters,
+    /// What the operator wants of virtual functions, by their number, for a card whose physical function this is.
+    pub functions: Vec<(u16, VfSettings)>,
     /// Time between two looks at the card's health.
     pub tick: Duration,
 }
@@ -49,6 +51,7 @@ impl Default for NicConfig {
             tx_descriptors: 512,
             mtu: 1500,
             filters: Filters::default(),
+            functions: Vec::new(),
             tick: Duration::from_secs(1),
         }
     }

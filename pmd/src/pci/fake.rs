@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::{Bar, PciAddress, PciFn, RegisterModel};
@@ -136,6 +136,7 @@ pub struct FakeFn {
     gone: Arc<AtomicBool>,
     /// Signalled when the kernel wants the function back.
     removal: Mutex<Option<OwnedFd>>,
+    virtual_functions: AtomicU16,
 }
 
 impl FakeFn {
@@ -149,6 +150,7 @@ impl FakeFn {
             next_iova: AtomicU64::new(0x70_0000_0000),
             gone: Arc::default(),
             removal: Mutex::default(),
+            virtual_functions: AtomicU16::new(0),
         })
     }
 
@@ -172,6 +174,11 @@ impl FakeFn {
         if let Some(event) = &*lock(&self.removal) {
             let _ = rustix::io::write(event, &1u64.to_ne_bytes());
         }
+    }
+
+    /// Gives it so many virtual functions, as the kernel does.
+    pub fn set_virtual_functions(&self, count: u16) {
+        self.virtual_functions.store(count, Ordering::Relaxed);
     }
 
     /// Pulls the card: reads give all ones from now on, writes do nothing.
@@ -265,6 +272,10 @@ impl PciFn for FakeFn {
         let copy = event.try_clone_to_owned().map_err(|e| PmdError::system("copying an eventfd", "", e))?;
         *lock(&self.removal) = Some(copy);
         Ok(())
+    }
+
+    fn virtual_functions(&self) -> u16 {
+        self.virtual_functions.load(Ordering::Relaxed)
     }
 
     fn reset(&self) {

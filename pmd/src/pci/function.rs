@@ -73,6 +73,11 @@ pub trait PciFn: Send + Sync {
     /// Resets the function, as if power had been cycled; what drivers wrote to its configuration is kept by the kernel.
     fn reset(&self);
 
+    /// How many virtual functions it has now.
+    fn virtual_functions(&self) -> u16 {
+        0
+    }
+
     /// Reads a 16-bit word of configuration space; all ones when the device is gone.
     fn config_u16(&self, offset: u16) -> u16 {
         let mut bytes = [0xff; 2];

@@ -25,6 +25,7 @@ mod function;
 mod link;
 mod sysfs;
 mod vf_settings;
+mod vf_words;
 mod virtual_functions;
 
 pub use address::PciAddress;

@@ -136,6 +136,11 @@ impl Sysfs {
         numbered.map_while(|name| name?.parse().ok()).collect()
     }
 
+    /// How many virtual functions a physical one has now.
+    pub fn virtual_function_count(&self, physical: PciAddress) -> u16 {
+        read(&self.device(physical).join("sriov_numvfs")).and_then(|text| text.parse().ok()).unwrap_or(0)
+    }
+
     /// The kernel's number for a network device, by which rtnetlink knows it.
     pub fn interface_index(&self, netdev: &str) -> Option<u32> {
         read(&self.sys.join("class/net").join(netdev).join("ifindex"))?.parse().ok()

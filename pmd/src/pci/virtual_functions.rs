@@ -1,6 +1,7 @@
 //! Making and removing the virtual functions of a card (PCI Express SR-IOV, by the kernel's `sriov_*` files).
 //!
-//! It is the driver of the physical function that makes them, so that has to be the kernel's. The kernel gives new functions to
+//! It is the driver of the physical function that makes them: the kernel's, or `vfio-pci` for a card whose virtual functions a driver of ours looks
+//! after. The kernel gives new functions to
 //! the drivers it has for them, unless it is told before not to: a function that is to be a port, or a guest's, would only have to be
 //! taken away from there again.
 //!
@@ -10,6 +11,9 @@
 use super::bind::{VFIO_PCI, write};
 use super::{PciAddress, Sysfs};
 use crate::port::PmdError;
+
+/// Whether `vfio-pci` makes virtual functions.
+const ENABLE_SRIOV: &str = "module/vfio_pci/parameters/enable_sriov";
 
 /// Who drives new virtual functions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,7 +26,8 @@ pub enum Drivers {
 
 /// Sees to it that a physical function has `count` virtual ones, and returns their addresses by number. Does nothing if it has as many.
 ///
-/// `user` says who uses a function, for the text of the refusal.
+/// `shared` says whether a driver here shares the card with its virtual functions, while `vfio-pci` has the physical one; `user` who uses a function,
+/// for the text of the refusal.
 ///
 /// # Errors
 /// It is no such function, has not so many, is not driven by the kernel, one that would vanish is in use, or the driver refuses. What was there
@@ -32,6 +37,7 @@ pub fn set_virtual_functions(
     physical: PciAddress,
     count: u32,
     drivers: Drivers,
+    shared: bool,
     user: impl Fn(PciAddress) -> Option<String>,
 ) -> Result<Vec<PciAddress>, PmdError> {
     let refuse = |text: String| Err(PmdError::Config(format!("{physical}: {text}")));
@@ -51,9 +57,23 @@ pub fn set_virtual_functions(
     match info.driver.as_deref() {
         None => return refuse("has no driver, and it is the driver that makes virtual functions".into()),
         Some(VFIO_PCI) => {
-            return refuse(format!(
-                "is bound to {VFIO_PCI}, but it is the kernel's driver that makes virtual functions: `vsctl nic unbind {physical}`"
-            ));
+            if !shared {
+                return refuse(format!(
+                    "is bound to {VFIO_PCI}, and no driver here knows its virtual functions: `vsctl nic unbind {physical}`"
+                ));
+            }
+            if drivers == Drivers::Kernel {
+                return refuse(format!(
+                    "{VFIO_PCI} has it, so its virtual functions go there too: without --kernel"
+                ));
+            }
+            let parameter = sysfs.sys.join(ENABLE_SRIOV);
+            if std::fs::read_to_string(&parameter).is_ok_and(|text| text.trim() == "N") {
+                return refuse(format!(
+                    "{VFIO_PCI} makes virtual functions only when told to: `echo 1 > {}`",
+                    parameter.display()
+                ));
+            }
         }
         Some(_) => {}
     }
@@ -107,9 +127,18 @@ mod tests {
     }
 
     fn set(sysfs: &Sysfs, count: u32, user: Option<&str>) -> Result<Vec<String>, String> {
+        set_shared(sysfs, count, false, user)
+    }
+
+    fn set_shared(
+        sysfs: &Sysfs,
+        count: u32,
+        shared: bool,
+        user: Option<&str>,
+    ) -> Result<Vec<String>, String> {
         let user =
             |function: PciAddress| user.filter(|_| function.to_string() == "0000:05:10.2").map(str::to_owned);
-        let made = set_virtual_functions(sysfs, nic(), count, Drivers::None, user);
+        let made = set_virtual_functions(sysfs, nic(), count, Drivers::None, shared, user);
         made.map(|made| made.iter().map(ToString::to_string).collect()).map_err(|error| error.to_string())
     }
 
@@ -145,13 +174,25 @@ mod tests {
         let used = set(&sysfs, 0, Some("it is a port")).unwrap_err();
         assert!(used.contains("0000:05:10.2 would vanish") && used.contains("it is a port"), "{used}");
         let virtual_one = "0000:05:10.0".parse().unwrap();
-        let refused = set_virtual_functions(&sysfs, virtual_one, 1, Drivers::None, |_| None).unwrap_err();
+        let refused =
+            set_virtual_functions(&sysfs, virtual_one, 1, Drivers::None, false, |_| None).unwrap_err();
         assert!(refused.to_string().contains("of 0000:05:00.0: give that"), "{refused}");
         let driver = sysfs.device(nic()).join("driver");
         fs::remove_file(&driver).unwrap();
         assert!(set(&sysfs, 3, None).unwrap_err().contains("has no driver"));
         symlink("/drivers/vfio-pci", &driver).unwrap();
+        fs::create_dir_all(sysfs.sys.join("module/vfio_pci/parameters")).unwrap();
+        fs::write(sysfs.sys.join(ENABLE_SRIOV), "N\n").unwrap();
         assert!(set(&sysfs, 3, None).unwrap_err().contains("nic unbind 0000:05:00.0"));
+        // One that a driver here shares.
+        assert!(set_shared(&sysfs, 3, true, None).unwrap_err().contains("parameters/enable_sriov"));
         assert_eq!(written(&sysfs, "sriov_numvfs"), "2");
+        fs::write(sysfs.sys.join(ENABLE_SRIOV), "Y\n").unwrap();
+        let kernel = set_virtual_functions(&sysfs, nic(), 3, Drivers::Kernel, true, |_| None);
+        assert!(kernel.unwrap_err().to_string().contains("without --kernel"));
+        assert!(
+            set_shared(&sysfs, 3, true, None).unwrap_err().contains("3 virtual functions asked for, 2 made")
+        );
+        assert_eq!(written(&sysfs, "sriov_numvfs"), "3");
     }
 }

@@ -1,15 +1,19 @@
 //! A function that `vfio-pci` hands to this process.
 
 use std::collections::BTreeSet;
+use std::fs::DirBuilder;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt as _, symlink};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vfio_ioctls::{VfioDevice, VfioError, VfioRegionInfoCap};
 
 use super::container::{Container, shared};
 use crate::memory::{DmaArena, IoSpace};
-use crate::pci::{Bar, PciAddress, PciFn, Sysfs};
+use crate::pci::{Bar, PciAddress, PciFn, PciInfo, Sysfs};
 use crate::port::PmdError;
 use crate::sys;
 use crate::sys::sigbus::Alarm;
@@ -36,7 +40,49 @@ struct VfioFn {
     device: Option<VfioDevice>,
     container: Arc<Container>,
     lost: Arc<Alarm>,
+    /// `vfio-ioctls` follows the name once more when it closes the device.
+    _token: Option<TokenName>,
     _claim: Claim,
+}
+
+/// The kernel asks who opens a virtual function for the token of the physical one, where VFIO has both: he shall know that a process drives the
+/// card. Whoever opens the physical function names it first. It is no secret: what keeps others out is who may open `/dev/vfio`. And it is always
+/// the same, so that a switch that was started anew gets a card back whose virtual functions are in use.
+const TOKEN: &str = "6f3a51c2-9d0e-4b7c-8a15-0c2f7e4d9b36";
+
+/// Whether a function is opened with the token.
+fn wants_token(sysfs: &Sysfs, info: &PciInfo) -> bool {
+    let by_process =
+        |physical| sysfs.info(physical).is_ok_and(|info| info.driver.as_deref() == Some("vfio-pci"));
+    info.virtual_functions.is_some() || info.physical_function.is_some_and(by_process)
+}
+
+/// A path to a function in sysfs whose last part is the name the kernel wants, with the token: `vfio-ioctls` takes the name from there.
+struct TokenName {
+    folder: PathBuf,
+    path: PathBuf,
+}
+
+impl TokenName {
+    fn new(sysfs: &Sysfs, address: PciAddress) -> Result<TokenName, PmdError> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("vswitch-{}-{number}", std::process::id()));
+        let failed = |e| PmdError::system(format!("{address}: making {}", folder.display()), "", e);
+        // Ours alone; one that is there already is somebody else's, or of a process that is no more.
+        let _ = std::fs::remove_dir_all(&folder);
+        DirBuilder::new().mode(0o700).create(&folder).map_err(failed)?;
+        let path = folder.join(format!("{address} vf_token={TOKEN}"));
+        let name = TokenName { folder: folder.clone(), path };
+        symlink(sysfs.device(address), &name.path).map_err(failed)?;
+        Ok(name)
+    }
+}
+
+impl Drop for TokenName {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
 }
 
 /// The function is in [`OPEN`].
@@ -91,11 +137,20 @@ fn open_in(
     }
     let claim = Claim(address);
     let container = container()?;
-    let device = VfioDevice::new(&sysfs.device(address), container.vfio.clone(), false)
-        .map_err(|error| refused(address, info.group, &error))?;
+    let open = |path: &Path| VfioDevice::new(path, container.vfio.clone(), false);
+    let (own, is_virtual) = (sysfs.device(address), info.physical_function.is_some());
+    let token = if wants_token(&sysfs, &info) { TokenName::new(&sysfs, address).map(Some) } else { Ok(None) };
+    // A physical function works without one, but its virtual ones will not.
+    let token = if is_virtual { token? } else { token.unwrap_or_default() };
+    let device = open(token.as_ref().map_or(&own, |name| &name.path)).or_else(|error| {
+        // A kernel that knows no tokens knows no device of such a name.
+        if is_virtual || token.is_none() { Err(error) } else { open(&own) }
+    });
+    let device = device.map_err(|error| refused(address, info.group, &error))?;
     let lost = Alarm::new().map_err(|e| PmdError::system("making an eventfd", "", e))?;
+    let container_of = container.clone();
     let function =
-        VfioFn { address, device: Some(device), container: container.clone(), lost, _claim: claim };
+        VfioFn { address, device: Some(device), container: container_of, lost, _token: token, _claim: claim };
     function.reset();
     Ok((Arc::new(function), container))
 }
@@ -105,6 +160,9 @@ fn refused(address: PciAddress, group: Option<u32>, error: &VfioError) -> PmdErr
     let remedy = match error {
         VfioError::OpenGroup(e, _) if e.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error()) => {
             format!("another process has group {group}: `fuser /dev/vfio/{group}`")
+        }
+        VfioError::GroupGetDeviceFD(e) if e.errno() == rustix::io::Errno::ACCESS.raw_os_error() => {
+            "the process that drives its physical function has given it another token, or none: that has to be this switch".into()
         }
         VfioError::OpenGroup(..) => format!("run as root, or give this user /dev/vfio/{group}"),
         VfioError::GroupViable => {
@@ -226,6 +284,10 @@ impl PciFn for VfioFn {
     fn on_removal(&self, event: BorrowedFd<'_>) -> Result<(), PmdError> {
         sys::vfio::set_interrupts(self.device()?, REQUEST, &[Some(event)])
             .map_err(|e| PmdError::system(format!("{}: watching for its removal", self.address), "", e))
+    }
+
+    fn virtual_functions(&self) -> u16 {
+        Sysfs::default().virtual_function_count(self.address)
     }
 
     fn reset(&self) {

@@ -1,4 +1,4 @@
-//! Virtual functions of a card whose physical function stays with the kernel, in a guest with an IOMMU.
+//! Virtual functions of a card, in a guest with an IOMMU: the physical function is the kernel's, and then the switch's.
 
 use tests::guest::{Card, HostConfig, HostGuest, Wire};
 use tests::lab::Lab;
@@ -126,4 +126,49 @@ fn a_virtual_function_is_a_port() {
         text.contains("no PCI device") || text.contains("removed")
     })
     .unwrap();
+    host.vsctl("del-port br0 up0").unwrap();
+    by_the_switch_itself(&mut host, &card, &filter);
+}
+
+/// The switch drives the physical function too, and answers its virtual ones.
+fn by_the_switch_itself(host: &mut HostGuest, card: &str, filter: &str) {
+    host.vsctl("add-br br1").unwrap();
+    let settings = "'options:vf1=\"mac=52:54:00:00:07:01,trust=on,spoofchk=off\"'";
+    add_port_at(host, "br1", 2, card, &format!("{JUMBO} {settings}"));
+    let refused = host.vsctl(&format!("nic vfs {card} 2")).unwrap_err().to_string();
+    assert!(refused.contains("echo 1 > /sys/module/vfio_pci/parameters/enable_sriov"), "{refused}");
+    host.guest.run("echo 1 > /sys/module/vfio_pci/parameters/enable_sriov").unwrap();
+    let made = host.vsctl(&format!("--format=csv nic vfs {card} 2")).unwrap();
+    let columns: Vec<&str> = made.lines().last().unwrap().split(',').collect();
+    let ["1", function, "vfio-pci", ..] = columns[..] else { panic!("{made}") };
+    // The port of the card sees within a second that it has them now.
+    host.vsctl_until("get Interface up2 status:restarts link_state error", PATIENCE, |text| {
+        text.ends_with("\"1\"\nup\n[]")
+    })
+    .unwrap();
+    add_port_at(host, "br0", 0, function, filter);
+    assert_eq!(host.vsctl("get Interface up0 mac_in_use").unwrap().trim(), "\"52:54:00:00:07:01\"");
+    both(host, &[60, 1518, 2048, 9000, 9032]);
+    both(host, &[64; 100]);
+    for vlan in [8, 7] {
+        host.wires[0].send(&tagged(100, 0, 1, vlan)).unwrap();
+    }
+    assert_eq!(next_tagged(&host.wires[1]), tagged(100, 0, 1, 7));
+    // What is for nobody is the physical function's.
+    let before = statistic(host, 2, "rx_packets");
+    host.wires[0].send(&frame(60, 0, 9, 0)).unwrap();
+    host.vsctl_until("get Interface up2 statistics:rx_packets", PATIENCE, |n| {
+        n.trim().parse().is_ok_and(|n: u64| n > before)
+    })
+    .unwrap();
+    let refused = host.vsctl(&format!("nic set-vf {function} trust=off")).unwrap_err().to_string();
+    assert!(refused.contains("options:vf1="), "{refused}");
+    // The card is reset under both, and both come back.
+    host.guest.run(&format!("echo 1 > /sys/bus/pci/devices/{card}/reset")).unwrap();
+    for (port, before) in [("up2", "\"1\""), ("up0", "\"0\"")] {
+        let state = format!("get Interface {port} status:restarts link_state error");
+        let is_back = |text: &str| !text.starts_with(before) && text.ends_with("up\n[]");
+        host.vsctl_until(&state, PATIENCE, is_back).unwrap();
+    }
+    both(host, &[60, 1518]);
 }

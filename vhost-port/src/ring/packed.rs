@@ -39,7 +39,7 @@ use super::inflight::InflightRegion;
 use super::journal::Journal;
 use super::packed_ahead::PackedAhead;
 use super::ring_log::RingLog;
-use super::split::{RingParts, RingRules, send_interrupt};
+use super::split::{RingParts, RingRules};
 use crate::memory::{DirtyLog, MemTable, RegionCache, Window};
 
 /// A running packed ring. Of its [`RingParts`], avail is the driver's event area and used the device's.
@@ -64,7 +64,7 @@ pub(crate) struct PackedRing {
     pub(super) memory: Arc<MemTable>,
     /// What holds the parts together, if they are in pieces.
     pub(super) windows: Vec<Arc<Window>>,
-    call: Option<Arc<OwnedFd>>,
+    pub(super) call: Option<Arc<OwnedFd>>,
     /// While the guest is being migrated.
     log: Option<RingLog>,
     /// If the front-end wants to have it kept.
@@ -132,11 +132,6 @@ impl PackedRing {
         self.cache = RegionCache::EMPTY;
         self.tables.cache = RegionCache::EMPTY;
         self.ahead.forget(self.next);
-    }
-
-    /// Replaces the interrupt descriptor.
-    pub(crate) fn set_call(&mut self, call: Option<Arc<OwnedFd>>) {
-        self.call = call;
     }
 
     /// Notes a used descriptor of one or more chains.
@@ -223,12 +218,6 @@ impl PackedRing {
         };
         let moved = std::mem::take(&mut self.moved);
         wants_event(off_wrap, flags, self.rules.event_idx, self.published, moved, self.size)
-    }
-
-    /// Interrupts the guest, if it wants to be told of what was published. True if it was.
-    #[inline]
-    pub(crate) fn interrupt(&mut self) -> bool {
-        self.wants_notice() && send_interrupt(self.call.as_ref())
     }
 
     /// Asks the guest to kick at the next chain it adds. True when one waits already.

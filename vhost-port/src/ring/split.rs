@@ -78,7 +78,7 @@ pub(crate) struct SplitRing {
     pub(super) memory: Arc<MemTable>,
     /// What holds the parts together, if they are in pieces.
     pub(super) windows: Vec<Arc<Window>>,
-    call: Option<Arc<OwnedFd>>,
+    pub(super) call: Option<Arc<OwnedFd>>,
     /// While the guest is being migrated.
     log: Option<RingLog>,
     /// If the front-end wants to have it kept.
@@ -148,11 +148,6 @@ impl SplitRing {
         self.cache = RegionCache::EMPTY;
         self.tables.cache = RegionCache::EMPTY;
         self.ahead.forget(self.next_avail);
-    }
-
-    /// Replaces the interrupt descriptor.
-    pub(crate) fn set_call(&mut self, call: Option<Arc<OwnedFd>>) {
-        self.call = call;
     }
 
     /// Chains that can be taken now. Reads the guest's index.
@@ -229,8 +224,7 @@ impl SplitRing {
         self.complete_run(chains);
     }
 
-    /// Shows completed chains to the guest. True when there were any; then [`SplitRing::interrupt`] is to be called, later
-    /// rather than sooner.
+    /// As [`super::device::DeviceRing::publish`].
     #[inline]
     pub(crate) fn publish(&mut self) -> bool {
         if self.published == self.next_used {
@@ -271,12 +265,6 @@ impl SplitRing {
         wanted
     }
 
-    /// Interrupts the guest, if it wants to be told of what was published. True if it was.
-    #[inline]
-    pub(crate) fn interrupt(&mut self) -> bool {
-        self.wants_notice() && send_interrupt(self.call.as_ref())
-    }
-
     /// Asks the guest to kick at the next chain it adds. True when one waits already.
     pub(crate) fn arm(&mut self) -> bool {
         self.arm_at(&Cursor::default())
@@ -313,14 +301,4 @@ impl SplitRing {
             }
         }
     }
-}
-
-/// Interrupts the guest by its eventfd. False when there is none.
-#[inline]
-pub(super) fn send_interrupt(call: Option<&Arc<OwnedFd>>) -> bool {
-    let Some(call) = call else { return false };
-    // The descriptor is a non-blocking eventfd (checked when it came); if its counter is full, an interrupt is pending
-    // already.
-    let _ = rustix::io::write(call, &1u64.to_ne_bytes());
-    true
 }

@@ -81,6 +81,9 @@ pub(super) fn kind(
     }
 }
 
+/// Virtual functions of one card that can have settings.
+const VIRTUAL_FUNCTIONS: u16 = 7;
+
 /// A card. `key` is the option with its address: ours, or that of Open vSwitch.
 fn card(name: &str, key: &str, options: &Options<'_>) -> Result<PortKind, String> {
     let Some(text) = options.get(key) else {
@@ -99,7 +102,15 @@ fn card(name: &str, key: &str, options: &Options<'_>) -> Result<PortKind, String
         tx_descriptors: size("n_txq_desc", 512)?,
     };
     let filters = options.get("vf-filter").map(|text| text.parse()).transpose()?.unwrap_or_default();
-    Ok(PortKind::Card { address, rings, filters })
+    let mut functions = Vec::new();
+    for number in 0..VIRTUAL_FUNCTIONS {
+        let key = format!("vf{number}");
+        if let Some(text) = options.get(key.as_str()) {
+            let settings = text.parse().map_err(|why| format!("options:{key}: {why}"))?;
+            functions.push((number, settings));
+        }
+    }
+    Ok(PortKind::Card { address, rings, filters, functions })
 }
 
 fn queues(options: &Options<'_>, most: u64) -> Result<Option<u16>, String> {
@@ -172,10 +183,20 @@ mod tests {
         let rings = RingOptions { queues: 4, rx_descriptors: 1024, tx_descriptors: 512 };
         let address = "0000:05:00.0".parse().unwrap();
         let filters = Filters::default();
-        assert_eq!(kind("up0", "pmd", false, None, &set), Ok(PortKind::Card { address, rings, filters }));
+        assert_eq!(
+            kind("up0", "pmd", false, None, &set),
+            Ok(PortKind::Card { address, rings, filters, functions: vec![] })
+        );
         let set = Options::from([("pci", "05:00.0"), ("vf-filter", "vlan=7")]);
         let filtered = kind("up0", "pmd", false, None, &set);
         assert!(matches!(filtered, Ok(PortKind::Card { filters, .. }) if filters.vlans == [7]));
+        let set = Options::from([("pci", "05:00.0"), ("vf1", "vlan=7,trust=on")]);
+        let shared = kind("up0", "pmd", false, None, &set);
+        assert!(
+            matches!(shared, Ok(PortKind::Card { functions, .. }) if functions == [(1, "trust=on,vlan=7".parse().unwrap())])
+        );
+        let set = Options::from([("pci", "05:00.0"), ("vf1", "vlan=4095")]);
+        assert!(kind("up0", "pmd", false, None, &set).unwrap_err().contains("options:vf1: vlan=4095"));
         let set = Options::from([("dpdk-devargs", "0000:05:00.0")]);
         assert!(matches!(kind("up0", "dpdk", false, None, &set), Ok(PortKind::Card { .. })));
         for (key, value, word) in [

@@ -1,6 +1,6 @@
 //! `vs.nic.vfs`, `vs.nic.make_vfs`, `vs.nic.set_vf`: virtual functions of the machine's cards.
 
-use pmd::nic::mac_address;
+use pmd::drivers::shares_with_functions;
 use pmd::pci::{self, Drivers, PciAddress, PciInfo, Sysfs, VfLink, VfSettings, VfState};
 use pmd::vfio;
 use serde_json::{Map, Value, json};
@@ -31,9 +31,11 @@ pub(super) fn make(params: &Value) -> Result<Value, String> {
         Some(other) => return Err(format!("parameter kernel must be true or false, not {other}")),
     };
     let sysfs = Sysfs::default();
-    let made =
-        pci::set_virtual_functions(&sysfs, physical, count, drivers, |function| user(&sysfs, function))
-            .map_err(|error| error.to_string())?;
+    let info = sysfs.info(physical).map_err(|error| error.to_string())?;
+    let shared = shares_with_functions(info.vendor, info.device);
+    let user = |function| user(&sysfs, function);
+    let made = pci::set_virtual_functions(&sysfs, physical, count, drivers, shared, user)
+        .map_err(|error| error.to_string())?;
     log::info!("nic {physical}: {} virtual functions", made.len());
     Ok(json!({ "vfs": describe_all(&sysfs, physical, &[]) }))
 }
@@ -50,6 +52,13 @@ pub(super) fn set(params: &Value) -> Result<Value, String> {
     let number = sysfs.virtual_function_number(physical, function);
     let number = number.ok_or_else(|| format!("{physical} does not know {function}"))?;
     let physical = sysfs.info(physical).map_err(|error| error.to_string())?;
+    if physical.driver.as_deref() == Some("vfio-pci") {
+        return Err(format!(
+            "{function}: its physical function {} is a port of this switch, and settings are options of that: \
+             `vsctl set Interface PORT 'options:vf{number}=\"mac=52:54:00:00:00:01,vlan=7,trust=on\"'`",
+            physical.address
+        ));
+    }
     let index = interface(&sysfs, &physical)?;
     pci::set_virtual_function(index, number, &wanted).map_err(|error| format!("{function}: {error}"))?;
     Ok(json!({}))
@@ -123,55 +132,8 @@ fn describe(state: &VfState, say: &mut impl FnMut(&str, Value)) {
 
 /// Settings from words: all are checked before any is made.
 fn settings(wanted: &Value) -> Result<VfSettings, String> {
-    let wanted = wanted.as_object().filter(|wanted| !wanted.is_empty());
-    let wanted = wanted.ok_or("nothing to set: mac, vlan, priority, trust, spoofchk, link")?;
-    let mut settings = VfSettings::default();
-    let mut priority = None;
-    for (name, value) in wanted {
-        let text = value.as_str().unwrap_or_default();
-        let bad = |should: &str| format!("{name}={text}: {name} must be {should}");
-        let switch = match text {
-            "on" => Some(true),
-            "off" => Some(false),
-            _ => None,
-        };
-        match name.as_str() {
-            "mac" => {
-                let mac = mac_address(text).filter(|mac| mac[0] & 1 == 0);
-                settings.mac =
-                    Some(mac.ok_or_else(|| bad("the address of a station, as 52:54:00:00:00:01"))?);
-            }
-            "vlan" => {
-                let vlan = text.parse().ok().filter(|vlan| *vlan < 4095);
-                settings.vlan = Some((vlan.ok_or_else(|| bad("0 (none) to 4094"))?, 0));
-            }
-            "priority" => {
-                let given = text.parse().ok().filter(|priority| *priority < 8);
-                priority = Some(given.ok_or_else(|| bad("0 to 7"))?);
-            }
-            "trust" => settings.trust = Some(switch.ok_or_else(|| bad("on or off"))?),
-            "spoofchk" => settings.spoof_check = Some(switch.ok_or_else(|| bad("on or off"))?),
-            "link" => {
-                settings.link = Some(match text {
-                    "auto" => VfLink::Auto,
-                    "up" => VfLink::Up,
-                    "down" => VfLink::Down,
-                    _ => return Err(bad("auto, up or down")),
-                });
-            }
-            _ => {
-                return Err(format!(
-                    "{name} is no setting of a virtual function: mac, vlan, priority, trust, spoofchk, link"
-                ));
-            }
-        }
-    }
-    match (&mut settings.vlan, priority) {
-        (_, None) => {}
-        (Some((_, of_vlan)), Some(priority)) => *of_vlan = priority,
-        (None, Some(_)) => return Err("priority is that of a vlan: give both".into()),
-    }
-    Ok(settings)
+    let words = wanted.as_object().into_iter().flatten();
+    VfSettings::from_words(words.map(|(name, value)| (name.as_str(), value.as_str().unwrap_or_default())))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use pmd::drivers::{self, af_packet, af_xdp, null, pcap, tap};
 use pmd::nic::{Filters, NicConfig};
 use pmd::packet::Pool;
-use pmd::pci::PciAddress;
+use pmd::pci::{PciAddress, VfSettings};
 use pmd::port::{PmdError, Port};
 use vhost_port::front_end::{VirtioUserConfig, VirtioUserPort};
 use vhost_port::{Mode, OffloadOffer, VhostConfig, VhostPort};
@@ -70,6 +70,8 @@ pub enum PortKind {
         rings: RingOptions,
         /// What a virtual function receives beside what is for its own address.
         filters: Filters,
+        /// What holds for virtual functions of the card, by number.
+        functions: Vec<(u16, VfSettings)>,
     },
     /// Drops what it is sent.
     Null,
@@ -141,13 +143,14 @@ pub(super) fn open(
             let (pairs, packed) = (*pairs, *packed);
             VirtioUserPort::open(VirtioUserConfig { name, mode, pairs, packed, offload })
         }
-        PortKind::Card { address, rings, filters } => {
+        PortKind::Card { address, rings, filters, functions } => {
             let config = NicConfig {
                 name,
                 queues: rings.queues,
                 rx_descriptors: rings.rx_descriptors,
                 tx_descriptors: rings.tx_descriptors,
                 filters: filters.clone(),
+                functions: functions.clone(),
                 ..NicConfig::default()
             };
             drivers::open_card(config, pmd::vfio::open(*address)?)

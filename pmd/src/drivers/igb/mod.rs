@@ -1,16 +1,20 @@
-//! Intel 82576, a gigabit card with sixteen queues in each direction; QEMU's `igb`. The physical function, without virtual ones.
+//! Intel 82576, a gigabit card with sixteen queues in each direction; QEMU's `igb`. The physical function, which shares the card with its virtual
+//! ones when there are any: `functions` decides what they may, `pools` is how the card tells their frames apart, `mailbox` is how they talk.
 //!
 //! | | |
 //! |---|---|
 //! | receive | 2 KiB buffers, as many per frame as it needs |
 //! | transmit | one copy into 2 KiB buffers; a report per batch |
 //! | offloads | TCP and UDP checksum both ways; TCP segmentation on the way out |
-//! | queues | up to eight, flows spread by a symmetric hash |
+//! | queues | up to eight, flows spread by a symmetric hash; one with virtual functions |
 //! | link | by interrupt |
 //!
 //! Source: Intel 82576EB GbE Controller datasheet 2.63; section numbers refer to it.
 
 mod bring_up;
+mod functions;
+mod mailbox;
+mod pools;
 mod registers;
 mod rx;
 mod tx;
@@ -29,11 +33,11 @@ pub const IDS: &[(u16, u16)] = &[(0x8086, 0x10c9)];
 /// # Errors
 /// The function is none, or does not start as configured.
 pub fn open(config: NicConfig, function: Arc<dyn PciFn>) -> Result<Arc<dyn Port>, PmdError> {
-    let card = bring_up::Igb::new(function.clone())?;
+    let card = bring_up::Igb::new(function.clone(), &config)?;
     nic::open(config, function, card)
 }
 
 #[cfg(test)]
-mod model;
+pub(crate) mod model;
 #[cfg(test)]
 mod tests;

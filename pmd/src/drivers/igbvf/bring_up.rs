@@ -11,7 +11,7 @@ use super::rx::{self, IgbvfRx};
 use super::stats::Stats;
 use super::tx::IgbvfTx;
 use crate::nic::intel::{BUFFER, OVERHEAD, RESET, link, place_ring, wait};
-use crate::nic::{Card, CardInfo, Fault, Filters, Link, Queues, Settings};
+use crate::nic::{Card, CardInfo, Fault, Filters, Link, Queues, Settings, is_station};
 use crate::pci::{Bar, PciFn};
 use crate::port::PmdError;
 
@@ -256,11 +256,6 @@ impl Card for Igbvf {
         self.stats.look(&self.bar);
         self.stats.named()
     }
-}
-
-/// Whether it can be the address of a station: not of a group, and not nothing.
-fn is_station(mac: [u8; 6]) -> bool {
-    mac[0] & 1 == 0 && mac != [0; 6]
 }
 
 /// A locally administered address that nobody else has, by chance.

@@ -19,32 +19,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::registers::*;
+pub(super) use crate::nic::intel::vf_messages::*;
 use crate::nic::intel::wait;
 use crate::pci::Bar;
-
-/// Words of a message.
-pub(super) const WORDS: usize = 16;
-
-/// Questions: the lowest 16 bits of the first word.
-pub(super) const RESET: u32 = 1;
-pub(super) const SET_ADDRESS: u32 = 2;
-pub(super) const SET_MULTICAST: u32 = 3;
-pub(super) const SET_VLAN: u32 = 4;
-pub(super) const SET_LONGEST: u32 = 5;
-pub(super) const SET_PROMISCUOUS: u32 = 6;
-/// What the other side says unasked.
-const NOTICE: u32 = 0x100;
-const KIND: u32 = 0xffff;
-/// Arguments in the first word: how many; a VLAN is added; further addresses are none, or one more; all multicast.
-pub(super) const ARGUMENT_SHIFT: u32 = 16;
-pub(super) const ADD_VLAN: u32 = 1 << ARGUMENT_SHIFT;
-pub(super) const CLEAR_ADDRESSES: u32 = 1 << ARGUMENT_SHIFT;
-pub(super) const ADD_ADDRESS: u32 = 2 << ARGUMENT_SHIFT;
-pub(super) const ALL_MULTICAST: u32 = 2 << ARGUMENT_SHIFT;
-/// In an answer: yes; no. In anything: we are known and may ask.
-pub(super) const YES: u32 = 1 << 31;
-pub(super) const NO: u32 = 1 << 30;
-pub(super) const KNOWN: u32 = 1 << 29;
 
 /// How long the other side may keep the memory.
 const LOCK: Duration = Duration::from_millis(200);

@@ -41,6 +41,6 @@ pub fn open(config: NicConfig, function: Arc<dyn PciFn>) -> Result<Arc<dyn Port>
 }
 
 #[cfg(test)]
-mod model;
+pub(crate) mod model;
 #[cfg(test)]
 mod tests;

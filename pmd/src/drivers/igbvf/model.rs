@@ -2,21 +2,21 @@
 
 use std::sync::Arc;
 
-use super::mailbox::{KNOWN, NO, RESET, SET_ADDRESS, WORDS, YES};
+use super::mailbox::{KNOWN, NO, NOTICE, RESET, SET_ADDRESS, WORDS, YES};
 use super::open;
 use super::registers::*;
 use crate::nic::NicConfig;
 use crate::nic::intel::model::{Chip, MAC, Played, Sent};
+use crate::nic::intel::post::{Post, SharedPost};
 use crate::nic::intel::sent;
 use crate::pci::PciFn;
 use crate::port::{PmdError, Port};
 
-/// What the physical function says unasked, to one it knows.
-const NOTICE: u32 = 0x100;
-
 /// The mailbox and what is behind it.
 #[derive(Default)]
-pub(super) struct PlayedVf {
+pub(crate) struct PlayedVf {
+    /// A mailbox with a physical function that is played too, instead of all that follows.
+    pub(crate) post: Option<SharedPost>,
     /// The register, as we read it.
     state: u32,
     memory: [u32; WORDS],
@@ -119,7 +119,17 @@ impl Played for PlayedVf {
         0
     }
 
+    fn reset(chip: &mut Chip<Self>) {
+        if let Some(post) = &chip.own.post {
+            let mut post = post.lock().unwrap();
+            (post.vf_reset, post.vf_has) = (true, false);
+        }
+    }
+
     fn read(chip: &mut Chip<Self>, offset: usize) -> Option<u32> {
+        if let Some(post) = &chip.own.post {
+            return read_post(&mut post.lock().unwrap(), offset);
+        }
         let own = &mut chip.own;
         match offset {
             MAILBOX => {
@@ -133,6 +143,9 @@ impl Played for PlayedVf {
     }
 
     fn write(chip: &mut Chip<Self>, offset: usize, value: u32) -> bool {
+        if let Some(post) = &chip.own.post {
+            return write_post(&mut post.lock().unwrap(), offset, value);
+        }
         let own = &mut chip.own;
         match offset {
             MAILBOX => {
@@ -154,4 +167,37 @@ impl Played for PlayedVf {
         }
         true
     }
+}
+
+fn read_post(post: &mut Post, offset: usize) -> Option<u32> {
+    match offset {
+        MAILBOX => {
+            let bits = [
+                (post.vf_has, MAILBOX_OURS),
+                (post.in_reset, MAILBOX_IN_RESET),
+                (std::mem::take(&mut post.message), MAILBOX_MESSAGE),
+                (std::mem::take(&mut post.was_read), MAILBOX_WAS_READ),
+                (std::mem::take(&mut post.reset_done), MAILBOX_RESET_DONE),
+            ];
+            Some(bits.into_iter().filter(|(is, _)| *is).fold(0, |state, (_, bit)| state | bit))
+        }
+        MAILBOX_MEMORY..MAILBOX => post.words.get((offset - MAILBOX_MEMORY) / 4).copied(),
+        _ => None,
+    }
+}
+
+fn write_post(post: &mut Post, offset: usize, value: u32) -> bool {
+    match offset {
+        MAILBOX => {
+            post.asked |= value & MAILBOX_ASK != 0;
+            post.pf_was_read |= value & MAILBOX_READ != 0;
+            post.vf_has = value & MAILBOX_OURS != 0 && !post.pf_has;
+        }
+        MAILBOX_MEMORY..MAILBOX => {
+            assert!(post.vf_has, "written without having it");
+            post.words[(offset - MAILBOX_MEMORY) / 4] = value;
+        }
+        _ => return false,
+    }
+    true
 }

@@ -9,6 +9,10 @@ mod format;
 mod gigabit;
 #[cfg(test)]
 pub(crate) mod model;
+#[cfg(test)]
+mod pf_and_vf;
+#[cfg(test)]
+pub(crate) mod post;
 pub(crate) mod registers;
 mod rx;
 #[cfg(test)]
@@ -16,6 +20,7 @@ pub(crate) mod suite;
 #[cfg(test)]
 mod suite_cut;
 mod tx;
+pub(crate) mod vf_messages;
 
 pub(crate) use advanced::Advanced;
 #[cfg(test)]

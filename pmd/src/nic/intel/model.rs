@@ -72,6 +72,11 @@ pub(crate) trait Played: Default + Send + Sized + 'static {
     /// Makes known that the link has changed, and gives the vector for it, which the driver must have asked for.
     fn tell_link(chip: &mut Chip<Self>) -> u16;
 
+    /// The card is reset.
+    fn reset(chip: &mut Chip<Self>) {
+        let _ = chip;
+    }
+
     /// Reads a register that is not as usual.
     fn read(chip: &mut Chip<Self>, offset: usize) -> Option<u32> {
         let _ = (chip, offset);
@@ -271,6 +276,7 @@ impl<P: Played> FakeModel for Shared<P> {
             chip.resets += 1;
             chip.registers.clear();
             chip.building.clear();
+            P::reset(&mut chip);
         } else if P::write(&mut chip, offset, value) {
         } else if let Some((set, _)) = P::MASKS.iter().find(|(set, _)| *set == offset) {
             *chip.registers.entry(*set).or_default() |= value;
@@ -278,7 +284,7 @@ impl<P: Played> FakeModel for Shared<P> {
             *chip.registers.entry(*set).or_default() &= !value;
         } else {
             chip.registers.insert(offset, value);
-            if let Some(queue) = (0..2).find(|queue| offset == P::TX + queue * P::QUEUE + RING_TAIL) {
+            if let Some(queue) = (0..8).find(|queue| offset == P::TX + queue * P::QUEUE + RING_TAIL) {
                 chip.transmit(dma, queue);
             }
         }
