@@ -107,6 +107,25 @@ fn rings_go_on_page_by_page_and_nothing_is_touched_too_early() {
     }
 }
 
+/// As soon as its ring can be used: the guest itself may take seconds until it says a word.
+#[test]
+fn guest_whose_address_the_operator_set_is_announced_when_it_arrives() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("p");
+    let mac = [0x52, 0x54, 0, 1, 2, 3];
+    let port =
+        VhostPort::open(VhostConfig { mac: Some(mac), ..VhostConfig::new("p", Mode::Listen(path.clone())) })
+            .unwrap();
+    let (_guest, mut late) = stuck(&path);
+    wait_for(&port, |info| info.link == LinkState::Up && info.rx_queues == 1);
+    let mut rxq = port.rx_queue(0).unwrap();
+    let got = receive(&mut *rxq, &mut late, 2);
+    assert_eq!((&got[0][6..12], &got[0][12..14]), (&mac[..], &[0x80, 0x35][..]), "no reverse ARP");
+    assert_eq!(got[1], pattern(60, 1));
+    late.end();
+    assert!(burst(&mut *rxq).is_empty(), "announced twice");
+}
+
 /// A guest whose one frame waits for a page that never comes.
 fn stuck(path: &std::path::Path) -> (Guest, Late) {
     Guest::arrive(path, MODERN, 2, true, |guest| {

@@ -4,8 +4,8 @@
 //! in shared memory, which notice themselves when they are given back what they have not given. Like QEMU's, the front-end does not know
 //! where a packed ring stands when the switch has died, and says zero.
 //!
-//! For the second half of the kills the guests are being migrated: what is copied by the dirty log, pass after pass, is in the end the memory, whatever
-//! a switch had no time to say.
+//! After some kills the guests are being migrated: what is copied by the dirty log, pass after pass, is the memory when they stop. They stop at once
+//! after a kill, so that nothing written later hides what the dead switch had no time to say.
 #![expect(unsafe_code, reason = "guests write their own memory by address")]
 
 use std::os::fd::{AsFd as _, AsRawFd as _};
@@ -50,6 +50,8 @@ const TRANSMIT: usize = 1;
 
 /// How often the switch is killed.
 const KILLS: u32 = 20;
+/// How often before guests are migrated.
+const PLAIN_KILLS: u32 = 5;
 
 struct Ring {
     driver: Box<dyn ChainRing>,
@@ -179,36 +181,40 @@ impl Guest {
         };
         frontend.set_mem_table(&[region]).unwrap();
         for (index, ring) in self.rings.iter().enumerate() {
-            let [desc_table_addr, avail_ring_addr, used_ring_addr] =
-                self.layout(index).map(|part| USER + part);
-            let (size, flags, log_addr) = (self.size(), 0, None);
-            let config = VringConfigData {
-                queue_max_size: size,
-                queue_size: size,
-                flags,
-                desc_table_addr,
-                avail_ring_addr,
-                used_ring_addr,
-                log_addr,
-            };
             let base = match (self.packed(), self.frontend.is_some()) {
                 (true, false) => 1 << 15,
                 (true, true) => 0,
                 // SAFETY: inside the used ring.
                 (false, _) => unsafe { ring.memory.used.load_u16(IDX, Ordering::Acquire) },
             };
-            frontend.set_vring_num(index, size).unwrap();
-            frontend.set_vring_addr(index, &config).unwrap();
-            frontend.set_vring_base(index, base).unwrap();
-            frontend.set_vring_call(index, &ring.call).unwrap();
-            frontend.set_vring_kick(index, &ring.kick).unwrap();
-            frontend.set_vring_enable(index, true).unwrap();
+            self.start(&mut frontend, index, base);
         }
         // As QEMU does, which lets rings run before.
         if let Some(migration) = &self.migration {
             migration.give_log(&frontend);
         }
         self.frontend = Some(frontend);
+    }
+
+    /// Starts a ring.
+    fn start(&self, frontend: &mut Frontend, index: usize, base: u16) {
+        let [desc_table_addr, avail_ring_addr, used_ring_addr] = self.layout(index).map(|part| USER + part);
+        let (size, ring) = (self.size(), &self.rings[index]);
+        let config = VringConfigData {
+            queue_max_size: size,
+            queue_size: size,
+            flags: 0,
+            desc_table_addr,
+            avail_ring_addr,
+            used_ring_addr,
+            log_addr: None,
+        };
+        frontend.set_vring_num(index, size).unwrap();
+        frontend.set_vring_addr(index, &config).unwrap();
+        frontend.set_vring_base(index, base).unwrap();
+        frontend.set_vring_call(index, &ring.call).unwrap();
+        frontend.set_vring_kick(index, &ring.kick).unwrap();
+        frontend.set_vring_enable(index, true).unwrap();
     }
 
     /// Begins to move it: the log first, then the memory as it is.
@@ -223,12 +229,21 @@ impl Guest {
         self.migration = Some(migration);
     }
 
-    /// Stops the rings and compares what the switch writes with the copy.
+    /// Stops the rings and compares what the switch writes with the copy; then the guest goes on where it was.
     fn arrive(&mut self) {
-        let frontend = self.frontend.as_ref().unwrap();
-        for index in [RECEIVE, TRANSMIT] {
-            frontend.get_vring_base(index).unwrap();
+        let mut frontend = self.frontend.take().unwrap();
+        let bases = [RECEIVE, TRANSMIT].map(|index| frontend.get_vring_base(index).unwrap());
+        self.compare();
+        self.features &= !VHOST_F_LOG_ALL;
+        frontend.set_features(self.features).unwrap();
+        for (index, base) in bases.into_iter().enumerate() {
+            self.start(&mut frontend, index, base as u16);
         }
+        self.frontend = Some(frontend);
+    }
+
+    /// Takes the last of the log, and compares.
+    fn compare(&mut self) {
         let mut migration = self.migration.take().unwrap();
         migration.pass(&self.memory);
         let mut memory = vec![0; MEMORY];
@@ -356,8 +371,8 @@ fn every_buffer_comes_back_once_when_the_switch_is_killed_under_load() {
     // Any seed will do; the instants of death are as random as the scheduler.
     let mut dice = 0x2545_f491_4f6c_dd1d_u64;
     for kill in 0..KILLS {
-        if kill == KILLS / 2 {
-            guests.iter_mut().for_each(Guest::migrate);
+        if kill >= PLAIN_KILLS {
+            guests.iter_mut().filter(|guest| guest.migration.is_none()).for_each(Guest::migrate);
         }
         let before: Vec<u64> = guests.iter().map(|guest| guest.rings[RECEIVE].got).collect();
         until("traffic does not resume", &mut guests, Guest::work, |guests| {
@@ -373,6 +388,10 @@ fn every_buffer_comes_back_once_when_the_switch_is_killed_under_load() {
         guests.iter_mut().for_each(Guest::work);
         stage.switch.restart().unwrap();
         guests.iter_mut().for_each(Guest::connect);
+        // Every fourth migration goes on, through another kill.
+        if kill >= PLAIN_KILLS && !kill.is_multiple_of(4) {
+            guests.iter_mut().for_each(Guest::arrive);
+        }
     }
 
     // All that was sent comes back without more being given.
@@ -396,5 +415,4 @@ fn every_buffer_comes_back_once_when_the_switch_is_killed_under_load() {
     for guest in &guests {
         assert_eq!(guest.rings[RECEIVE].driver.free(), usize::from(guest.size()), "given and got back");
     }
-    guests.iter_mut().for_each(Guest::arrive);
 }

@@ -7,6 +7,7 @@ use crate::grammar::Call;
 use crate::output::{Data, Output, Style};
 use crate::plan::Plan;
 use crate::schema::Schema;
+use crate::value::datum_to_json;
 
 /// The part of the Open_vSwitch schema the tests touch.
 pub(crate) fn schema_json() -> Value {
@@ -78,9 +79,22 @@ const TABLES: [&str; 5] = ["Open_vSwitch", "Bridge", "Port", "Interface", "Mirro
 pub(crate) fn plan(schema: &Schema) -> Plan<'_> {
     let mut plan = Plan::new(schema);
     for table in TABLES {
-        plan.load(table, &rows(table)).unwrap();
+        plan.load(table, &whole(schema, table)).unwrap();
     }
     plan
+}
+
+/// The rows of a table with every column it has, those that [`rows`] leaves out at their defaults.
+fn whole(schema: &Schema, table: &str) -> Vec<Value> {
+    let mut rows = rows(table);
+    let columns = &schema.table(table).unwrap().columns;
+    for row in rows.iter_mut().filter_map(Value::as_object_mut) {
+        for (name, column) in columns {
+            let default = datum_to_json(&column.kind.default_datum(), &|_| Value::Null);
+            row.entry(name.clone()).or_insert(default);
+        }
+    }
+    rows
 }
 
 /// A plan over a database that was never used.

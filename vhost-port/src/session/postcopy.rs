@@ -220,6 +220,9 @@ impl Session {
             postcopy.ok_or("POSTCOPY_LISTEN without POSTCOPY_ADVISE, or with memory there already")?;
         postcopy.listening = true;
         log::info!("{}: the guest runs before its memory has arrived", self.shared.config.name);
+        // A guest that took GUEST_ANNOUNCE needs seconds for it here, while it waits for page after page of its own.
+        let mac = self.shared.peer().mac.or(self.shared.config.mac);
+        self.shared.rings[1].announce(mac);
         self.forget_pages();
         self.tell_of_pages();
         self.carry_memory();

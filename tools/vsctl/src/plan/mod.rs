@@ -91,11 +91,9 @@ impl<'s> Plan<'s> {
         for json in rows {
             let mut before = BTreeMap::new();
             for (name, column) in columns {
-                let datum = match json.get(name) {
-                    Some(value) => datum_from_json(value, &column.kind)?,
-                    None => column.kind.default_datum(),
-                };
-                before.insert(name.clone(), datum);
+                if let Some(value) = json.get(name) {
+                    before.insert(name.clone(), datum_from_json(value, &column.kind)?);
+                }
             }
             let Some(Atom::Row(RowRef::Uuid(uuid))) = before.get(UUID).and_then(Datum::as_scalar) else {
                 return Err(failed!("the server sent a row of {table} without {UUID}"));
@@ -172,15 +170,20 @@ impl<'s> Plan<'s> {
     /// The content of a column, as the chain left it.
     ///
     /// # Errors
-    /// When the schema has no such column.
+    /// When the schema has no such column, or it was not fetched: a default in its place would be written back over what is there.
     pub(crate) fn get(&self, id: RowId, column: &str) -> Result<Datum, Error> {
         let row = self.row(id);
         if column == UUID {
             return Ok(Datum::rows([self.reference(id)]));
         }
+        let kind = &self.schema.column(&row.table, column)?.kind;
         match row.written.get(column).or_else(|| row.before.get(column)) {
             Some(datum) => Ok(datum.clone()),
-            None => Ok(self.schema.column(&row.table, column)?.kind.default_datum()),
+            None if row.uuid.is_none() => Ok(kind.default_datum()),
+            None => Err(failed!(
+                "column {column} of table {} is needed here but was not fetched (this is a bug in vsctl)",
+                row.table
+            )),
         }
     }
 

@@ -36,6 +36,17 @@ fn reading_is_no_change_and_signs_nothing() {
 }
 
 #[test]
+fn a_column_that_was_not_fetched_is_not_taken_for_empty() {
+    let schema = fixture::schema();
+    let mut plan = Plan::new(&schema);
+    plan.load("Interface", &fixture::rows("Interface")).unwrap();
+    let interface = plan.rows("Interface").unwrap()[0];
+    assert_eq!(plan.text(interface, "name").unwrap(), "br0");
+    let message = plan.get(interface, "options").unwrap_err().to_string();
+    assert!(message.contains("options") && message.contains("not fetched"), "{message}");
+}
+
+#[test]
 fn a_new_database_gets_root_and_change_at_once() {
     let schema = fixture::schema();
     let mut plan = fixture::empty(&schema);
