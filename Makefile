@@ -63,7 +63,8 @@ soak: ## 256 ports whose guests come and go at random for MINUTES (10), nothing 
 
 vdpa-migration: ## a guest migrated from one virtual function to another, both QEMUs in a host guest, needs root
 	$(needs-root)
-	$(CARGO) test --locked -p tests --test e2e -- --ignored --exact --nocapture vdpa::a_guest_is_migrated_from_function_to_function
+	$(CARGO) build --locked -p vswitch -p vsctl --bins
+	$(CARGO) test --locked -p tests --test long -- --exact --nocapture a_guest_is_migrated_from_function_to_function
 
 lab: ## fetch what the end-to-end tests need, without running them
 	tools/lab/setup.sh
