@@ -8,7 +8,7 @@ use crate::vdpa_site::{
     FUNCTION, OUTSIDE, PATIENCE, Site, begin_pings, lost_pings, more_answers, moved, until_engine,
 };
 
-/// The same with two queue pairs.
+/// As [`FUNCTION`], with two queue pairs.
 const TWO_PAIRS: &str = ",disable-legacy=on,iommu_platform=on,ats=on,page-per-vq=on,mq=on,vectors=6";
 
 /// The guest's pings are answered, and the switch has no part in it.
