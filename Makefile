@@ -1,7 +1,7 @@
 # Everything here runs on a Debian 12 machine with Rust and make; QEMU, the guest kernel and the stock peers are fetched
 # into a cache folder by tools/lab/setup.sh on first use. Nothing is installed on the machine.
 .DEFAULT_GOAL := help
-.PHONY: help build check test demo demo-guest demo-stop bench plots instructions fuzz-smoke soak lab lab-clean clean
+.PHONY: help build check test demo demo-guest demo-stop bench plots instructions fuzz-smoke soak vdpa-migration lab lab-clean clean
 
 CARGO ?= cargo
 
@@ -60,6 +60,11 @@ soak: ## 256 ports whose guests come and go at random for MINUTES (10), nothing 
 	$(needs-root)
 	$(CARGO) build --locked --release -p vswitch -p vsctl --bins
 	$(CARGO) run --locked --release --quiet -p tests --bin soak -- $(or $(MINUTES),10)
+
+vdpa-migration: ## a guest migrated from one virtual function to another, both QEMUs in a host guest, needs root
+	$(needs-root)
+	$(CARGO) build --locked -p vswitch -p vsctl --bins
+	$(CARGO) test --locked -p tests --test long -- --exact --nocapture a_guest_is_migrated_from_function_to_function
 
 lab: ## fetch what the end-to-end tests need, without running them
 	tools/lab/setup.sh

@@ -41,4 +41,5 @@ mod tap;
 mod two_guests;
 mod uplinks;
 mod vdpa;
+mod vdpa_site;
 mod vlans;

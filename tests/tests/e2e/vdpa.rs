@@ -1,159 +1,52 @@
 //! A guest in the host guest whose frames go out by a virtual function, moved by the switch.
 
-use std::time::Duration;
-
-use tests::guest::{Card, Guest, HostConfig, HostGuest, NestedConfig, Nic, Socket};
+use tests::guest::{Guest, HostGuest};
 use tests::lab::Lab;
-use tests::netns::Netns;
 
 use crate::nested::twice_at_most;
+use crate::vdpa_site::{
+    FUNCTION, OUTSIDE, PATIENCE, Site, begin_pings, lost_pings, more_answers, moved, until_engine,
+};
 
-/// A virtual function behind an IOMMU, with a page for each doorbell.
-const FUNCTION: &str = ",disable-legacy=on,iommu_platform=on,ats=on,page-per-vq=on";
+/// As [`FUNCTION`], with two queue pairs.
+const TWO_PAIRS: &str = ",disable-legacy=on,iommu_platform=on,ats=on,page-per-vq=on,mq=on,vectors=6";
 
-/// What is done in a guest within a guest takes its time, on a machine that has other things to do all the more.
-const PATIENCE: Duration = Duration::from_secs(90);
-
-const OUTSIDE: &str = "10.4.0.100";
-
-/// A host guest with a card and a virtual function on one network outside, and a bridge that the card is the uplink of.
-struct Site<'lab> {
-    host: HostGuest,
-    function: String,
-    outside: Netns<'lab>,
+/// The guest's pings are answered, and the switch has no part in it.
+fn passes_the_switch_by(host: &mut HostGuest, guest: &mut Guest) {
+    let before = moved(host);
+    // Ends with the last answer; waits for it as long as it takes on a busy machine.
+    let said = guest.run_for(&format!("ping -c 5 -i 0.2 -W 60 {OUTSIDE}"), PATIENCE).unwrap();
+    assert!(said.contains(" 5 packets received"), "{said}");
+    assert_eq!(moved(host), before, "frames went by the switch");
 }
 
-impl<'lab> Site<'lab> {
-    fn new(lab: &'lab Lab, programs: &[&str]) -> Site<'lab> {
-        let [uplink, vf] = ["up", "vf"].map(|role| lab.device(role));
-        let card = |tap: &str, number| Card {
-            tap: Some(tap.to_owned()),
-            ..Card::new("virtio-net-pci", number, FUNCTION)
-        };
-        let config = HostConfig {
-            cards: vec![card(&uplink, 1)],
-            functions: vec![card(&vf, 2)],
-            guests: 1,
-            programs: programs.iter().map(Into::into).collect(),
-            ..HostConfig::default()
-        };
-        let mut host = HostGuest::boot_with(lab, &config).unwrap();
-        let outside = bridge(lab, &[&uplink, &vf]);
-        let (card, function) = (host.addresses[0].clone(), host.functions[0].clone());
-        for address in [&card, &function] {
-            host.vsctl(&format!("nic bind {address}")).unwrap();
-        }
-        let line = format!("add-br br0 -- add-port br0 up0 -- set Interface up0 type=pmd options:pci={card}");
-        host.vsctl(&line).unwrap();
-        Site { host, function, outside }
-    }
-
-    /// Adds a port with this device, and starts a guest that has reached the outside by it when this returns.
-    fn guest(&mut self, device: &str) -> Guest {
-        let host = &mut self.host;
-        let port = "add-port br0 vm0 -- set Interface vm0 type=vhost-user options:path=/run/vs/vm0.sock";
-        host.vsctl(&format!("{port} options:vdpa={device}")).unwrap();
-        let nic = Nic {
-            properties: "disable-legacy=on,page-per-vq=on".into(),
-            ..Nic::new("/run/vs/vm0.sock", Socket::SwitchListens, 2)
-        };
-        let mut guest = host.nested(&NestedConfig::new(nic)).unwrap();
-        if let Err(error) = guest.wait_ready() {
-            panic!("{error}\n{}", host.nested_log(0));
-        }
-        guest.address("eth0", "10.4.0.2/24").unwrap();
-        if let Err(error) = guest.reaches(OUTSIDE, PATIENCE) {
-            panic!("{error}\n{}", site_state(host));
-        }
-        until_engine(host, "direct");
-        guest
-    }
-
-    /// The guest's pings are answered, and the switch has no part in it.
-    fn passes_the_switch_by(&mut self, guest: &mut Guest) {
-        let before = moved(&mut self.host);
-        // Ends with the last answer; waits for it as long as it takes on a busy machine.
-        let said = guest.run_for(&format!("ping -c 5 -i 0.2 -W 60 {OUTSIDE}"), PATIENCE).unwrap();
-        assert!(said.contains(" 5 packets received"), "{said}");
-        assert_eq!(moved(&mut self.host), before, "frames went by the switch");
-    }
-
-    /// Changes who moves the frames to `engine` while pings go on. Returns how many were lost.
-    fn change_under_pings(
-        &mut self,
-        guest: &mut Guest,
-        engine: &str,
-        change: impl FnOnce(&mut HostGuest),
-    ) -> usize {
-        begin_pings(guest, &mut self.host);
-        change(&mut self.host);
-        until_engine(&mut self.host, engine);
-        more_answers(guest, &mut self.host);
-        lost_pings(guest)
-    }
-}
-
-/// A namespace in which these TAP devices are one network.
-fn bridge<'lab>(lab: &'lab Lab, taps: &[&str]) -> Netns<'lab> {
-    let outside = Netns::new(lab).unwrap();
-    outside.ip(&["link", "add", "net0", "type", "bridge"]).unwrap();
-    for tap in taps {
-        lab.run("ip", &["link", "set", tap, "netns", outside.name()]).unwrap();
-        outside.ip(&["link", "set", tap, "master", "net0", "up"]).unwrap();
-    }
-    outside.ip(&["addr", "add", &format!("{OUTSIDE}/24"), "dev", "net0"]).unwrap();
-    outside.ip(&["link", "set", "net0", "up"]).unwrap();
-    outside
-}
-
-/// Who moves the guest's frames, as the port tells.
-fn until_engine(host: &mut HostGuest, engine: &str) {
-    let line = "get Interface vm0 status:vdpa-engine";
-    if let Err(error) = host.vsctl_until(line, PATIENCE, |text| text.trim_matches('"') == engine) {
-        panic!("{error}\n{}", site_state(host));
-    }
-}
-
-/// Frames that the switch itself has moved from the guest.
-fn moved(host: &mut HostGuest) -> u64 {
-    // As they are now; those in the database may be some seconds old.
-    let table = host.vsctl("--format=csv stats").unwrap();
-    let row = table.lines().find(|line| line.starts_with("vm0,")).unwrap();
-    row.split(',').nth(5).unwrap().parse().unwrap()
-}
-
-/// Starts pings to the outside, twenty a second, and waits for the first answers.
-fn begin_pings(guest: &mut Guest, host: &mut HostGuest) {
-    guest
-        .run(&format!("rm -f /tmp/pings; ping -i 0.05 {OUTSIDE} >/tmp/pings 2>&1 & echo $! >/tmp/ping.pid"))
-        .unwrap();
+/// Changes who moves the frames to `engine` while pings go on. Returns how many were lost.
+fn change_under_pings(
+    host: &mut HostGuest,
+    guest: &mut Guest,
+    engine: &str,
+    change: impl FnOnce(&mut HostGuest),
+) -> usize {
+    begin_pings(guest, host);
+    change(host);
+    until_engine(host, "vm0", engine);
     more_answers(guest, host);
+    lost_pings(guest)
 }
 
-/// Waits until some more pings have been answered.
-fn more_answers(guest: &mut Guest, host: &mut HostGuest) {
-    let answers = "grep -c seq= /tmp/pings";
-    let wait = format!("n=$({answers}); until [ $({answers}) -gt $((n + 5)) ]; do sleep 0.1; done");
-    if let Err(error) = guest.run_for(&wait, PATIENCE) {
-        panic!("the pings are not answered any more: {error}\n{}", site_state(host));
-    }
+/// Has a guest of one processor, which would use one pair, use two, and send by the second: the answers come by the pair of the questions.
+fn use_second_pair(guest: &mut Guest, host: &mut HostGuest) {
+    guest
+        .run("ethtool -L eth0 combined 2; cd /sys/class/net/eth0/queues; echo 0 >tx-0/xps_cpus; echo 1 >tx-1/xps_cpus")
+        .unwrap();
+    let line = "get Interface vm0 status:n_rxq";
+    host.vsctl_until(line, PATIENCE, |text| text.trim_matches('"') == "2").unwrap();
 }
 
-/// What the host says of the guest's port, and the switch and the guest's QEMU have said.
-fn site_state(host: &mut HostGuest) -> String {
-    let port = host.try_vsctl("list Interface vm0").unwrap().1;
-    let logs = host.guest.run("tail -n 30 /tmp/vswitchd.log; dmesg | tail -n 5").unwrap();
-    format!("{port}\n{logs}\n{}", host.nested_log(0))
-}
-
-/// Ends the pings: how many were not answered of those before the last answer. The others may still be on their way.
-fn lost_pings(guest: &mut Guest) -> usize {
-    let text = guest.run("kill -INT $(cat /tmp/ping.pid); cat /tmp/pings").unwrap();
-    let number = |line: &str| line.split("seq=").nth(1)?.split(' ').next()?.parse::<usize>().ok();
-    let answered: Vec<usize> = text.lines().filter_map(number).collect();
-    let sent = answered.iter().max().map_or(0, |last| last + 1);
-    println!("{} of {sent} pings answered", answered.len());
-    sent - answered.len()
+/// Interrupts that the guest's second receive ring has had.
+fn interrupts_of_second_pair(guest: &mut Guest) -> u64 {
+    let line = guest.run("grep input.1 /proc/interrupts").unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 /// Gives the guest's card to its driver anew.
@@ -176,36 +69,41 @@ fn a_guest_is_moved_to_a_virtual_function_and_back() {
 
 fn to_a_virtual_function_and_back() {
     let lab = Lab::open().unwrap();
-    let mut site = Site::new(&lab, &[]);
-    let function = site.function.clone();
-    let mut guest = site.guest(&function);
-    // The guest's processors write the function's registers themselves.
+    let mut site = Site::new(&lab, &[TWO_PAIRS], &[]);
+    let function = site.functions[0].clone();
+    let mut guest = site.guest(&function, 2);
+    use_second_pair(&mut guest, &mut site.host);
+    // The guest's processors write the function's registers themselves, one for each ring.
+    let doorbells = site.host.vsctl("get Interface vm0 status:vdpa-doorbells").unwrap();
+    assert_eq!(doorbells.trim_matches(['"', '\n']), "4");
     site.host.guest.run("grep -q vfio /proc/$(cat /tmp/nested0.pid)/maps").unwrap();
     // The switch has nothing to do: its workers sleep, and count none of the guest's frames.
-    site.passes_the_switch_by(&mut guest);
+    let before = interrupts_of_second_pair(&mut guest);
+    passes_the_switch_by(&mut site.host, &mut guest);
+    assert!(interrupts_of_second_pair(&mut guest) > before, "answers came by the first pair");
     site.host.vsctl_until("--format=csv pmd", PATIENCE, |text| text.contains("sleeping")).unwrap();
     // What the function has moved is seen in its rings. QEMU's cards count nothing for their functions, which is not the same as zero.
     let counters = site.host.vsctl("get Interface vm0 statistics").unwrap();
     assert!(counters.contains("vdpa_rx_buffers") && !counters.contains("vdpa_rx_packets"), "{counters}");
 
     let before = moved(&mut site.host);
-    let lost = site.change_under_pings(&mut guest, "software", |host| {
+    let lost = change_under_pings(&mut site.host, &mut guest, "software", |host| {
         host.vsctl("remove Interface vm0 options vdpa").unwrap();
     });
     assert!(lost <= 20 && moved(&mut site.host) > before, "{lost} pings lost");
 
     // Back, behind a relay: the function can begin only with rings that nobody has used. With a driver that starts it has the guest's own.
-    let lost = site.change_under_pings(&mut guest, "shadow", |host| {
+    let lost = change_under_pings(&mut site.host, &mut guest, "shadow", |host| {
         host.vsctl(&format!("set Interface vm0 options:vdpa={function}")).unwrap();
     });
     assert!(lost <= 20, "{lost} pings lost");
-    site.passes_the_switch_by(&mut guest);
+    passes_the_switch_by(&mut site.host, &mut guest);
     restart_driver(&mut guest);
     guest.reaches(OUTSIDE, PATIENCE).unwrap();
-    until_engine(&mut site.host, "direct");
+    until_engine(&mut site.host, "vm0", "direct");
 
     // The function goes while it is in use, and the kernel gets it.
-    let lost = site.change_under_pings(&mut guest, "software", |host| {
+    let lost = change_under_pings(&mut site.host, &mut guest, "software", |host| {
         let physical = function.replace(".1", ".0");
         let file = format!("/sys/bus/pci/devices/{physical}/sriov_numvfs");
         host.guest.run_for(&format!("echo 0 > {file}"), PATIENCE).unwrap();
@@ -224,8 +122,9 @@ fn a_guest_is_moved_to_a_device_of_the_kernel_and_back() {
 
 fn to_a_device_of_the_kernel_and_back() {
     let lab = Lab::open().unwrap();
-    let mut site = Site::new(&lab, &[env!("CARGO_BIN_EXE_vdpa_device"), env!("CARGO_BIN_EXE_vduse")]);
-    let function = site.function.clone();
+    let mut site =
+        Site::new(&lab, &[FUNCTION], &[env!("CARGO_BIN_EXE_vdpa_device"), env!("CARGO_BIN_EXE_vduse")]);
+    let function = site.functions[0].clone();
     let try_device = |site: &mut Site<'_>, device: &str| {
         let line = format!("ulimit -l unlimited; /host/vdpa_device {device} 10.4.0.3 {OUTSIDE}");
         let (status, said) = site.host.guest.try_run(&line, PATIENCE).unwrap();
@@ -250,20 +149,20 @@ fn to_a_device_of_the_kernel_and_back() {
     let device = "/dev/vhost-vdpa-0";
     try_device(&mut site, device);
 
-    let mut guest = site.guest(device);
-    site.passes_the_switch_by(&mut guest);
-    let lost = site.change_under_pings(&mut guest, "software", |host| {
+    let mut guest = site.guest(device, 1);
+    passes_the_switch_by(&mut site.host, &mut guest);
+    let lost = change_under_pings(&mut site.host, &mut guest, "software", |host| {
         host.vsctl("remove Interface vm0 options vdpa").unwrap();
     });
     assert!(lost <= 20, "{lost} pings lost");
     // It can begin anywhere, so the guest's driver need not start anew.
-    let lost = site.change_under_pings(&mut guest, "direct", |host| {
+    let lost = change_under_pings(&mut site.host, &mut guest, "direct", |host| {
         host.vsctl(&format!("set Interface vm0 options:vdpa={device}")).unwrap();
     });
     assert!(lost <= 20, "{lost} pings lost");
-    site.passes_the_switch_by(&mut guest);
+    passes_the_switch_by(&mut site.host, &mut guest);
     // The kernel waits for whoever has it open, and takes its name away before.
-    let lost = site.change_under_pings(&mut guest, "software", |host| {
+    let lost = change_under_pings(&mut site.host, &mut guest, "software", |host| {
         host.guest.run_for("vdpa dev del card0", PATIENCE).unwrap();
     });
     let error = site.host.vsctl("get Interface vm0 status:vdpa-error").unwrap();
