@@ -57,18 +57,25 @@ impl Mailboxes {
         self.pay(bar);
     }
 
+    /// Says what is owed to those that can be told. With the memory ours a function cannot begin to ask, and a question that lies there already is not
+    /// written over: it is heard first.
     fn pay(&mut self, bar: &Bar) {
         for number in numbers(self.owed & !self.unread) {
+            if !take(bar, number) {
+                continue;
+            }
+            if bar.read32(MBVFICR) >> number & 1 == 1 {
+                bar.write32(mailbox(number), 0);
+                continue;
+            }
             let known = if self.functions.is_known(number) { KNOWN } else { 0 };
             self.say(bar, number, &[NOTICE | known]);
             self.owed &= !(1 << number);
         }
     }
 
+    /// Says something in memory that is ours.
     fn say(&mut self, bar: &Bar, number: usize, words: &[u32]) {
-        if !take(bar, number) {
-            return;
-        }
         for (i, word) in words.iter().enumerate() {
             bar.write32(memory(number) + 4 * i, *word);
         }
@@ -130,7 +137,10 @@ impl Mailboxes {
         if reply.changed {
             self.write(bar);
         }
-        self.say(bar, number, &reply.words[..reply.len]);
+        // It waits for the answer, so it leaves the memory alone.
+        if take(bar, number) {
+            self.say(bar, number, &reply.words[..reply.len]);
+        }
     }
 }
 
@@ -151,4 +161,42 @@ fn memory(number: usize) -> usize {
 fn take(bar: &Bar, number: usize) -> bool {
     bar.write32(mailbox(number), MAILBOX_OURS);
     bar.read32(mailbox(number)) & MAILBOX_OURS != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drivers::igb::model::Played82576;
+    use crate::nic::Filters;
+    use crate::nic::intel::model::{MAC, Shared};
+    use crate::nic::intel::post::post;
+    use crate::nic::intel::vf_messages::{KIND, RESET};
+    use crate::pci::{FakeFn, PciFn as _};
+
+    #[test]
+    fn a_notice_is_said_when_nothing_is_lost_by_it() {
+        let post = post();
+        let chip = Shared::<Played82576>::new();
+        chip.lock().own.posts[0] = Some(post.clone());
+        let bar = FakeFn::new(chip).bar(0).unwrap();
+        let functions = Functions::new(1, MAC, &Filters::default(), &[]).unwrap();
+        let mut boxes = Mailboxes::new(&bar, functions, 1522);
+        let first = || post.lock().unwrap().words[0];
+
+        // The function is writing its question when there is something to tell.
+        (post.lock().unwrap().vf_has, post.lock().unwrap().words[0]) = (true, RESET);
+        boxes.notify(&bar);
+        assert_eq!(first(), RESET);
+        // It has asked, and nobody has heard it yet.
+        (post.lock().unwrap().vf_has, post.lock().unwrap().asked) = (false, true);
+        boxes.notify(&bar);
+        assert_eq!(first(), RESET);
+        assert!(boxes.serve(&bar));
+        assert_eq!(first() & KIND, RESET, "the answer");
+        assert_ne!(first(), RESET);
+        // Told when it has read the answer.
+        post.lock().unwrap().pf_was_read = true;
+        assert!(boxes.serve(&bar));
+        assert_eq!(first() & KIND, NOTICE);
+    }
 }
