@@ -40,19 +40,23 @@ pub struct FdbEntry {
     pub age_s: u64,
 }
 
+fn may_learn(bridge: &Bridge, learn: &Learn, epoch: u64) -> bool {
+    bridge.epoch <= epoch && bridge.ports.get(&learn.port).is_none_or(|port| !port.down)
+}
+
 impl Bridges {
     /// Notes who sent a packet. `epoch` is that of the translation that said so; if the bridge has changed since, the
-    /// port may be another one and nothing is noted.
+    /// port may be another one and nothing is noted; neither is it of a port that is down.
     pub(crate) fn learn(&self, learn: &Learn, epoch: u64, now_ms: u64) -> Option<Learned> {
         let state = self.read();
-        let bridge = state.bridge(learn.bridge).filter(|bridge| bridge.epoch <= epoch)?;
+        let bridge = state.bridge(learn.bridge).filter(|bridge| may_learn(bridge, learn, epoch))?;
         Some(bridge.macs().learn(learn.key, learn.port, now_ms))
     }
 
     /// Notes that frames from a sender still came at `seen_ms`, as flow counters say.
     pub(crate) fn refresh(&self, learn: &Learn, epoch: u64, seen_ms: u64) {
         let state = self.read();
-        if let Some(bridge) = state.bridge(learn.bridge).filter(|bridge| bridge.epoch <= epoch) {
+        if let Some(bridge) = state.bridge(learn.bridge).filter(|bridge| may_learn(bridge, learn, epoch)) {
             bridge.macs().refresh(learn.key, learn.port, seen_ms);
         }
     }

@@ -42,7 +42,7 @@ impl Bridges {
             return Err(BridgeError::NoOfport { bridge: bridge.to_owned(), port });
         };
         let id = home.id;
-        let joined = BridgePort { name: port.clone(), ofport, dp, vlan, vlans, no_flood: false };
+        let joined = BridgePort { name: port.clone(), ofport, dp, vlan, vlans, no_flood: false, down: false };
         home.ports.insert(ofport, joined);
         state.ports.insert(dp, (id, ofport));
         state.port_names.insert(port, dp);
@@ -78,6 +78,15 @@ impl Bridges {
     /// Forgets what was learned on a port: what is behind it is reached another way now.
     pub fn flush_port(&self, name: &str) -> Result<(), BridgeError> {
         self.change_port(name, |_| Change { translation: true, forget: true })
+    }
+
+    /// The operator has taken a port down, or up again. What was learned on one that goes down is forgotten, and what comes late of its last frames is not
+    /// learned: whoever was behind it may be found elsewhere meanwhile.
+    pub fn set_port_admin(&self, name: &str, up: bool) -> Result<(), BridgeError> {
+        self.change_port(name, |port| {
+            let changed = std::mem::replace(&mut port.down, !up) == up;
+            Change { translation: changed, forget: changed && !up }
+        })
     }
 
     /// Changes whether floods leave a port out.

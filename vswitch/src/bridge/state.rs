@@ -29,6 +29,8 @@ pub(crate) struct BridgePort {
     pub(crate) vlan: VlanConfig,
     pub(crate) vlans: PortVlans,
     pub(crate) no_flood: bool,
+    /// The operator has taken it down: nothing is learned of it.
+    pub(crate) down: bool,
 }
 
 /// A bridge.

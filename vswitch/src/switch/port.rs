@@ -144,6 +144,7 @@ impl Switch {
                 vlan: request.vlan,
             },
         )?;
+        self.bridges.set_port_admin(&request.name, request.admin_up)?;
         let mut entry = PortEntry {
             name: request.name.clone(),
             bridge: request.bridge,
@@ -179,10 +180,8 @@ impl Switch {
             let moved = entry.affinity != change.affinity;
             entry.affinity = change.affinity;
             let port = Arc::clone(&entry.port);
-            if inner.set_admin(number, change.admin_up) {
-                // Whoever was behind it may be found elsewhere meanwhile.
-                self.bridges.flush_port(name)?;
-            }
+            inner.set_admin(number, change.admin_up);
+            self.bridges.set_port_admin(name, change.admin_up)?;
             let switched = inner.set_offloads(number, change.offloads);
             let handed = port.set_vdpa(&change.vdpa);
             self.bridges.set_port_vlan(name, change.vlan)?;
@@ -241,11 +240,11 @@ impl Inner {
             .ok_or_else(|| SwitchError::Request(format!("there is no port named {name}")))
     }
 
-    /// Takes a port down, or up. Whether it went down.
-    fn set_admin(&mut self, number: PortNo, up: bool) -> bool {
-        let Some(entry) = self.ports.get_mut(&number) else { return false };
+    /// Takes a port down, or up.
+    fn set_admin(&mut self, number: PortNo, up: bool) {
+        let Some(entry) = self.ports.get_mut(&number) else { return };
         if std::mem::replace(&mut entry.admin_up, up) == up {
-            return false;
+            return;
         }
         log::info!("{}: taken {} by the operator", entry.name, if up { "up" } else { "down" });
         // The far side is the last to hear that frames pass, and the first that they do not.
@@ -258,7 +257,6 @@ impl Inner {
         if up {
             entry.port.set_admin(true);
         }
-        !up
     }
 
     /// Switches offloads of a port. Frames on their way are finished by either setting.

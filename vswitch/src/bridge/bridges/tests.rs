@@ -158,6 +158,22 @@ fn a_changed_port_forgets_its_addresses() {
 }
 
 #[test]
+fn nothing_is_learned_of_a_port_that_is_down() {
+    let (bridges, _) = bridges();
+    bridges.add_port("br0", port("a", 1)).unwrap();
+    learn(&bridges, 1, 1);
+    bridges.set_port_admin("a", true).unwrap();
+    assert_eq!(bridges.fdb("br0").unwrap().len(), 1, "it was up");
+    bridges.set_port_admin("a", false).unwrap();
+    // What workers had handed on before.
+    learn(&bridges, 1, 1);
+    assert!(bridges.fdb("br0").unwrap().is_empty());
+    bridges.set_port_admin("a", true).unwrap();
+    learn(&bridges, 1, 1);
+    assert_eq!(bridges.fdb("br0").unwrap().len(), 1);
+}
+
+#[test]
 fn ageing_and_size_follow_the_settings() {
     let (bridges, _) = bridges();
     bridges.add_port("br0", port("a", 1)).unwrap();
