@@ -40,7 +40,11 @@ impl OpenVswitch {
     /// As [`Self::start`].
     pub fn start_tuned(lab: &Lab, more: &[&str]) -> Result<Self> {
         let plugins = std::fs::read_to_string(lab.cache().join("bin/.pmds")).during("plugin folder")?;
-        let extra = format!("other_config:dpdk-extra=--no-pci --in-memory -d {}", plugins.trim());
+        // In one file, because a front-end may name only some files to its back-end, and names one for each page otherwise.
+        let extra = format!(
+            "other_config:dpdk-extra=--no-pci --in-memory --single-file-segments -d {}",
+            plugins.trim()
+        );
         let settings = [
             &extra,
             "other_config:dpdk-init=true",

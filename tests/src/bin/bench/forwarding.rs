@@ -6,7 +6,7 @@
 use std::thread;
 use std::time::Instant;
 
-use tests::failure::Result;
+use tests::failure::{Failure, Result};
 use tests::hugepages::Hugepages;
 use tests::testpmd::{Memory, Testpmd};
 
@@ -201,6 +201,9 @@ pub(crate) fn closed_loop(bench: &Bench, generator: &mut Testpmd, bursts: u32) -
     let (before, began) = (received(generator)?, Instant::now());
     thread::sleep(bench.sample);
     let after = received(generator)?;
+    if after == before {
+        return Err(Failure::new("no frame came back"));
+    }
     #[expect(clippy::cast_precision_loss, reason = "counts of a few seconds are far below 2^52")]
     let rate = (after - before) as f64 / began.elapsed().as_secs_f64() / 1e6;
     Ok(rate)

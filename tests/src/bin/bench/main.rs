@@ -166,15 +166,14 @@ fn bench() -> Result<bool> {
 fn draw() -> Result<()> {
     let folder = results::committed();
     let newest = results::file("results.json");
-    let from = if newest.exists() { newest } else { folder.join("results.json") };
-    let results = Results::load(&from);
+    let results = Results::newest(&newest);
     if results.entries.is_empty() {
-        return Err(Failure::new(format!("{} holds no results; run `make bench` first", from.display())));
+        return Err(Failure::new(format!("{} holds no results; run `make bench` first", newest.display())));
     }
     plots::draw(&results, &folder)?;
     // The plots and the numbers they were made from stay together.
     results.save(&folder.join("results.json"))?;
-    println!("plots: {}, from {}", folder.display(), from.display());
+    println!("plots: {}", folder.display());
     Ok(())
 }
 

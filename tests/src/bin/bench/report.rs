@@ -66,7 +66,7 @@ impl Report {
     /// # Errors
     /// The target folder is not writable.
     pub(crate) fn save(&self) -> Result<Results> {
-        let mut all = Results::load(&self.path);
+        let mut all = Results::newest(&self.path);
         all.machine = self.machine.clone();
         all.merge(&self.entries, &self.rows);
         all.save(&self.path)?;

@@ -36,6 +36,12 @@ pub(crate) struct Results {
 }
 
 impl Results {
+    /// The newest results: those in `path`, or, in a working copy where nothing was measured yet, those that are committed under the same name.
+    pub(crate) fn newest(path: &Path) -> Self {
+        let committed = committed().join(path.file_name().unwrap_or_default());
+        Self::load(if path.exists() { path } else { &committed })
+    }
+
     /// Reads a file. What cannot be understood (there is no file yet, or it is of an older bench) counts as nothing.
     pub(crate) fn load(path: &Path) -> Self {
         let text = fs::read_to_string(path).unwrap_or_default();
