@@ -1,7 +1,7 @@
 //! A second try for scenarios with a guest inside the host guest.
 //!
-//! Their guest runs on virtualisation that QEMU emulates instruction by instruction. In about one run of thirty it falls silent for
-//! minutes, whatever card and engine its frames go by; guests that QEMU runs itself never did. Until the cause is known such a scenario
+//! Their guest runs on virtualisation that QEMU emulates instruction by instruction. Now and then it falls silent for minutes: once in
+//! CI in the middle of a stream, never in the nine runs of that scenario after it. Guests that QEMU runs itself never did. Until the cause is known such a scenario
 //! may fail once, and says so aloud. A fault of the switch that shows less than every other time would slip through here: what
 //! these scenarios show of rings, cards and engines is also shown without such a guest.
 
