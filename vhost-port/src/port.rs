@@ -55,9 +55,7 @@ impl VhostPort {
         let control = session::start(&shared)?;
         Ok(Arc::new(VhostPort { shared, devices: Mutex::default(), control: Some(control) }))
     }
-}
 
-impl VhostPort {
     /// Hands the rings to one of these devices, unless the port is down.
     fn want_devices(&self, devices: &[DeviceName]) {
         let wanted = if self.shared.admin_up.load(Ordering::Relaxed) { devices.to_vec() } else { Vec::new() };

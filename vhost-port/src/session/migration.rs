@@ -10,6 +10,7 @@ use vhost::vhost_user::Result as VhostResult;
 use super::machine::{Session, refuse};
 use super::rings::eventfd;
 use crate::memory::DirtyLog;
+use crate::vdpa::Running;
 
 /// A session's part in a migration.
 #[derive(Default)]
@@ -43,7 +44,7 @@ impl Session {
         self.migration.log = Some(Arc::new(log));
         self.migration.reported = false;
         self.tell_of_log();
-        if self.writes_unseen() {
+        if self.offload.running.as_ref().is_some_and(Running::writes_unseen) {
             self.note_unlogged();
         }
         self.refresh_rings()?;

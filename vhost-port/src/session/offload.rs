@@ -103,9 +103,8 @@ impl Session {
         if self.arriving() {
             return Some("the guest's memory has not arrived".to_owned());
         }
-        let direct = running.between.engine() == Engine::Direct;
         let logs = self.migration.active_log(self.features).is_some();
-        if direct && logs && !running.tracked {
+        if logs && running.writes_unseen() {
             return Some(UNSEEN.to_owned());
         }
         let wanted =
@@ -114,6 +113,7 @@ impl Session {
             Some(slot) if slot.name == running.name => {
                 let caps = running.unit.dev.capabilities();
                 let wants = Wants { fresh: false, ..self.wants(caps.max_queue_pairs) };
+                let direct = running.between.engine() == Engine::Direct;
                 let better = !direct && !logs && fit(caps, wants, Way::Direct).is_ok();
                 better.then(|| "it can run the guest's own rings now".to_owned())
             }

@@ -55,18 +55,10 @@ impl Session {
         if running.tracked != wanted {
             running.tracked = track(&mut *running.unit.dev, wanted) && wanted;
         }
-        if logs && !running.tracked {
+        if logs && running.writes_unseen() {
             self.take_back(UNSEEN);
             self.offload.retry = true;
         }
-    }
-
-    /// Whether a device writes the guest's memory that is to be logged, and nobody knows where.
-    pub(super) fn writes_unseen(&self) -> bool {
-        let wanted = self.features & VHOST_F_LOG_ALL != 0;
-        let running = self.offload.running.as_ref();
-        wanted
-            && running.is_some_and(|running| running.between.engine() == Engine::Direct && !running.tracked)
     }
 
     /// The device that kept a record has stopped.

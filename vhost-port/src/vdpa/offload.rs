@@ -87,6 +87,13 @@ pub(crate) struct Running {
     pub(crate) outdated: Option<&'static str>,
 }
 
+impl Running {
+    /// Whether it writes the guest's memory, and nobody knows where: a relay knows, and so does a device with a record.
+    pub(crate) fn writes_unseen(&self) -> bool {
+        self.between.engine() == Engine::Direct && !self.tracked
+    }
+}
+
 /// See the module.
 #[derive(Default)]
 pub(crate) struct Offload {
