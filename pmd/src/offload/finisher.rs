@@ -96,10 +96,30 @@ impl Finisher {
     /// The same, where a piece may be refused: the first reason counts, for the whole frame. Pieces behind one that was refused are sent all the
     /// same: the far side sorts them out as after any loss.
     ///
+    /// A frame that asks for nothing, as most do, is put from where it is. Moved as a whole it would be loaded by wide words from narrow stores just
+    /// made, which waits until every store before them has reached the cache: those to a ring's lines, which another processor holds, among them.
+    ///
     /// # Errors
     /// As [`Finisher::finish`], and what was said of a piece.
-    #[inline]
+    #[inline(always)]
     pub fn send(
+        &mut self,
+        frame: Frame<'_>,
+        caps: OffloadCaps,
+        max_frame: usize,
+        mut put: impl FnMut(&Frame<'_>) -> Result<(), DropReason>,
+    ) -> Result<Finished, DropReason> {
+        if frame.offload.is_none() {
+            if frame.len() > max_frame {
+                return Err(DropReason::TxTooLong);
+            }
+            return put(&frame).map(|()| Finished::AsItIs);
+        }
+        self.send_in_pieces(frame, caps, max_frame, put)
+    }
+
+    #[inline(never)]
+    fn send_in_pieces(
         &mut self,
         frame: Frame<'_>,
         caps: OffloadCaps,
