@@ -35,6 +35,22 @@ pub fn prefetch_to_write(addr: usize) {
     let _ = addr;
 }
 
+/// Lets go of the lines of `len` bytes at `addr`: they move to the cache that all processors share, where the one that needs them next finds them
+/// sooner than in ours. For what was just written for another processor, or was read and will be written by it. A hint; processors without `cldemote`
+/// take the instruction for none.
+#[inline(always)]
+pub fn demote(addr: usize, len: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for line in (addr & !(LINE - 1)..addr.saturating_add(len)).step_by(LINE) {
+        // SAFETY: as a prefetch: nothing but caches changes, and it never faults.
+        unsafe {
+            core::arch::asm!("cldemote [{}]", in(reg) line, options(nostack, preserves_flags, readonly));
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (addr, len);
+}
+
 /// All lines of `len` bytes at `addr`, with the right to write them.
 #[inline]
 pub fn prefetch_bulk_to_write(addr: usize, len: usize) {

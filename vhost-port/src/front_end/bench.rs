@@ -11,7 +11,7 @@ use pmd::packet::{BatchStorage, SlotId, Span};
 use pmd::port::{Offloads, PmdError, QueueCounters};
 use pmd::virtio::NetHeader;
 use pmd::virtio::burst_driver::BadDevice;
-use pmd::virtio::net_driver::{NetRxRing, NetTxRing};
+use pmd::virtio::net_driver::{NetRxRing, NetTxRing, TxLimits};
 
 use super::control::make_rings;
 use super::memory::{Memory, Places, RING_SIZE};
@@ -89,13 +89,10 @@ impl Bench {
         for frame in frames {
             let _ = batch.receive(Span::from_slice(frame));
         }
-        let mut sent = 0;
-        for slot in 0..batch.len() as SlotId {
-            let frame = batch.frame(slot);
-            sent +=
-                usize::from(self.tx.send(frame, &mut self.finisher, Offloads::default(), MAX_FRAME).is_ok());
-        }
-        let _ = self.tx.publish();
+        let slots: Vec<SlotId> = (0..batch.len() as SlotId).collect();
+        let limits = TxLimits { offloads: Offloads::default(), max_frame: MAX_FRAME };
+        let sent = self.tx.send(&batch, &slots, &mut self.finisher, limits, &self.counters);
+        let _ = self.tx.wants_kick();
         self.tx.bad().map_or(Ok(sent), Err)
     }
 

@@ -4,9 +4,10 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-use pmd::offload::Finisher;
-use pmd::packet::{Batch, SlotId};
+use pmd::offload::{Finisher, Takes};
+use pmd::packet::{Batch, OffloadCaps, SlotId};
 use pmd::port::{Armed, DropReason, QueueCounters, RxQueue, TxQueue, Waker};
+use pmd::virtio::net_driver::TxLimits;
 
 use super::port::{LiveRx, RxPlace, Shared};
 use super::session::kick;
@@ -23,12 +24,22 @@ pub(super) struct VirtioRx {
     live: Option<LiveRx>,
     /// The back-end broke the rules of `live`.
     broken: bool,
+    /// The back-end has not been asked yet whether it wants to be told of the buffers it got.
+    owing: bool,
     counters: Arc<QueueCounters>,
 }
 
 impl VirtioRx {
     pub(super) fn new(shared: Arc<Shared>, index: usize) -> VirtioRx {
-        VirtioRx { shared, index, generation: 0, live: None, broken: false, counters: Arc::default() }
+        VirtioRx {
+            shared,
+            index,
+            generation: 0,
+            live: None,
+            broken: false,
+            owing: false,
+            counters: Arc::default(),
+        }
     }
 
     fn place(&self) -> Option<&RxPlace> {
@@ -48,7 +59,19 @@ impl VirtioRx {
         let Ok(mut next) = place.next.try_lock() else { return };
         let (generation, live) = (place.generation.load(Ordering::Acquire), next.take());
         drop(next);
-        (self.generation, self.live, self.broken) = (generation, live, false);
+        (self.generation, self.live, self.broken, self.owing) = (generation, live, false, false);
+    }
+
+    /// Tells the back-end of buffers it got earlier, if it waits for them.
+    #[inline]
+    fn settle(&mut self) {
+        if std::mem::take(&mut self.owing)
+            && let Some(live) = &mut self.live
+            && live.ring.wants_kick()
+        {
+            kick(&live.kick);
+            self.counters.add_notification(true);
+        }
     }
 }
 
@@ -58,6 +81,7 @@ impl RxQueue for VirtioRx {
         if self.is_stale() {
             self.refresh();
         }
+        self.settle();
         let VirtioRx { shared, live: Some(live), broken, counters, .. } = self else { return 0 };
         if *broken {
             return 0;
@@ -71,11 +95,9 @@ impl RxQueue for VirtioRx {
     }
 
     fn rx_done(&mut self) {
-        if let Some(live) = self.live.as_mut().filter(|_| !self.broken)
-            && live.ring.give_back()
-        {
-            kick(&live.kick);
-            self.counters.add_notification(true);
+        // Asked in the next round, which every receive queue has: by then the fence costs little.
+        if let Some(live) = self.live.as_mut().filter(|_| !self.broken) {
+            self.owing |= live.ring.give_back();
         }
     }
 
@@ -83,6 +105,7 @@ impl RxQueue for VirtioRx {
         if self.is_stale() {
             return Armed::Work;
         }
+        self.settle();
         let live = self.live.as_mut().filter(|_| !self.broken);
         if live.is_some_and(|live| live.ring.enable_interrupts()) { Armed::Work } else { Armed::Idle }
     }
@@ -111,6 +134,7 @@ impl RxQueue for VirtioRx {
 impl Drop for VirtioRx {
     /// The next queue goes on with the ring, if it is still this conversation's.
     fn drop(&mut self) {
+        self.settle();
         let live = self.live.take().filter(|_| !self.broken);
         let Some(place) = self.place() else { return };
         {
@@ -130,19 +154,34 @@ pub(super) struct VirtioTx {
     worker: u16,
     finisher: Finisher,
     counters: Arc<QueueCounters>,
-    /// To be kicked: the back-end wanted to be told of the last burst.
-    owing: Option<Arc<OwnedFd>>,
+    /// The ring of the last burst, whose back-end has not been asked yet whether it wants to be told of it.
+    owing: Option<usize>,
+    /// What the back-end took at the last burst; unknown before.
+    takes: Option<OffloadCaps>,
 }
 
 impl VirtioTx {
     pub(super) fn new(shared: Arc<Shared>, worker: u16) -> VirtioTx {
-        VirtioTx { shared, worker, finisher: Finisher::new(), counters: Arc::default(), owing: None }
+        VirtioTx {
+            shared,
+            worker,
+            finisher: Finisher::new(),
+            counters: Arc::default(),
+            owing: None,
+            takes: None,
+        }
     }
+}
+
+/// What may be sent now.
+fn limits(shared: &Shared) -> TxLimits {
+    let max_frame = usize::from(shared.mtu.load(Ordering::Relaxed)) + LINK_OVERHEAD;
+    TxLimits { offloads: shared.offloads.get(), max_frame }
 }
 
 impl TxQueue for VirtioTx {
     fn tx_burst(&mut self, batch: &Batch<'_>, slots: &[SlotId]) -> usize {
-        let VirtioTx { shared, worker, finisher, counters, owing } = self;
+        let VirtioTx { shared, worker, finisher, counters, owing, takes } = self;
         let lost = |reason| counters.drops.add(reason, slots.len() as u64);
         let pairs = shared.pairs.load(Ordering::Acquire);
         let Some(pair) = worker.checked_rem(pairs) else {
@@ -157,39 +196,32 @@ impl TxQueue for VirtioTx {
             lost(DropReason::TxLinkDown);
             return 0;
         };
-        let max_frame = usize::from(shared.mtu.load(Ordering::Relaxed)) + LINK_OVERHEAD;
-        let wanted = shared.offloads.get();
-        let (mut sent, mut bytes) = (0, 0);
-        for &slot in slots {
-            let frame = batch.frame(slot);
-            let len = frame.len() as u64;
-            match live.ring.send(frame, finisher, wanted, max_frame) {
-                Ok(()) => {
-                    sent += 1;
-                    bytes += len;
-                }
-                Err(reason) => counters.drops.add(reason, 1),
-            }
-        }
-        if live.ring.publish() {
-            // A count of the descriptor per burst, so that it can be written without the lock.
-            *owing = Some(live.kick.clone());
-        }
+        let sent = live.ring.send(batch, slots, finisher, limits(shared), counters);
+        *takes = Some(live.ring.caps());
         if live.ring.bad().is_some() {
             shared.report_broken();
         }
-        if sent != 0 {
-            counters.add_burst(sent as u64, bytes);
-        }
+        *owing = Some(pair.into());
         sent
     }
 
     fn notify(&mut self) -> bool {
-        if let Some(fd) = self.owing.take() {
-            kick(&fd);
+        let Some(pair) = self.owing else { return true };
+        // Held by another worker for a burst: later, then.
+        let Ok(mut guard) = self.shared.try_tx(pair) else { return false };
+        self.owing = None;
+        if let Some(live) = &mut *guard
+            && live.ring.wants_kick()
+        {
+            kick(&live.kick);
             self.counters.add_notification(true);
         }
         true
+    }
+
+    fn takes(&self) -> Takes {
+        let TxLimits { offloads, max_frame } = limits(&self.shared);
+        Takes { caps: self.takes.map(|caps| offloads.limit(caps)).unwrap_or_default(), max_frame }
     }
 
     fn counters(&self) -> Arc<QueueCounters> {

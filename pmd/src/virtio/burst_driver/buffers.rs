@@ -107,6 +107,14 @@ impl BufferView<'_> {
         unsafe { self.at.add(offset).write_bytes(bytes) };
     }
 
+    /// Writes `N` bytes at `offset`, unless they are there: their line can then stay in both processors' caches.
+    #[inline(always)]
+    pub fn write_unless_equal<const N: usize>(&self, offset: usize, bytes: [u8; N]) {
+        if self.read::<N>(offset) != bytes {
+            self.write(offset, bytes);
+        }
+    }
+
     /// Copies `dst.len()` bytes out, from `offset` on.
     pub fn copy_out(&self, offset: usize, dst: &mut [u8]) {
         self.check(offset, dst.len());
@@ -115,6 +123,7 @@ impl BufferView<'_> {
     }
 
     /// Copies bytes in, from `offset` on.
+    #[inline(always)]
     pub fn copy_in(&self, offset: usize, src: &[u8]) {
         self.check(offset, src.len());
         // SAFETY: as in `read`.

@@ -92,6 +92,25 @@ impl EitherRing {
         either!(self, ring => ring.publish())
     }
 
+    /// [`BurstRing::show`].
+    #[inline]
+    pub fn show(&mut self) {
+        either!(self, ring => ring.show());
+    }
+
+    /// [`BurstRing::wants_kick`].
+    #[inline]
+    #[must_use = "a device that asked for a kick sleeps until it gets one"]
+    pub fn wants_kick(&mut self) -> bool {
+        either!(self, ring => ring.wants_kick())
+    }
+
+    /// [`BurstRing::prefetch_free`].
+    #[inline]
+    pub fn prefetch_free<const LINES: usize>(&self, n: u16, skip: usize) {
+        either!(self, ring => ring.prefetch_free::<LINES>(n, skip));
+    }
+
     /// [`BurstRing::take_used`].
     ///
     /// # Errors

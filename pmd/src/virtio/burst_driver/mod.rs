@@ -55,7 +55,7 @@ use super::split::{
     DESC_F_WRITE, Descriptor, IDX, RING, USED_F_NO_NOTIFY, avail_len, descriptors_len, need_event, used_len,
     valid_size,
 };
-use crate::prefetch::{LINE, prefetch};
+use crate::prefetch::{LINE, prefetch, prefetch_to_write};
 
 /// A device that does not keep to the rules; the ring must be started anew.
 #[derive(thiserror::Error, Clone, Copy, PartialEq, Eq, Debug)]
@@ -98,6 +98,8 @@ pub struct BurstRing {
     avail_idx: u16,
     /// Position up to which the device knows.
     published: u16,
+    /// Position up to which it was asked whether it wants a kick.
+    asked: u16,
     /// Next position of the used ring to take.
     used_idx: u16,
     /// The used index as loaded last.
@@ -145,6 +147,7 @@ impl BurstRing {
             event_idx,
             avail_idx: 0,
             published: 0,
+            asked: 0,
             used_idx: 0,
             used_seen: 0,
         };
@@ -214,18 +217,48 @@ impl BurstRing {
     #[inline]
     #[must_use = "a device that asked for a kick sleeps until it gets one"]
     pub fn publish(&mut self) -> bool {
-        let old = self.published;
+        self.show();
+        self.wants_kick()
+    }
+
+    /// Shows staged buffers to the device, which may sleep: [`BurstRing::wants_kick`] is to be asked soon.
+    #[inline]
+    pub fn show(&mut self) {
         self.published = self.avail_idx;
-        // SAFETY: idx, flags and avail_event lie inside their rings (contract of `new`).
+        // SAFETY: the index lies inside the avail ring (contract of `new`).
+        unsafe { self.memory.avail.store_u16(IDX, self.avail_idx, Ordering::Release) };
+    }
+
+    /// Whether the device wants a kick for what it was shown since this was asked last. Costs a full fence, which waits for every store before
+    /// it: cheap a little later, dear right after a burst was written to lines that the device's processor holds.
+    #[inline]
+    #[must_use = "a device that asked for a kick sleeps until it gets one"]
+    pub fn wants_kick(&mut self) -> bool {
+        let old = core::mem::replace(&mut self.asked, self.published);
+        // The index must be out before the wish is read, or both sides wait for each other (section 2.7.7.2).
+        fence(Ordering::SeqCst);
+        // SAFETY: flags and avail_event lie inside the used ring (contract of `new`).
         unsafe {
-            self.memory.avail.store_u16(IDX, self.avail_idx, Ordering::Release);
-            // The index must be out before the wish is read, or both sides wait for each other (section 2.7.7.2).
-            fence(Ordering::SeqCst);
             if self.event_idx {
                 let event = self.memory.used.load_u16(RING + usize::from(self.size) * 8, Ordering::Relaxed);
-                need_event(event, self.avail_idx, old)
+                need_event(event, self.published, old)
             } else {
                 self.memory.used.load_u16(0, Ordering::Relaxed) & USED_F_NO_NOTIFY == 0
+            }
+        }
+    }
+
+    /// Asks for the first `LINES` lines of the next buffers to be staged, up to `n`, with the right to write them: a transmit ring's, a burst ahead.
+    /// `skip` is what of a buffer the frame does not begin with.
+    #[inline]
+    pub fn prefetch_free<const LINES: usize>(&self, n: u16, skip: usize) {
+        for k in 0..n.min(self.free()) {
+            let offset = RING + self.masked(self.avail_idx.wrapping_add(k)) * 2;
+            // SAFETY: as in `stage`.
+            let id = unsafe { self.memory.avail.load_u16(offset, Ordering::Relaxed) };
+            let at = self.view(id).at.addr() + skip;
+            for line in 0..LINES {
+                prefetch_to_write(at + line * LINE);
             }
         }
     }

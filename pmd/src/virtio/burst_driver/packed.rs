@@ -27,7 +27,7 @@
 use core::sync::atomic::{Ordering, fence};
 
 use super::{BadDevice, BufferView, Buffers, Direction};
-use crate::prefetch::{LINE, prefetch};
+use crate::prefetch::{LINE, prefetch, prefetch_to_write};
 use crate::virtio::driver_ring::RingMemory;
 use crate::virtio::packed::{
     EVENT_F_DISABLE, EVENT_F_ENABLE, EVENT_FLAGS, EVENT_LEN, EVENT_OFF_WRAP, Element, Position,
@@ -60,6 +60,8 @@ pub struct PackedBurstRing {
     /// Buffers staged and not taken back; of these, not published.
     out: u16,
     staged: u16,
+    /// Buffers published since the device was asked whether it wants a kick.
+    moved: u16,
 }
 
 // SAFETY: `templates` points into `_wanted`, which moves with it.
@@ -116,6 +118,7 @@ impl PackedBurstRing {
             used: Position::START,
             out: 0,
             staged: 0,
+            moved: 0,
         };
         ring.disable_interrupts();
         Some(ring)
@@ -186,11 +189,25 @@ impl PackedBurstRing {
     #[inline]
     #[must_use = "a device that asked for a kick sleeps until it gets one"]
     pub fn publish(&mut self) -> bool {
+        self.show();
+        self.wants_kick()
+    }
+
+    /// Shows staged buffers to the device, which may sleep: [`PackedBurstRing::wants_kick`] is to be asked soon.
+    #[inline]
+    pub fn show(&mut self) {
         if let Some((slot, element)) = self.held.take() {
             // SAFETY: slot < size: inside the ring (contract of `new`). Release: contents and the other descriptors before it.
             unsafe { self.memory.descriptors.store_packed_element(slot, element, Ordering::Release) };
         }
-        let moved = core::mem::take(&mut self.staged);
+        self.moved = self.moved.saturating_add(core::mem::take(&mut self.staged));
+    }
+
+    /// As [`BurstRing::wants_kick`](super::BurstRing::wants_kick).
+    #[inline]
+    #[must_use = "a device that asked for a kick sleeps until it gets one"]
+    pub fn wants_kick(&mut self) -> bool {
+        let moved = core::mem::take(&mut self.moved).min(self.size);
         // As in a split ring: shown before the wish is read.
         fence(Ordering::SeqCst);
         // SAFETY: both words lie inside the device's event area (contract of `new`).
@@ -199,6 +216,19 @@ impl PackedBurstRing {
             (flags, self.memory.used.load_u16(EVENT_OFF_WRAP, Ordering::Relaxed))
         };
         moved > 0 && wants_event(off_wrap, flags, self.event_idx, self.next, moved, self.size)
+    }
+
+    /// As [`BurstRing::prefetch_free`](super::BurstRing::prefetch_free).
+    #[inline]
+    pub fn prefetch_free<const LINES: usize>(&self, n: u16, skip: usize) {
+        let mut at = self.next;
+        for _ in 0..n.min(self.free()) {
+            let buffer = self.view(self.ids[usize::from(at.slot())]).at.addr() + skip;
+            for line in 0..LINES {
+                prefetch_to_write(buffer + line * LINE);
+            }
+            at = at.advanced(1, self.size);
+        }
     }
 
     /// How many used descriptors follow each other from the next position on, at most `max`.

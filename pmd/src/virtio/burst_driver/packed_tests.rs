@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::virtio::SharedPtr;
-use crate::virtio::packed::{Element, Position};
+use crate::virtio::packed::{EVENT_F_DESC, EVENT_FLAGS, EVENT_OFF_WRAP, Element, Position};
 
 const GUEST: u64 = 0x4000_0000;
 const STRIDE: u32 = 128;
@@ -42,13 +42,17 @@ impl Device {
     }
 
     fn driver(&mut self, direction: Direction, count: u16) -> PackedBurstRing {
+        self.driver_of(direction, count, false)
+    }
+
+    fn driver_of(&mut self, direction: Direction, count: u16, event_idx: bool) -> PackedBurstRing {
         let (_, avail, used) = PackedBurstRing::layout(self.size);
         let memory = RingMemory { descriptors: self.at(0), avail: self.at(avail), used: self.at(used) };
         let start = self.at(Self::buffers_at(self.size));
         let buffers =
             Buffers { start, guest: GUEST, stride: STRIDE, headroom: HEADROOM, capacity: CAPACITY, count };
         // SAFETY: all parts lie inside the vector, which outlives the ring in every test.
-        unsafe { PackedBurstRing::new(memory, self.size, direction, buffers, false) }.unwrap()
+        unsafe { PackedBurstRing::new(memory, self.size, direction, buffers, event_idx) }.unwrap()
     }
 
     /// Takes all that is available. Returns how many.
@@ -148,4 +152,24 @@ fn a_device_that_lies_is_found_out() {
     device.used = Position::START;
     device.put(4, 0);
     assert_eq!(ring.reclaim(4), Err(BadDevice::NoSuchBuffer { id: 4, count: 4 }));
+}
+
+/// Asked after several bursts, the wish counts for all of them.
+#[test]
+fn a_wish_for_the_first_of_two_bursts_is_not_missed() {
+    let mut device = Device::new(4);
+    let mut ring = device.driver_of(Direction::ToDevice, 4, true);
+    let (_, _, events) = PackedBurstRing::layout(4);
+    // SAFETY: the device's event area lies inside the vector.
+    unsafe {
+        device.at(events).store_u16(EVENT_OFF_WRAP, Position::START.bits(), Ordering::Relaxed);
+        device.at(events).store_u16(EVENT_FLAGS, EVENT_F_DESC, Ordering::Relaxed);
+    }
+    for _ in 0..2 {
+        ring.stage_unchanged(1);
+        ring.show();
+    }
+    assert_eq!(device.take(), 2, "what was shown is there, asked or not");
+    assert!(ring.wants_kick());
+    assert!(!ring.wants_kick(), "nothing was shown since");
 }

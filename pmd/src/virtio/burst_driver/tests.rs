@@ -284,3 +284,20 @@ fn offsets_are_checked() {
     let mut ring = memory.ring(Direction::ToDevice, 8, false);
     ring.stage(1, |view| view.write(CAPACITY as usize - 3, [0; 4]));
 }
+
+/// Asked after several bursts, the wish counts for all of them.
+#[test]
+fn a_wish_for_the_first_of_two_bursts_is_not_missed() {
+    let mut memory = Memory::new(4);
+    let mut device = Device::new(memory.parts(), 4);
+    // The device's event index is zero: it waits for the first buffer.
+    let mut ring = memory.ring(Direction::ToDevice, 4, true);
+    for _ in 0..2 {
+        ring.stage_unchanged(1);
+        ring.show();
+    }
+    device.take_all();
+    assert_eq!(device.has.len(), 2, "what was shown is there, asked or not");
+    assert!(ring.wants_kick());
+    assert!(!ring.wants_kick(), "nothing was shown since");
+}

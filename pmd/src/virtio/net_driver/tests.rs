@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 
 use super::*;
 use crate::offload::Finisher;
-use crate::packet::{BatchStorage, Frame, Offload, SlotId, Span};
+use crate::packet::{BatchStorage, Offload, SlotId, Span};
 use crate::port::{DropReason, Offloads, QueueCounters};
 use crate::sys::map::SharedMap;
 use crate::virtio::burst_driver::{BadDevice, Buffers, BurstRing, Direction, EitherRing};
@@ -127,31 +127,89 @@ fn what_a_device_says_of_lengths_and_counts_is_bounded() {
     assert_eq!(receive(&mut rx, &counters), Err(BadDevice::NoSuchBuffer { id: 99, count: SIZE }));
 }
 
+/// Frames of a burst: a head, and payload that is not in it.
+type Parts<'a> = (&'a [u8], &'a [u8]);
+
+/// Sends them as one burst, and returns how many were sent.
+fn send(
+    tx: &mut NetTxRing,
+    frames: &[Parts<'_>],
+    offload: Offload,
+    max_frame: usize,
+) -> (usize, QueueCounters) {
+    let (mut storage, mut finisher, counters) =
+        (BatchStorage::new(), Finisher::new(), QueueCounters::default());
+    let mut batch = storage.begin();
+    for (head, payload) in frames {
+        let packet = batch.start_packet().unwrap();
+        packet.receive_head(head.len()).copy_from_slice(head);
+        packet.offload = offload;
+        assert!(batch.add_span(Span::from_slice(payload)));
+    }
+    let slots: Vec<SlotId> = (0..frames.len() as SlotId).collect();
+    let limits = TxLimits { offloads: Offloads::default(), max_frame };
+    let sent = tx.send(&batch, &slots, &mut finisher, limits, &counters);
+    assert!(tx.wants_kick(), "the device has said nothing to the contrary");
+    (sent, counters)
+}
+
+/// Header and frame that the device finds in a buffer.
+fn sent(device: &Device, id: usize, len: usize) -> (Vec<u8>, Vec<u8>) {
+    let mut seen = vec![0; NetHeader::LEN + len];
+    // SAFETY: inside the map.
+    unsafe { device.at(BUFFERS + id * CAPACITY).copy_out(&mut seen) };
+    let frame = seen.split_off(NetHeader::LEN);
+    (seen, frame)
+}
+
 #[test]
 fn sent_frames_lie_behind_their_header_and_a_bad_device_is_noticed() {
     let (ring, mut device) = ring(Direction::ToDevice);
     let mut tx = NetTxRing::new(ring, OffloadCaps::default());
-    let mut finisher = Finisher::new();
-    let payload = [5u8; 100];
-    let spans = [Span::from_slice(&payload[..30]), Span::from_slice(&payload[30..])];
-    let frame = Frame::new(&[1; 60], Offload::default(), &spans, 100);
-    for _ in 0..SIZE {
-        assert_eq!(tx.send(frame, &mut finisher, Offloads::default(), 1514), Ok(()));
+    let (head, payload, long) = (&[1u8; 60][..], &[5u8; 100][..], &[5u8; 240][..]);
+    let nothing = &[][..];
+    let reasons = |counters: &QueueCounters| counters.drops.nonzero().collect::<Vec<_>>();
+    // Short ones and others take different ways, and stay in order.
+    let mixed: [Parts<'_>; 8] =
+        std::array::from_fn(|i| (&head[i..], &payload[..if i % 3 == 1 { 100 } else { 0 }]));
+    let none = Offload::default();
+    let (count, counters) = send(&mut tx, &mixed, none, 1514);
+    assert_eq!((count, reasons(&counters)), (8, vec![]));
+    assert_eq!(counters.snapshot().bytes, 8 * 60 - 28 + 3 * 100);
+    for (id, (head, payload)) in mixed.iter().enumerate() {
+        let (header, frame) = sent(&device, id, head.len() + payload.len());
+        assert_eq!((header, frame), (vec![0; 12], [*head, *payload].concat()), "frame {id}");
     }
-    let _ = tx.publish();
-    let mut seen = [0; 172];
-    // SAFETY: inside the map.
-    unsafe { device.at(BUFFERS + 7 * CAPACITY).copy_out(&mut seen) };
-    assert_eq!((&seen[..12], &seen[12..72], &seen[72..]), (&[0; 12][..], &[1; 60][..], &payload[..]));
-    assert_eq!(tx.send(frame, &mut finisher, Offloads::default(), 1514), Err(DropReason::TxRingFull));
-    assert_eq!(tx.send(frame, &mut finisher, Offloads::default(), 100), Err(DropReason::TxTooLong));
-    let long = [Span::from_slice(&payload); 3];
-    let long = Frame::new(&[1; 60], Offload::default(), &long, 300);
-    assert_eq!(tx.send(long, &mut finisher, Offloads::default(), 1514), Err(DropReason::TxTooLong));
+    let one: [Parts<'_>; 1] = [(head, payload)];
+    assert_eq!(reasons(&send(&mut tx, &one, none, 1514).1), [(DropReason::TxRingFull, 1)]);
+    assert_eq!(reasons(&send(&mut tx, &[(head, nothing)], none, 1514).1), [(DropReason::TxRingFull, 1)]);
+    assert_eq!(reasons(&send(&mut tx, &one, none, 100).1), [(DropReason::TxTooLong, 1)]);
+    assert_eq!(reasons(&send(&mut tx, &[(head, nothing)], none, 59).1), [(DropReason::TxTooLong, 1)]);
+    assert_eq!(reasons(&send(&mut tx, &[(head, long)], none, 1514).1), [(DropReason::TxTooLong, 1)]);
     device.use_buffer(0, &[], 0);
-    assert_eq!(tx.send(frame, &mut finisher, Offloads::default(), 1514), Ok(()));
+    assert_eq!(send(&mut tx, &one, none, 1514).0, 1);
     device.use_buffer(8, &[], 0);
-    assert_eq!(tx.send(frame, &mut finisher, Offloads::default(), 1514), Err(DropReason::TxBadRing));
-    assert_eq!(tx.send(frame, &mut finisher, Offloads::default(), 1514), Err(DropReason::TxBadRing));
+    let (count, counters) = send(&mut tx, &one, none, 1514);
+    assert_eq!((count, reasons(&counters)), (0, vec![(DropReason::TxBadRing, 1)]));
     assert_eq!(tx.bad(), Some(BadDevice::NoSuchBuffer { id: 8, count: SIZE }));
+    let (_, counters) = send(&mut tx, &[(head, nothing); 2], none, 1514);
+    assert_eq!(reasons(&counters), [(DropReason::TxBadRing, 2)]);
+}
+
+#[test]
+fn a_header_is_of_its_own_frame_whatever_the_buffer_held() {
+    let (ring, mut device) = ring(Direction::ToDevice);
+    let mut tx = NetTxRing::new(ring, OffloadCaps { csum: true, ..OffloadCaps::default() });
+    let head = [1u8; 60];
+    let asks = Offload { needs_csum: true, csum_start: 34, csum_offset: 16, ..Offload::default() };
+    let vouched = Offload { csum_valid: true, ..Offload::default() };
+    for (turn, offload) in [asks, Offload::default(), vouched, asks].into_iter().enumerate() {
+        assert_eq!(send(&mut tx, &[(&head[..], &[][..]); 8], offload, 1514).0, 8, "turn {turn}");
+        for id in 0..usize::from(SIZE) {
+            // What is vouched for is not said by a driver.
+            let wanted = if offload.needs_csum { [1, 0, 0, 0, 0, 0, 34, 0, 16, 0, 0, 0] } else { [0; 12] };
+            assert_eq!(sent(&device, id, 60), (wanted.to_vec(), head.to_vec()), "turn {turn}");
+        }
+        (0..u32::from(SIZE)).for_each(|id| device.use_buffer(id, &head, 0));
+    }
 }
