@@ -36,6 +36,9 @@ use crate::virtio::packed::{
 use crate::virtio::shared_ptr::SharedPtr;
 use crate::virtio::split::{DESC_F_WRITE, Descriptor};
 
+/// Descriptors in a cache line.
+const DESCRIPTORS_PER_LINE: u16 = (LINE / size_of::<Descriptor>()) as u16;
+
 /// Driver side of a packed ring. See the module.
 #[derive(Debug)]
 pub struct PackedBurstRing {
@@ -218,14 +221,19 @@ impl PackedBurstRing {
         moved > 0 && wants_event(off_wrap, flags, self.event_idx, self.next, moved, self.size)
     }
 
-    /// As [`BurstRing::prefetch_free`](super::BurstRing::prefetch_free).
+    /// As [`BurstRing::prefetch_free`](super::BurstRing::prefetch_free), and for the lines of their descriptors.
     #[inline]
     pub fn prefetch_free<const LINES: usize>(&self, n: u16, skip: usize) {
         let mut at = self.next;
-        for _ in 0..n.min(self.free()) {
+        for k in 0..n.min(self.free()) {
             let buffer = self.view(self.ids[usize::from(at.slot())]).at.addr() + skip;
             for line in 0..LINES {
                 prefetch_to_write(buffer + line * LINE);
+            }
+            if k % DESCRIPTORS_PER_LINE == 0 {
+                prefetch_to_write(
+                    self.memory.descriptors.addr() + usize::from(at.slot()) * size_of::<Descriptor>(),
+                );
             }
             at = at.advanced(1, self.size);
         }
