@@ -214,6 +214,7 @@ impl Worker {
             ticks.next_chore = now.wrapping_add(ticks.second);
             self.engine.classifier.rank();
         }
+        self.engine.counters.total_cycles.store(now.wrapping_sub(ticks.started), Ordering::Relaxed);
         if busy {
             ticks.last_packet = now;
             if ticks.leave.is_some_and(|at| now.wrapping_sub(at) as i64 >= 0) {
@@ -222,7 +223,6 @@ impl Worker {
             }
             return true;
         }
-        self.engine.counters.total_cycles.store(now.wrapping_sub(ticks.started), Ordering::Relaxed);
         let spin = u128::from(ticks.second) * self.idle.spin.as_nanos() / 1_000_000_000;
         if !self.idle.always_poll && u128::from(now.wrapping_sub(ticks.last_packet)) > spin {
             self.sleep();

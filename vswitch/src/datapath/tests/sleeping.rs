@@ -73,3 +73,25 @@ fn a_busy_worker_takes_what_notifies_unasked_out_of_its_set() {
     assert!(worker.round());
     assert_eq!(held(), [3, 3]);
 }
+
+#[test]
+fn time_goes_by_for_a_worker_that_always_has_something_to_do() {
+    let (sender, _upcalls) = upcall_queue().unwrap();
+    let config = WorkerConfig {
+        id: 0,
+        core: 0,
+        idle: IdlePolicy::default(),
+        upcalls: sender,
+        pool: Pool::create(64).unwrap(),
+    };
+    let (handle, mut worker) = worker::Stepped::new(config).unwrap();
+    let mut before = 0;
+    for _ in 0..3 {
+        let (done, _) = mpsc::channel();
+        handle.send(Command::Barrier(done));
+        assert!(worker.round());
+        let total = handle.counters.total_cycles.load(std::sync::atomic::Ordering::Relaxed);
+        assert!(total > before);
+        before = total;
+    }
+}
