@@ -17,6 +17,9 @@ use crate::process::Process;
 /// How long testpmd may take to its prompt.
 const START: Duration = Duration::from_secs(40);
 
+/// How long its telemetry may have no answer, as it does now and then while a port is being started.
+const TELEMETRY: Duration = Duration::from_secs(2);
+
 /// A running, interactive testpmd; killed when dropped.
 #[derive(Debug)]
 pub struct Testpmd {
@@ -146,12 +149,16 @@ impl Testpmd {
     /// # Errors
     /// The port does not exist.
     pub fn counters(&mut self, port: u32) -> Result<PortCounters> {
-        self.process.must_run()?;
-        let answer = ask(&self.telemetry, &format!("/ethdev/stats,{port}"))?;
-        let stats = &answer["/ethdev/stats"];
-        match (stats["ipackets"].as_u64(), stats["opackets"].as_u64()) {
-            (Some(received), Some(sent)) => Ok(PortCounters { received, sent }),
-            _ => Err(Failure::new(format!("testpmd has no counters for port {port}: {answer}"))),
+        let deadline = Instant::now() + TELEMETRY;
+        loop {
+            self.process.must_run()?;
+            let answer = ask(&self.telemetry, &format!("/ethdev/stats,{port}"))?;
+            let stats = &answer["/ethdev/stats"];
+            match (stats["ipackets"].as_u64(), stats["opackets"].as_u64()) {
+                (Some(received), Some(sent)) => return Ok(PortCounters { received, sent }),
+                _ if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
+                _ => return Err(Failure::new(format!("testpmd has no counters for port {port}: {answer}"))),
+            }
         }
     }
 }

@@ -190,6 +190,10 @@ impl RxQueue for AfPacketRx {
         self.fd.clone()
     }
 
+    fn notifies_unasked(&self) -> bool {
+        true
+    }
+
     fn set_waker(&mut self, _waker: Waker) {}
 
     fn counters(&self) -> Arc<QueueCounters> {

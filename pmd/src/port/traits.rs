@@ -134,6 +134,12 @@ pub trait RxQueue: Send {
         None
     }
 
+    /// Whether the far side notifies by [`RxQueue::wait_fd`] even while nobody has asked it to, as sockets of the kernel do. Each packet then
+    /// costs it a look into the epoll set, so a worker that stays busy takes the descriptor out.
+    fn notifies_unasked(&self) -> bool {
+        false
+    }
+
     /// Gives the queue a handle to wake its worker when packets may come by another way than before.
     fn set_waker(&mut self, waker: Waker);
 

@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use crate::packet::Span;
+use crate::prefetch::prefetch;
 
 /// A mapping of a socket's ring, unmapped when dropped. The kernel keeps the memory as long as it is mapped, whatever becomes
 /// of the socket.
@@ -87,6 +88,12 @@ impl RingMap {
     pub fn read<const N: usize>(&self, offset: usize) -> [u8; N] {
         // SAFETY: inside the mapping; a byte array has no alignment and no invalid values.
         unsafe { self.at(offset, N).cast::<[u8; N]>().read_unaligned() }
+    }
+
+    /// Asks for the cache line at `offset`, to be read soon.
+    #[inline(always)]
+    pub fn prefetch(&self, offset: usize) {
+        prefetch(self.at(offset, 1).as_ptr().addr());
     }
 
     /// Names `len` bytes at `offset`, as a piece of a packet.

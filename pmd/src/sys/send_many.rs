@@ -4,9 +4,9 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use crate::packet::{BURST, CLONES, Frame};
+use crate::packet::{BURST, CLONES, Frame, HEAD_CAPACITY, HEADROOM};
 
-/// Pieces a frame may have for [`SendMany`], its prefix and head among them.
+/// Pieces a frame may have for [`SendMany`]: its head, behind the prefix, and runs of payload.
 pub const PIECES: usize = 24;
 
 /// Most frames of one call.
@@ -15,10 +15,18 @@ const FRAMES: usize = BURST + CLONES;
 /// Room for the pieces of a burst of ordinary frames, or some of large ones.
 const ROOM: usize = FRAMES * 4 + PIECES;
 
+/// Longest head: with all of its headroom in use.
+const HEAD: usize = HEADROOM + HEAD_CAPACITY;
+
+/// Room for a prefix and a head.
+const START: usize = 64 + HEAD;
+
 /// Lists for the kernel, made once and filled for each call; between calls they are empty.
+///
+/// Prefix and head are put together by a copy of our own, because the kernel takes a message of one piece by a shorter way than one of two.
 #[derive(Debug)]
 pub struct SendMany<const PREFIX: usize> {
-    prefixes: Vec<[u8; PREFIX]>,
+    starts: Vec<[u8; START]>,
     pieces: Vec<libc::iovec>,
     /// Where each frame's pieces end.
     ends: Vec<usize>,
@@ -31,7 +39,7 @@ unsafe impl<const PREFIX: usize> Send for SendMany<PREFIX> {}
 impl<const PREFIX: usize> Default for SendMany<PREFIX> {
     fn default() -> Self {
         SendMany {
-            prefixes: Vec::with_capacity(FRAMES),
+            starts: vec![[0; START]; FRAMES],
             pieces: Vec::with_capacity(ROOM),
             ends: Vec::with_capacity(FRAMES),
             messages: Vec::with_capacity(FRAMES),
@@ -40,9 +48,11 @@ impl<const PREFIX: usize> Default for SendMany<PREFIX> {
 }
 
 impl<const PREFIX: usize> SendMany<PREFIX> {
-    /// Whether a frame has few enough pieces.
+    const FITS: () = assert!(PREFIX + HEAD <= START);
+
+    /// Whether a frame has few enough pieces, and an ordinary head.
     pub fn takes(frame: &Frame<'_>) -> bool {
-        runs(frame) + 2 <= PIECES
+        runs(frame) < PIECES && frame.head.len() <= HEAD
     }
 
     /// Sends frames from the first on, each behind the prefix that `prefix` makes, and returns how many the kernel has taken: at
@@ -56,17 +66,21 @@ impl<const PREFIX: usize> SendMany<PREFIX> {
         frames: impl Iterator<Item = Frame<'a>>,
         prefix: impl Fn(&Frame<'a>) -> [u8; PREFIX],
     ) -> io::Result<usize> {
-        for frame in frames.take(FRAMES) {
-            let runs = runs(&frame);
-            // No list may grow: that would cost an allocation, and move prefixes already named.
-            if runs + 2 > PIECES || self.pieces.len() + runs + 2 > ROOM {
+        const { Self::FITS };
+        for (frame, start) in frames.zip(&mut self.starts) {
+            // No list may grow: that would cost an allocation.
+            if !Self::takes(&frame) || self.pieces.len() + PIECES > ROOM {
                 break;
             }
-            self.prefixes.push(prefix(&frame));
-            if let Some(prefix) = self.prefixes.last() {
-                self.pieces.push(piece(prefix.as_ptr(), PREFIX));
+            let len = PREFIX + frame.head.len();
+            match start.get_mut(..len).and_then(|start| start.split_first_chunk_mut()) {
+                Some((to, head)) => {
+                    *to = prefix(&frame);
+                    head.copy_from_slice(frame.head);
+                    self.pieces.push(piece(start.as_ptr(), len));
+                }
+                None => break,
             }
-            self.pieces.push(piece(frame.head.as_ptr(), frame.head.len()));
             frame.for_each_payload(|span| self.pieces.push(piece(span.as_ptr(), span.len())));
             self.ends.push(self.pieces.len());
         }
@@ -82,13 +96,12 @@ impl<const PREFIX: usize> SendMany<PREFIX> {
             start = end;
         }
         let count = self.messages.len() as libc::c_uint;
-        // SAFETY: the messages name prefixes of ours and heads and spans of frames, readable for 'a; the kernel only reads them, and
+        // SAFETY: the messages name starts of ours and spans of frames, readable for 'a; the kernel only reads them, and
         // fails with EFAULT rather than fault where a guest's memory has gone.
         let sent = unsafe {
             libc::sendmmsg(socket.as_raw_fd(), self.messages.as_mut_ptr(), count, libc::MSG_DONTWAIT)
         };
         let result = if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(sent as usize) };
-        self.prefixes.clear();
         self.pieces.clear();
         self.ends.clear();
         self.messages.clear();
@@ -122,7 +135,7 @@ mod tests {
         let bytes: Vec<u8> = (0..=255).collect();
         let mut received = Vec::new();
         let mut expected = Vec::new();
-        let runs_of = [0, 1, 5, PIECES - 2, 3, PIECES - 1, 0];
+        let runs_of = [0, 1, 5, PIECES - 1, 3, PIECES, 0];
         let spans: Vec<Vec<Span<'_>>> =
             runs_of.iter().map(|&runs| bytes[..runs].chunks(1).map(Span::from_slice).collect()).collect();
         let frames: Vec<Frame<'_>> = (0u8..)
@@ -154,6 +167,22 @@ mod tests {
         }
         assert_eq!(received.len(), runs_of.len() - 1);
         assert_eq!(received, expected);
+    }
+
+    #[test]
+    fn heads_of_any_length_go_behind_their_prefix() {
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        let bytes: Vec<u8> = (0..=HEAD).map(|i| i as u8).collect();
+        let frame = |len| Frame::new(&bytes[..len], Offload::default(), &[], 0);
+        let mut sender: SendMany<10> = SendMany::default();
+        for len in [0, 1, 60, HEAD_CAPACITY, HEAD] {
+            assert!(SendMany::<10>::takes(&frame(len)));
+            assert_eq!(sender.send(ours.as_fd(), [frame(len)].into_iter(), |_| [7; 10]).unwrap(), 1);
+            let mut buffer = [0; 1000];
+            let got = theirs.recv(&mut buffer).unwrap();
+            assert_eq!(buffer[..got], [&[7; 10][..], &bytes[..len]].concat());
+        }
+        assert!(!SendMany::<10>::takes(&frame(HEAD + 1)));
     }
 
     #[test]

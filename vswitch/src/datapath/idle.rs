@@ -5,6 +5,9 @@
 //! says so and the worker polls on. Only then does it wait in `epoll`, without a timeout: kicks, TAP readiness,
 //! commands and port changes all arrive as descriptors.
 //!
+//! Sockets of the kernel notify whether asked or not, and being in a set costs their senders time. A worker that stays busy takes them
+//! out; they come back before it sleeps, and what has come meanwhile is reported then (`docs/decisions/0012-kernel-devices.md`).
+//!
 //! Descriptors are edge-triggered and never read: a kick eventfd belongs to the guest's side, which could
 //! make a read block.
 

@@ -14,6 +14,7 @@ use super::worker::WorkerConfig;
 use super::*;
 
 mod merging;
+mod sleeping;
 mod trains;
 
 const WAIT: Duration = Duration::from_secs(30);

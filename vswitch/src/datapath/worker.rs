@@ -35,6 +35,10 @@ const COMMANDS_PER_ROUND: usize = 64;
 /// Bursts after which receivers are woken, though the round goes on.
 const BURSTS_PER_NOTICE: usize = 8;
 
+/// A worker that has not slept for this part of a second is busy: see [`Worker::leave_events`]. One that sleeps more often, as with a packet now and
+/// then, is spared two system calls for each.
+const LEAVES_PER_SECOND: u64 = 1000;
+
 /// What a new worker needs.
 pub struct WorkerConfig {
     /// Number of the worker.
@@ -124,12 +128,14 @@ struct Ticks {
     started: u64,
     last_packet: u64,
     next_chore: u64,
+    /// When descriptors leave the epoll set, if no sleep comes before.
+    leave: Option<u64>,
 }
 
 impl Ticks {
     fn now() -> Ticks {
         let (second, now) = (sys::clock::cycles_per_second(), sys::clock::cycles());
-        Ticks { second, started: now, last_packet: now, next_chore: now }
+        Ticks { second, started: now, last_packet: now, next_chore: now, leave: None }
     }
 }
 
@@ -208,15 +214,20 @@ impl Worker {
             ticks.next_chore = now.wrapping_add(ticks.second);
             self.engine.classifier.rank();
         }
+        self.engine.counters.total_cycles.store(now.wrapping_sub(ticks.started), Ordering::Relaxed);
         if busy {
             ticks.last_packet = now;
+            if ticks.leave.is_some_and(|at| now.wrapping_sub(at) as i64 >= 0) {
+                ticks.leave = None;
+                self.leave_events();
+            }
             return true;
         }
-        self.engine.counters.total_cycles.store(now.wrapping_sub(ticks.started), Ordering::Relaxed);
         let spin = u128::from(ticks.second) * self.idle.spin.as_nanos() / 1_000_000_000;
         if !self.idle.always_poll && u128::from(now.wrapping_sub(ticks.last_packet)) > spin {
             self.sleep();
             ticks.last_packet = sys::clock::cycles();
+            ticks.leave = Some(ticks.last_packet.wrapping_add(ticks.second / LEAVES_PER_SECOND));
         }
         if self.engine.upcalls.waiting() {
             // Where there are not more CPUs than workers, the slow path may be waiting for this one.
@@ -247,6 +258,17 @@ impl Worker {
         self.mailbox.asleep.store(false, Ordering::SeqCst);
         for slot in &mut self.rxqs {
             slot.assignment.queue.disarm();
+        }
+    }
+
+    /// Takes descriptors out of the epoll set through which the kernel would tell of every packet, though this worker looks all the time: the
+    /// lock and the list of the set would cost its sender a tenth of a small frame, and us as much where we send by the same socket.
+    #[cold]
+    fn leave_events(&mut self) {
+        for slot in &mut self.rxqs {
+            if slot.assignment.queue.notifies_unasked() {
+                let _ = self.events.update(&mut slot.held, None);
+            }
         }
     }
 

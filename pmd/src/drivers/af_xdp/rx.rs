@@ -15,6 +15,9 @@ use crate::port::{Armed, DropReason, QueueCounters, RxQueue, Waker};
 /// Chunks one burst can lend: ordinary frames have one each, the longest about five.
 const LENT: usize = 4 * BURST;
 
+/// Chunks that go back to the kernel together: the lines of the fill ring travel to its CPU and back, with eight chunks each.
+const GIVEN_BACK: usize = 2 * BURST;
+
 /// Packets after which the kernel is asked what it has lost.
 const PACKETS_PER_LOOK: usize = 1 << 16;
 
@@ -24,11 +27,13 @@ pub(super) struct Receiver {
     fill: Producer,
     rx: Consumer,
     umem: Umem,
-    /// Chunks of the burst under way.
+    /// Chunks of the burst under way, behind those that are still to go back.
     lent: Vec<u64>,
     /// Losses that have been counted.
     lost: Lost,
     since_look: usize,
+    /// The last burst was empty.
+    quiet: bool,
 }
 
 /// What the kernel counts of what it lost, since the socket was made.
@@ -40,14 +45,17 @@ struct Lost {
 
 impl Receiver {
     pub(super) fn new(fd: Arc<OwnedFd>, fill: Producer, rx: Consumer, umem: Umem) -> Receiver {
-        let lent = Vec::with_capacity(LENT);
-        Receiver { fd, fill, rx, umem, lent, lost: Lost::default(), since_look: 0 }
+        let lent = Vec::with_capacity(LENT + GIVEN_BACK);
+        Receiver { fd, fill, rx, umem, lent, lost: Lost::default(), since_look: 0, quiet: true }
     }
 
     #[inline]
     fn receive<'q>(&'q mut self, batch: &mut Batch<'q>, counters: &QueueCounters) -> usize {
         let Receiver { rx, umem, lent, .. } = self;
         let ready = rx.ready(BURST as u32);
+        for ahead in 0..ready.min(BURST as u32) {
+            umem.prefetch(rx.desc(ahead).addr);
+        }
         let (mut taken, mut bytes) = (0, 0);
         while taken < ready {
             let first = rx.desc(taken);
@@ -58,7 +66,7 @@ impl Receiver {
                 pieces += 1;
             }
             // The rest of a frame comes later, or there is no room for all of it now.
-            if more || lent.len() + pieces as usize > LENT || !batch.has_room(pieces as usize) {
+            if more || (taken + pieces) as usize > LENT || !batch.has_room(pieces as usize) {
                 break;
             }
             match receive_frame(rx, taken, pieces, umem, batch) {
@@ -69,6 +77,7 @@ impl Receiver {
             taken += pieces;
         }
         rx.release(taken);
+        self.quiet = taken == 0;
         if !batch.is_empty() {
             counters.add_burst(batch.len() as u64, bytes);
         }
@@ -91,8 +100,9 @@ impl Receiver {
     }
 
     /// Lets the kernel fill chunks, where it waits to be told that there are some.
-    fn wake_kernel(&self) {
+    fn wake_kernel(&mut self) {
         if self.fill.wants_wakeup() {
+            self.give_back();
             let mut nothing = [0; 0];
             let _ = recv(&*self.fd, &mut nothing[..], RecvFlags::DONTWAIT);
         }
@@ -160,9 +170,9 @@ impl RxQueue for AfXdpRx {
 
     fn rx_done(&mut self) {
         let Some(receiver) = self.receiver.get() else { return };
-        if receiver.lent.is_empty() {
+        if receiver.quiet {
             receiver.wake_kernel();
-        } else {
+        } else if receiver.lent.len() >= GIVEN_BACK {
             receiver.give_back();
             if receiver.since_look >= PACKETS_PER_LOOK {
                 receiver.count_lost(&self.counters);
@@ -170,9 +180,10 @@ impl RxQueue for AfXdpRx {
         }
     }
 
-    /// The kernel always notifies; what is left is the look, at losses too.
+    /// The kernel always notifies; what is left is the look, at losses too. While the worker sleeps, the kernel has all chunks.
     fn arm(&mut self) -> Armed {
         let Some(receiver) = self.receiver.get() else { return Armed::Idle };
+        receiver.give_back();
         receiver.wake_kernel();
         receiver.count_lost(&self.counters);
         if receiver.rx.ready(1) == 0 { Armed::Idle } else { Armed::Work }
@@ -180,6 +191,10 @@ impl RxQueue for AfXdpRx {
 
     fn wait_fd(&self) -> Option<Arc<OwnedFd>> {
         self.fd.clone()
+    }
+
+    fn notifies_unasked(&self) -> bool {
+        true
     }
 
     fn set_waker(&mut self, _waker: Waker) {}

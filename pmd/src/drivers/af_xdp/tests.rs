@@ -195,6 +195,13 @@ fn what_is_lost_is_counted_and_a_queue_goes_on() {
         assert_eq!(receive(&mut *rx, 1024).len(), 1024);
         assert_eq!(rx.arm(), Armed::Idle);
         assert_eq!(rx.counters().drops.get(DropReason::RxRingFull), 3000 - 1024);
+        // Chunks go back in large numbers, but all of them before the worker sleeps.
+        for number in 0..1030 {
+            inject(&peer, &frame(60, number));
+        }
+        assert_eq!(receive(&mut *rx, 1024).len(), 1024);
+        assert_eq!(rx.arm(), Armed::Idle);
+        assert_eq!(rx.counters().drops.get(DropReason::RxRingFull), 3000 + 1030 - 2 * 1024);
         assert!(port.rx_queue(0).err().unwrap().to_string().contains("in use"));
         drop(rx);
         inject(&peer, &frame(60, 1));

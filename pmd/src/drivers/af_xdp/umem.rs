@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::memory::Arena;
 use crate::packet::{Frame, Span};
+use crate::prefetch::prefetch;
 
 /// Bytes of a chunk. A received frame lies behind 256 bytes that the kernel wants free; one that does not fit goes on in other chunks.
 ///
@@ -68,6 +69,12 @@ impl Umem {
         }
         // SAFETY: inside this part of the arena (checked above and in `of`), which is mapped while `self` is borrowed.
         Some(unsafe { Span::new(self.arena.start().add(self.start + addr as usize), len) })
+    }
+
+    /// Asks for the first cache line of what was received there. Any number is harmless.
+    #[inline]
+    pub(super) fn prefetch(&self, addr: u64) {
+        prefetch(self.arena.start().as_ptr().addr().wrapping_add(self.start).wrapping_add(addr as usize));
     }
 
     /// Copies a frame into chunks for sending, in order; `chunks` are enough for it, and ours.

@@ -7,6 +7,8 @@ use std::thread;
 use std::time::Instant;
 
 use pmd::sys::cpu::pin_current_thread;
+use rustix::process::Pid;
+use rustix::thread::{CpuSet, sched_setaffinity};
 use serde_json::{Value, json};
 use tests::failure::{During as _, Failure, Result};
 
@@ -47,6 +49,14 @@ pub(crate) fn describe() -> Value {
 pub(crate) fn load() -> f64 {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split(' ').next().and_then(|w| w.parse().ok()).unwrap_or(f64::NAN)
+}
+
+/// Keeps a thread of another process on one processor; by the process's number its main thread, and those that it starts from now on.
+pub(crate) fn pin(thread: u32, cpu: u32) -> Result<()> {
+    let thread = i32::try_from(thread).ok().and_then(Pid::from_raw);
+    let mut set = CpuSet::new();
+    set.set(cpu as usize);
+    sched_setaffinity(thread, &set).during(format_args!("pinning {thread:?} to CPU {cpu}"))
 }
 
 /// Nanoseconds a cache line takes from the generator's processor to the switch's and back. Rings live on such lines, so

@@ -2,6 +2,9 @@
 //!
 //! A testpmd loops frames through its two ends by `net_af_packet`; the loop is closed, as in [`crate::forwarding`]. The lab's DPDK comes without
 //! `net_af_xdp`, and its Open vSwitch has not brought an `afxdp` port up: AF_XDP of ours is measured beside what they have.
+//!
+//! The generator has one processor, each contestant's forwarding thread the other. The ends speak no IPv6: a neighbour solicitation of theirs would go
+//! round for ever, be answered at each pass by the host, and the answers with it, until they push the generator's frames out of full rings.
 
 use tests::failure::Result;
 use tests::lab::Lab;
@@ -11,6 +14,7 @@ use tests::testpmd::{Memory, Testpmd};
 
 use crate::Bench;
 use crate::forwarding::closed_loop;
+use crate::machine::{self, SWITCH_CPU};
 use crate::report::{Report, Table};
 
 /// Driver of DPDK.
@@ -41,13 +45,20 @@ fn row(bench: &Bench, report: &mut Report, kind: Kind) -> Result<()> {
         [format!("vswitchd, {ours}"), format!("OVS netdev, {theirs}"), format!("testpmd io, {DRIVER}")];
     let title = format!("testpmd loop over two veth pairs, {ours} ports, 64 B, both ports");
     let mut table = Table::new(title, "Mpps");
-    for _ in 0..bench.rounds {
-        for (who, name) in names.iter().enumerate() {
+    for round in 0..bench.rounds {
+        table.begin_round(round);
+        for turn in 0..names.len() {
+            let who = (turn + round) % names.len();
+            let Some(name) = names.get(who) else { continue };
             if who != 0 && !bench.peers {
                 continue;
             }
+            table.at_distance(machine::round_trip()?);
             match sample(bench, kind, who) {
-                Ok(rate) => table.add(name, rate),
+                Ok(rate) => {
+                    println!("    {name}: {rate:.3} Mpps");
+                    table.add(name, rate);
+                }
                 Err(error) => table.fail(format!("{name}: {error}")),
             }
         }
@@ -78,6 +89,9 @@ impl<'lab> Pairs<'lab> {
         for (near, far) in pairs.near.iter().zip(&pairs.far) {
             lab.run("ip", &["link", "add", near, "type", "veth", "peer", "name", far])?;
             for device in [near, far] {
+                let setting = format!("/proc/sys/net/ipv6/conf/{device}/disable_ipv6");
+                // A kernel without IPv6 has no such setting.
+                let _ = std::fs::write(setting, "1");
                 lab.run("ip", &["link", "set", device, "up", "promisc", "on"])?;
             }
         }
@@ -106,6 +120,7 @@ fn sample(bench: &Bench, kind: Kind, who: usize) -> Result<f64> {
         0 => {
             let _ = std::fs::remove_dir_all(lab.path("run"));
             let switch = Vswitchd::start(lab)?;
+            switch.vsctl("set Open_vSwitch . other_config:pmd-cpu-mask=0x2")?;
             switch.vsctl("add-br br0")?;
             for port in [a, b] {
                 switch
@@ -118,6 +133,8 @@ fn sample(bench: &Bench, kind: Kind, who: usize) -> Result<f64> {
         }
         1 => {
             let ovs = OpenVswitch::start_without_dpdk(lab, false)?;
+            // Its main thread serves kernel devices.
+            machine::pin(ovs.pid(), SWITCH_CPU)?;
             for port in [a, b] {
                 let kind = format!("type={}", kind.types[1]);
                 ovs.vsctl(&["add-port", "br0", port, "--", "set", "Interface", port, &kind])?;
