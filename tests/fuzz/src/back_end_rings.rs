@@ -7,9 +7,6 @@
 //! Property: no panic, every burst ends, no frame is longer than the buffers it could lie in, the part of a ring that is the
 //! back-end's alone is not written by us; and rings that are made anew, as they are after a rule was broken, carry frames both ways.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-
 use pmd::virtio::features::*;
 use pmd::virtio::packed::Position;
 use vhost_port::front_end::Places;
@@ -63,7 +60,6 @@ pub fn seeds() -> Vec<Vec<u8>> {
 
 struct Stage {
     bench: FrontBench,
-    file: File,
     packed: bool,
     places: [Places; 2],
     /// Of each ring, what the back-end has used: in a packed ring a position, else a count.
@@ -75,12 +71,11 @@ impl Stage {
         let bench = FrontBench::new(features).unwrap();
         let places = [0, 1].map(|index| bench.places(index).unwrap());
         let packed = features & VIRTIO_F_RING_PACKED != 0;
-        let file = bench.file().unwrap();
-        Stage { bench, file, packed, places, used: [0; 2] }
+        Stage { bench, packed, places, used: [0; 2] }
     }
 
     fn write(&self, at: usize, bytes: &[u8]) {
-        self.file.write_all_at(bytes, at as u64).unwrap();
+        self.bench.write(at, bytes);
     }
 
     /// One deed. False when the rings are of no more use.
@@ -152,9 +147,7 @@ impl Stage {
     fn theirs(&self) -> Vec<u8> {
         let mut all = Vec::new();
         for places in self.places {
-            let mut bytes = vec![0; places.end - places.parts[2]];
-            self.file.read_exact_at(&mut bytes, places.parts[2] as u64).unwrap();
-            all.extend(bytes);
+            all.extend(self.bench.read(places.parts[2], places.end - places.parts[2]));
         }
         all
     }
@@ -190,8 +183,7 @@ impl Stage {
             self.use_buffer(0, id, 76);
             assert_eq!(self.bench.receive().unwrap(), [frame]);
             assert_eq!(self.bench.send(&[&frame]).unwrap(), 1);
-            let mut out = [0; 76];
-            self.file.read_exact_at(&mut out, self.buffer(1, id) as u64).unwrap();
+            let out = self.bench.read(self.buffer(1, id), 76);
             assert_eq!(out[12..], frame);
             self.use_buffer(1, id, 0);
         }

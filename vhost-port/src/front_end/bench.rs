@@ -1,17 +1,15 @@
 //! A conversation's rings without a conversation, for a fuzz target that plays the back-end.
 //!
-//! The rings are those of a `virtio-user` port of one pair, laid out and started by the same code; whoever has [`Bench::file`] has what a
-//! back-end has. Not part of the API.
-
-use std::fs::File;
-use std::os::fd::AsFd as _;
+//! The rings are those of a `virtio-user` port of one pair, laid out and started by the same code; [`Bench::write`] and [`Bench::read`] do what a
+//! back-end can do to them. Not part of the API.
+#![expect(unsafe_code, reason = "plays a back-end in the memory shared with it")]
 
 use pmd::offload::Finisher;
 use pmd::packet::{BatchStorage, SlotId, Span};
 use pmd::port::{Offloads, PmdError, QueueCounters};
-use pmd::virtio::NetHeader;
 use pmd::virtio::burst_driver::BadDevice;
 use pmd::virtio::net_driver::{NetRxRing, NetTxRing, TxLimits};
+use pmd::virtio::{NetHeader, SharedPtr};
 
 use super::control::make_rings;
 use super::memory::{Memory, Places, RING_SIZE};
@@ -49,15 +47,28 @@ impl Bench {
         Ok(Bench { rx, tx, memory, finisher, counters, storage })
     }
 
-    /// The memory, as the back-end gets it.
-    ///
-    /// # Errors
-    /// There are too many open files.
-    pub fn file(&self) -> std::io::Result<File> {
-        Ok(self.memory.arena().as_fd().try_clone_to_owned()?.into())
+    /// Writes into the memory at `at`, as the back-end may. Not by its file: where huge pages back it, it cannot be written. Panics outside of it.
+    pub fn write(&self, at: usize, bytes: &[u8]) {
+        // SAFETY: `shared` has checked that so many bytes are mapped there.
+        unsafe { self.shared(at, bytes.len()).copy_in(bytes) };
     }
 
-    /// Where in the file ring 0 (received by) or 1 (sent by) lies. `None` when there is no such ring.
+    /// Reads `len` bytes of the memory from `at` on. Panics outside of it.
+    pub fn read(&self, at: usize, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        // SAFETY: as in `write`.
+        unsafe { self.shared(at, len).copy_out(&mut bytes) };
+        bytes
+    }
+
+    fn shared(&self, at: usize, len: usize) -> SharedPtr {
+        let arena = self.memory.arena();
+        assert!(at <= arena.len() && len <= arena.len() - at, "outside the memory");
+        // SAFETY: inside, as just checked, and mapped as long as `memory` lives.
+        unsafe { SharedPtr::new(arena.start()).add(at) }
+    }
+
+    /// Where in the memory ring 0 (received by) or 1 (sent by) lies. `None` when there is no such ring.
     pub fn places(&self, index: usize) -> Option<Places> {
         self.memory.places(index)
     }
