@@ -17,7 +17,7 @@ mod waker;
 pub use drops::{DropCounters, DropReason};
 pub use error::PmdError;
 pub use info::{LinkState, PortInfo};
-pub use offloads::{OffloadSwitches, Offloads, offload_status};
+pub use offloads::{OffloadSwitches, Offloads, TxLimits, offload_status};
 pub use stats::{QueueCounters, QueueSnapshot};
 pub use traits::{Armed, Port, PortEvents, RxQueue, TxQueue};
 pub use waker::Waker;

@@ -2,6 +2,7 @@
 
 use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
+use crate::offload::Takes;
 use crate::packet::OffloadCaps;
 
 /// Offloads that may be left to the far side of a port. What is off is done in software, whatever the far side can do.
@@ -15,6 +16,22 @@ pub struct Offloads {
     pub uso: bool,
     /// UDP fragmentation.
     pub ufo: bool,
+}
+
+/// What a transmit queue may send, as the operator set it.
+#[derive(Clone, Copy, Debug)]
+pub struct TxLimits {
+    /// What of the far side's offloads is wanted.
+    pub offloads: Offloads,
+    /// Longest frame, link header included, that the far side does not cut.
+    pub max_frame: usize,
+}
+
+impl TxLimits {
+    /// What goes as it is to a far side that can do `caps`: nothing beyond short frames while that is not known ([`OffloadCaps::default`]).
+    pub fn takes(self, caps: OffloadCaps) -> Takes {
+        Takes { caps: self.offloads.limit(caps), max_frame: self.max_frame }
+    }
 }
 
 impl Default for Offloads {

@@ -210,6 +210,20 @@ impl SharedPtr {
         unsafe { self.0.cast::<[u8; N]>().write_unaligned(bytes) };
     }
 
+    /// Writes a few bytes, unless they are there: their line can then stay in both processors' caches.
+    ///
+    /// # Safety
+    /// As for [`SharedPtr::write_bytes`], and readable.
+    #[inline(always)]
+    pub unsafe fn write_unless_equal<const N: usize>(self, bytes: [u8; N]) {
+        // SAFETY: forwarded.
+        unsafe {
+            if self.read_bytes::<N>() != bytes {
+                self.write_bytes(bytes);
+            }
+        }
+    }
+
     /// Copies `src` in.
     ///
     /// # Safety

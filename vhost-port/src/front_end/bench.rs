@@ -6,9 +6,9 @@
 
 use pmd::offload::Finisher;
 use pmd::packet::{BatchStorage, SlotId, Span};
-use pmd::port::{Offloads, PmdError, QueueCounters};
+use pmd::port::{Offloads, PmdError, QueueCounters, TxLimits};
 use pmd::virtio::burst_driver::BadDevice;
-use pmd::virtio::net_driver::{NetRxRing, NetTxRing, TxLimits};
+use pmd::virtio::net_driver::{NetRxRing, NetTxRing};
 use pmd::virtio::{NetHeader, SharedPtr};
 
 use super::control::make_rings;

@@ -6,8 +6,7 @@ use std::sync::{Arc, PoisonError};
 
 use pmd::offload::{Finisher, Takes};
 use pmd::packet::{Batch, OffloadCaps, SlotId};
-use pmd::port::{Armed, DropReason, QueueCounters, RxQueue, TxQueue, Waker};
-use pmd::virtio::net_driver::TxLimits;
+use pmd::port::{Armed, DropReason, QueueCounters, RxQueue, TxLimits, TxQueue, Waker};
 
 use super::port::{LiveRx, RxPlace, Shared};
 use super::session::kick;
@@ -156,8 +155,8 @@ pub(super) struct VirtioTx {
     counters: Arc<QueueCounters>,
     /// The ring of the last burst, whose back-end has not been asked yet whether it wants to be told of it.
     owing: Option<usize>,
-    /// What the back-end took at the last burst; unknown before.
-    takes: Option<OffloadCaps>,
+    /// What the back-end does for us, as its ring said at the last burst.
+    caps: OffloadCaps,
 }
 
 impl VirtioTx {
@@ -168,7 +167,7 @@ impl VirtioTx {
             finisher: Finisher::new(),
             counters: Arc::default(),
             owing: None,
-            takes: None,
+            caps: OffloadCaps::default(),
         }
     }
 }
@@ -181,7 +180,7 @@ fn limits(shared: &Shared) -> TxLimits {
 
 impl TxQueue for VirtioTx {
     fn tx_burst(&mut self, batch: &Batch<'_>, slots: &[SlotId]) -> usize {
-        let VirtioTx { shared, worker, finisher, counters, owing, takes } = self;
+        let VirtioTx { shared, worker, finisher, counters, owing, caps } = self;
         let lost = |reason| counters.drops.add(reason, slots.len() as u64);
         let pairs = shared.pairs.load(Ordering::Acquire);
         let Some(pair) = worker.checked_rem(pairs) else {
@@ -197,7 +196,7 @@ impl TxQueue for VirtioTx {
             return 0;
         };
         let sent = live.ring.send(batch, slots, finisher, limits(shared), counters);
-        *takes = Some(live.ring.caps());
+        *caps = live.ring.caps();
         if live.ring.bad().is_some() {
             shared.report_broken();
         }
@@ -220,8 +219,7 @@ impl TxQueue for VirtioTx {
     }
 
     fn takes(&self) -> Takes {
-        let TxLimits { offloads, max_frame } = limits(&self.shared);
-        Takes { caps: self.takes.map(|caps| offloads.limit(caps)).unwrap_or_default(), max_frame }
+        limits(&self.shared).takes(self.caps)
     }
 
     fn counters(&self) -> Arc<QueueCounters> {

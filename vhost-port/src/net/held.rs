@@ -10,9 +10,8 @@
 use std::collections::VecDeque;
 
 use pmd::packet::{BURST, Batch, BatchStorage, Frame, Offload, SlotId, Span};
-use pmd::port::{DropReason, QueueCounters};
+use pmd::port::{DropReason, QueueCounters, TxLimits};
 
-use super::shared::Limits;
 use super::to_guest::{Tools, send_burst};
 use crate::ring::{RingState, Vring};
 
@@ -82,7 +81,7 @@ impl LateSender {
         &mut self,
         vring: &Vring,
         state: &mut RingState,
-        limits: Limits,
+        limits: TxLimits,
         counters: &QueueCounters,
     ) {
         let mut held = std::mem::take(&mut state.held);

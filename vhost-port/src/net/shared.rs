@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use pmd::port::{LinkState, OffloadSwitches, Offloads, PortEvents, QueueCounters};
+use pmd::port::{LinkState, OffloadSwitches, PortEvents, QueueCounters, TxLimits};
 use pmd::sys::sigbus::Alarm;
 
 use crate::config::{Mode, VhostConfig};
@@ -15,15 +15,6 @@ use crate::vdpa::Desk;
 
 /// Ethernet header and two tags: what a frame may have beyond its payload.
 const L2_OVERHEAD: usize = 22;
-
-/// See [`Shared::limits`].
-#[derive(Clone, Copy)]
-pub(crate) struct Limits {
-    /// Longest frame that is not to be segmented.
-    pub(crate) max_frame: usize,
-    /// What may be left to the guest.
-    pub(crate) offloads: Offloads,
-}
 
 /// What is known of the guest at the other end, for the operator.
 #[derive(Default, Debug)]
@@ -119,9 +110,9 @@ impl Shared {
 
     /// What the operator allows to be sent to the guest, as of now.
     #[inline]
-    pub(crate) fn limits(&self) -> Limits {
+    pub(crate) fn limits(&self) -> TxLimits {
         let max_frame = usize::from(self.mtu.load(Ordering::Relaxed)) + L2_OVERHEAD;
-        Limits { max_frame, offloads: self.offloads.get() }
+        TxLimits { max_frame, offloads: self.offloads.get() }
     }
 
     /// The facts of the guest.

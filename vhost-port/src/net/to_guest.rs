@@ -10,13 +10,13 @@ use std::sync::atomic::Ordering;
 
 use pmd::offload::{Finisher, Takes};
 use pmd::packet::{BURST, Batch, Frame, Gso, Offload, OffloadCaps, SlotId};
-use pmd::port::{DropReason, QueueCounters, TxQueue};
+use pmd::port::{DropReason, QueueCounters, TxLimits, TxQueue};
 use pmd::prefetch::prefetch_bulk_to_write;
 use pmd::virtio::{NetHeader, SharedPtr};
 
 use super::held::Held;
 use super::rules::NetRules;
-use super::shared::{Limits, Shared};
+use super::shared::Shared;
 use super::writer::Writer;
 use crate::memory::{Marks, NoMarks};
 use crate::ring::{
@@ -130,8 +130,7 @@ impl TxQueue for VhostTx {
     }
 
     fn takes(&self) -> Takes {
-        let Limits { max_frame, offloads } = self.shared.limits();
-        Takes { caps: self.takes.map(|caps| offloads.limit(caps)).unwrap_or_default(), max_frame }
+        self.shared.limits().takes(self.takes.unwrap_or_default())
     }
 
     fn counters(&self) -> Arc<QueueCounters> {
@@ -167,7 +166,7 @@ pub(super) fn send_burst(
     vring: &Vring,
     batch: &Batch<'_>,
     slots: &[SlotId],
-    limits: Limits,
+    limits: TxLimits,
     tools: &mut Tools,
     counters: &QueueCounters,
 ) -> Option<(u64, u64)> {
@@ -197,7 +196,7 @@ struct Sender<'a, R, M> {
     /// Takes note of what is written.
     marks: &'a mut M,
     net: &'a NetRules,
-    limits: Limits,
+    limits: TxLimits,
     merged: &'a mut Vec<(Extent, u32)>,
     /// Takes what has to wait for translations.
     held: &'a mut Held,
@@ -449,22 +448,8 @@ unsafe fn put_plain_header(net: &NetRules, to: SharedPtr) {
     // SAFETY: forwarded; header_len is one of the two lengths.
     unsafe {
         match net.header_len {
-            NetHeader::LEN => put_unless_equal(to, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]),
-            _ => put_unless_equal(to, [0; NetHeader::LEGACY_LEN]),
-        }
-    }
-}
-
-/// Writes `bytes`, unless they are there.
-///
-/// # Safety
-/// `N` bytes from `to` are mapped and writable.
-#[inline(always)]
-unsafe fn put_unless_equal<const N: usize>(to: SharedPtr, bytes: [u8; N]) {
-    // SAFETY: forwarded.
-    unsafe {
-        if to.read_bytes::<N>() != bytes {
-            to.write_bytes(bytes);
+            NetHeader::LEN => to.write_unless_equal([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]),
+            _ => to.write_unless_equal([0; NetHeader::LEGACY_LEN]),
         }
     }
 }

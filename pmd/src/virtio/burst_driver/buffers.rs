@@ -107,12 +107,12 @@ impl BufferView<'_> {
         unsafe { self.at.add(offset).write_bytes(bytes) };
     }
 
-    /// Writes `N` bytes at `offset`, unless they are there: their line can then stay in both processors' caches.
+    /// Writes `N` bytes at `offset`, unless they are there.
     #[inline(always)]
     pub fn write_unless_equal<const N: usize>(&self, offset: usize, bytes: [u8; N]) {
-        if self.read::<N>(offset) != bytes {
-            self.write(offset, bytes);
-        }
+        self.check(offset, N);
+        // SAFETY: as in `read`.
+        unsafe { self.at.add(offset).write_unless_equal(bytes) };
     }
 
     /// Copies `dst.len()` bytes out, from `offset` on.

@@ -11,7 +11,7 @@ mod rx;
 mod tx;
 
 pub use rx::NetRxRing;
-pub use tx::{NetTxRing, TxLimits};
+pub use tx::NetTxRing;
 
 use super::features::{
     VIRTIO_NET_F_CSUM, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6,

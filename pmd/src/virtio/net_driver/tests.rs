@@ -6,7 +6,7 @@ use core::sync::atomic::Ordering;
 use super::*;
 use crate::offload::Finisher;
 use crate::packet::{BatchStorage, Offload, SlotId, Span};
-use crate::port::{DropReason, Offloads, QueueCounters};
+use crate::port::{DropReason, Offloads, QueueCounters, TxLimits};
 use crate::sys::map::SharedMap;
 use crate::virtio::burst_driver::{BadDevice, Buffers, BurstRing, Direction, EitherRing};
 use crate::virtio::driver_ring::RingMemory;

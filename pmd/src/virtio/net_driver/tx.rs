@@ -7,7 +7,7 @@
 
 use crate::offload::Finisher;
 use crate::packet::{BURST, Batch, Frame, Offload, OffloadCaps, SlotId};
-use crate::port::{DropReason, Offloads, QueueCounters};
+use crate::port::{DropReason, QueueCounters, TxLimits};
 use crate::prefetch::demote;
 use crate::virtio::NetHeader;
 use crate::virtio::burst_driver::{BadDevice, EitherRing};
@@ -19,15 +19,6 @@ pub struct NetTxRing {
     /// Bytes a buffer holds behind the header.
     capacity: usize,
     bad: Option<BadDevice>,
-}
-
-/// What may be sent, as the operator set it.
-#[derive(Clone, Copy, Debug)]
-pub struct TxLimits {
-    /// What of the device's offloads is wanted.
-    pub offloads: Offloads,
-    /// Longest frame, link header included, that the device does not cut.
-    pub max_frame: usize,
 }
 
 impl NetTxRing {
