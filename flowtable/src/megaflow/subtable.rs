@@ -4,8 +4,8 @@
 //!  hash ──▶ bucket (one line: 8 tags, 8 slots) ──▶ entries[slot]: masked words and value, one line
 //! ```
 //!
-//! Entries lie dense, in no order, so that walking them is a walk over an array. Up to seven words and a value of eight
-//! bytes are one cache line: that is every mask of a bridge and the five-tuple of either IP. A full bucket passes entries
+//! Entries lie dense, in no order, so that walking them is a walk over an array. Up to seven words and the first eight bytes of a
+//! value are one cache line: that is every mask of a bridge and the five-tuple of either IP. A full bucket passes entries
 //! on to the next one and counts them; a search goes on only from a bucket that has passed some on. The table grows at
 //! seven eighths and shrinks at one eighth.
 //!

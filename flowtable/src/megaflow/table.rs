@@ -23,7 +23,7 @@ pub struct SubtableStats {
 /// A map from masked keys to values. One thread's own.
 ///
 /// The values are handles to whatever a megaflow is (actions, counters). Of eight bytes or less they lie in the cache line
-/// of the key.
+/// of the key, and so do the first eight bytes of any other.
 pub struct MegaflowTable<V> {
     /// By port: the megaflows that compare all of `in_port` and `recirc_id`, the round being zero. Their masks here leave that
     /// word out, since it is the same for all.

@@ -6,7 +6,7 @@
 //! of 1024 lasts at 100 000 packets per second, moving its page tables does not.
 //!
 //! So memory of 2 MiB and more is a mapping of its own, aligned to a huge page, and the rest is as ever. Huge pages are for threads that
-//! say so ([`wanted_here`]): clearing 2 MiB at the first touch takes its time, for memory that is walked through once it is lost. It is
+//! say so ([`wanted_here`], [`wanted_in`]): clearing 2 MiB at the first touch takes its time, for memory that is walked through once it is lost. It is
 //! the whole process's allocator because tables grow by the standard library's rules; a program turns it on by
 //!
 //! ```
@@ -34,6 +34,14 @@ thread_local! {
 /// From here on what the calling thread allocates, if it is large, asks for huge pages.
 pub fn wanted_here() {
     WANTED.set(true);
+}
+
+/// What `make` allocates, if it is large, asks for huge pages.
+pub fn wanted_in<T>(make: impl FnOnce() -> T) -> T {
+    let before = WANTED.replace(true);
+    let made = make();
+    WANTED.set(before);
+    made
 }
 
 /// See the module.
@@ -218,6 +226,8 @@ mod tests {
             }
             HugeAlloc.dealloc(memory, layout);
         };
+        work(false);
+        wanted_in(|| work(true));
         work(false);
         wanted_here();
         work(true);

@@ -51,7 +51,7 @@ impl Run {
 /// happens to any.
 #[inline(always)]
 pub(super) fn account(trains: &[Train], flows: &Flows<'_>, now_ms: u64) -> Option<PortNo> {
-    let common = flows.first().copied().flatten().map_or(PortNo::NONE, |flow| flow.output());
+    let common = flows.first().copied().flatten().map_or(PortNo::NONE, |flow| flow.stats().output());
     let (mut all, mut start) = (true, 0);
     for (train, flow) in trains.iter().zip(flows) {
         let count = train.end - start;
@@ -60,8 +60,8 @@ pub(super) fn account(trains: &[Train], flows: &Flows<'_>, now_ms: u64) -> Optio
             all = false;
             continue;
         };
-        flow.stats.hit_by_train(usize::from(count), train.bytes as usize, train.tcp_flags, now_ms);
-        all &= flow.output() == common;
+        flow.stats().hit_by_train(usize::from(count), train.bytes as usize, train.tcp_flags, now_ms);
+        all &= flow.stats().output() == common;
     }
     (all && common != PortNo::NONE).then_some(common)
 }
@@ -74,6 +74,9 @@ pub(super) fn act(
     flows: &Flows<'_>,
     in_port: PortNo,
 ) -> u32 {
+    // Flows that do more than output need their actions, which lie elsewhere: asked for together.
+    let doing_more = flows.iter().flatten().filter(|flow| flow.stats().output() == PortNo::NONE);
+    doing_more.for_each(|flow| flow.prefetch_flow());
     let (mut missed, mut start) = (0, 0);
     let mut run = Run::NONE;
     for (i, (train, flow)) in burst.trains().iter().zip(flows).enumerate() {
@@ -83,19 +86,19 @@ pub(super) fn act(
             missed |= 1 << i;
             continue;
         };
-        let port = flow.output();
+        let port = flow.stats().output();
         if port != PortNo::NONE {
             if !run.goes_on_with(port, &slots) {
                 std::mem::replace(&mut run, Run { port, slots }).end(transmit, batch, in_port);
             }
-        } else if flow.actions.is_drop() {
-            transmit.count_drop(in_port, flow.drop_reason, slots.len() as u64);
+        } else if flow.flow().actions.is_drop() {
+            transmit.count_drop(in_port, flow.flow().drop_reason, slots.len() as u64);
         } else {
             // What came before goes before.
             std::mem::replace(&mut run, Run::NONE).end(transmit, batch, in_port);
             for slot in slots {
                 let layers = burst.layers(batch, slot, in_port);
-                execute(transmit, batch, slot, layers, in_port, &flow.actions);
+                execute(transmit, batch, slot, layers, in_port, &flow.flow().actions);
             }
         }
     }

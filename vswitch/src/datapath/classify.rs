@@ -16,7 +16,7 @@ use pmd::packet::{BURST, Batch};
 
 use super::burst::Burst;
 use super::counters::{WorkerCounters, bump};
-use super::flow::Megaflow;
+use super::flow::{Megaflow, Resident};
 
 /// One in this many megaflow hits enters the signature cache, so that many short flows do not wash out the few
 /// that carry the traffic. A power of two.
@@ -26,11 +26,11 @@ const SIGNATURE_INSERT_INVERSE: u32 = 16;
 const SIGNATURES_FROM: usize = 3;
 
 /// The flow of each train of a burst.
-pub(super) type Flows<'t> = [Option<&'t Arc<Megaflow>>; BURST];
+pub(super) type Flows<'t> = [Option<&'t Resident>; BURST];
 
 /// The flow tables of one worker.
 pub(super) struct Classifier {
-    megaflows: MegaflowTable<Arc<Megaflow>>,
+    megaflows: MegaflowTable<Resident>,
     signatures: SignatureCache,
     gate: Gate,
     /// State of a small generator, for the insertion policy.
@@ -85,7 +85,7 @@ impl Classifier {
                 remember(&mut self.signatures, &mut self.seed, hits, &hashes, &places);
             }
         }
-        // The entries are here; the flows' own lines are asked for together before the first is needed.
+        // The entries are here; what the flows count in is asked for together before the first is needed.
         found.iter().take(keys.len()).flatten().for_each(|flow| flow.prefetch());
         found
     }
@@ -93,7 +93,7 @@ impl Classifier {
     /// Installs a flow, in place of one with the same key and mask.
     pub(super) fn install(&mut self, flow: Arc<Megaflow>, counters: &WorkerCounters) {
         let (key, mask) = (flow.key(), flow.mask());
-        if self.megaflows.insert(&key, &mask, flow).is_none() {
+        if self.megaflows.insert(&key, &mask, Resident::new(flow)).is_none() {
             bump(&counters.flows, 1);
         }
     }
@@ -102,7 +102,7 @@ impl Classifier {
     pub(super) fn remove(&mut self, flow: &Arc<Megaflow>, counters: &WorkerCounters) {
         let (key, mask) = (flow.key(), flow.mask());
         let installed = self.megaflows.get(&key, &mask);
-        if installed.is_some_and(|installed| Arc::ptr_eq(installed, flow)) {
+        if installed.is_some_and(|installed| Arc::ptr_eq(installed.flow(), flow)) {
             self.megaflows.remove(&key, &mask);
             bump(&counters.flows, 1u64.wrapping_neg());
         }
@@ -129,9 +129,9 @@ fn packets(burst: &Burst, trains: u32) -> u64 {
 #[inline(never)]
 fn ask<'t>(
     signatures: &SignatureCache,
-    port: PortFlows<'t, Arc<Megaflow>>,
+    port: PortFlows<'t, Resident>,
     burst: &Burst,
-    found: &mut [Option<&'t Arc<Megaflow>>; BURST],
+    found: &mut [Option<&'t Resident>; BURST],
 ) -> (u32, [u32; BURST]) {
     let mut hashes = [0; BURST];
     for (hash, key) in hashes.iter_mut().zip(burst.keys()) {

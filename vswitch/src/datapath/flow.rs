@@ -1,7 +1,6 @@
 //! A megaflow as the worker and the slow path share it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
 
 use flowtable::actions::ActionList;
 use flowtable::key::{FlowKey, FlowMask, KEY_WORDS, PortNo};
@@ -9,87 +8,21 @@ use flowtable::simd::prefetch;
 use pmd::packet::OwnedPacket;
 use pmd::port::DropReason;
 
-/// Hits of one flow on one worker. The worker writes with plain loads and stores; anybody reads.
-///
-/// Half a cache line: with many flows, the lines a packet touches decide its cost, so where most packets go fills what is
-/// left of it.
-#[derive(Debug)]
-#[repr(C)]
-pub struct FlowStats {
-    packets: AtomicU64,
-    bytes: AtomicU64,
-    used_ms: AtomicU64,
-    tcp_flags: AtomicU16,
-    /// The port of a flow that does nothing but output, or [`PortNo::NONE`].
-    output: PortNo,
-}
-
-const _: () = assert!(size_of::<FlowStats>() == 32);
-
-impl FlowStats {
-    fn new(actions: &ActionList) -> FlowStats {
-        FlowStats {
-            packets: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
-            used_ms: AtomicU64::new(0),
-            tcp_flags: AtomicU16::new(0),
-            output: actions.single_output().unwrap_or(PortNo::NONE),
-        }
-    }
-
-    /// Counts a packet of `bytes` at `now_ms`. Only the owning worker calls this.
-    #[inline]
-    pub fn hit(&self, bytes: usize, tcp_flags: u16, now_ms: u64) {
-        self.hit_by_train(1, bytes, tcp_flags, now_ms);
-    }
-
-    /// Counts `packets` packets of `bytes` together, whose flags together are `tcp_flags`. Only the owning worker calls
-    /// this.
-    #[inline]
-    pub(super) fn hit_by_train(&self, packets: usize, bytes: usize, tcp_flags: u16, now_ms: u64) {
-        self.packets.store(self.packets.load(Relaxed).wrapping_add(packets as u64), Relaxed);
-        self.bytes.store(self.bytes.load(Relaxed).wrapping_add(bytes as u64), Relaxed);
-        self.used_ms.store(now_ms, Relaxed);
-        let seen = self.tcp_flags.load(Relaxed);
-        if seen | tcp_flags != seen {
-            self.tcp_flags.store(seen | tcp_flags, Relaxed);
-        }
-    }
-
-    /// Packets so far.
-    pub fn packets(&self) -> u64 {
-        self.packets.load(Relaxed)
-    }
-
-    /// Bytes so far.
-    pub fn bytes(&self) -> u64 {
-        self.bytes.load(Relaxed)
-    }
-
-    /// Time of the last packet in milliseconds of the switch's clock; zero when there was none.
-    pub fn used_ms(&self) -> u64 {
-        self.used_ms.load(Relaxed)
-    }
-
-    /// Union of the TCP flags seen.
-    pub fn tcp_flags(&self) -> u16 {
-        self.tcp_flags.load(Relaxed)
-    }
-}
+use super::flow_stats::{FlowStats, StatsSlot};
 
 /// One installed megaflow: everything that matches gets the same actions.
 ///
 /// Immutable but for its statistics. Changing a flow's actions means installing another one with the same key
 /// and mask, which takes its place.
 ///
-/// What nearly every packet needs of it, statistics and the one output, comes first and takes half a cache line. Key and mask are
+/// What nearly every packet needs of it, statistics and the one output, lies apart ([`FlowStats`]). Key and mask are
 /// kept as words: a [`FlowKey`] is aligned to a cache line, and the allocator is several times slower for such memory than for
 /// any other. Workers look packets up in tables of their own, so nobody needs the alignment here.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Megaflow {
     /// Hits on the worker that has it.
-    pub stats: FlowStats,
+    pub stats: StatsSlot,
     /// What happens to matching packets; empty means drop.
     pub actions: ActionList,
     /// Reason counted when `actions` is empty.
@@ -99,24 +32,16 @@ pub struct Megaflow {
 }
 
 impl Megaflow {
-    /// A flow for packets that agree with `key` in the bits of `mask`, without hits.
-    pub fn new(key: &FlowKey, mask: &FlowMask, actions: ActionList, drop_reason: DropReason) -> Megaflow {
-        let (key, mask) = (*mask.apply(key).words(), *mask.words());
-        Megaflow { key, mask, stats: FlowStats::new(&actions), actions, drop_reason }
-    }
-
-    /// The port, when packets go to one and nothing else happens to them; else [`PortNo::NONE`].
-    #[inline]
-    pub(super) fn output(&self) -> PortNo {
-        self.stats.output
-    }
-
-    /// Asks for what [`FlowStats::hit_by_train`] and [`Megaflow::output`] need. The allocator aligns to 16 bytes, so the half
-    /// line may lie across two.
-    #[inline(always)]
-    pub(super) fn prefetch(&self) {
-        prefetch(&self.stats.packets);
-        prefetch(&self.stats.output);
+    /// A flow of a worker for packets that agree with `key` in the bits of `mask`, without hits.
+    pub fn new(
+        worker: u16,
+        key: &FlowKey,
+        mask: &FlowMask,
+        actions: ActionList,
+        drop_reason: DropReason,
+    ) -> Megaflow {
+        let stats = StatsSlot::new(worker, actions.single_output().unwrap_or(PortNo::NONE));
+        Megaflow { stats, actions, drop_reason, key: *mask.apply(key).words(), mask: *mask.words() }
     }
 
     /// The key with wildcarded bits zero.
@@ -141,6 +66,45 @@ impl Megaflow {
     /// Whether a flow is for the same packets.
     pub(crate) fn same_match(&self, other: &Megaflow) -> bool {
         self.key == other.key && self.mask == other.mask
+    }
+}
+
+/// A flow as a worker's table holds it. What nearly every packet needs is reached without the flow itself, which would be one more
+/// line; it comes first, so that it shares a line with the key also where the whole does not.
+#[derive(Debug)]
+#[repr(C)]
+pub(super) struct Resident {
+    stats: &'static FlowStats,
+    flow: Arc<Megaflow>,
+}
+
+impl Resident {
+    pub(super) fn new(flow: Arc<Megaflow>) -> Resident {
+        Resident { stats: flow.stats.stats(), flow }
+    }
+
+    /// The flow's statistics and output.
+    #[inline(always)]
+    pub(super) fn stats(&self) -> &FlowStats {
+        self.stats
+    }
+
+    /// Everything else.
+    #[inline(always)]
+    pub(super) fn flow(&self) -> &Arc<Megaflow> {
+        &self.flow
+    }
+
+    /// Asks for what every packet needs.
+    #[inline(always)]
+    pub(super) fn prefetch(&self) {
+        prefetch(self.stats);
+    }
+
+    /// Asks for what a packet needs beside it of a flow that does more than output.
+    #[inline(always)]
+    pub(super) fn prefetch_flow(&self) {
+        prefetch(&self.flow.actions);
     }
 }
 

@@ -24,12 +24,14 @@ mod burst;
 mod classify;
 mod counters;
 mod execute;
+mod flow_stats;
 mod idle;
 mod transmit;
 
 pub use command::{Command, RxAssignment, WorkerHandle};
 pub use counters::{RxqCounters, WorkerCounters, WorkerSnapshot};
-pub use flow::{FlowSink, FlowStats, Megaflow};
+pub use flow::{FlowSink, Megaflow};
+pub use flow_stats::{FlowStats, StatsSlot};
 pub use idle::IdlePolicy;
 pub use upcall::{Upcall, UpcallReceiver, UpcallSender, upcall_queue};
 pub use worker::spawn;

@@ -64,6 +64,7 @@ impl Bench {
         let mut mask = FlowMask::default();
         (mask.fields.in_port, mask.fields.recirc_id) = (u32::MAX, u32::MAX);
         let flow = Arc::new(Megaflow::new(
+            0,
             &FlowKey { in_port, ..FlowKey::default() },
             &mask,
             ActionList::new(actions),

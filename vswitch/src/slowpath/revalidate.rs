@@ -204,6 +204,7 @@ impl Engine {
     fn replace(&mut self, id: FlowId, translation: Translation) {
         let Some(old) = self.registry.get(id) else { return };
         let flow = Arc::new(Megaflow::new(
+            old.worker,
             &old.flow.key(),
             &old.flow.mask(),
             translation.actions.clone(),

@@ -109,6 +109,7 @@ impl Engine {
             return None;
         }
         let flow = Arc::new(Megaflow::new(
+            worker,
             key,
             &translation.mask,
             translation.actions.clone(),

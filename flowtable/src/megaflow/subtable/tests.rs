@@ -67,6 +67,9 @@ fn an_entry_of_seven_words_is_one_line() {
     assert_eq!(size_of::<Entry<1, u64>>(), 64);
     assert_eq!(size_of::<Entry<7, u64>>(), 64);
     assert_eq!(size_of::<Entry<8, u64>>(), 128);
+    // The five-tuple of IPv4 and a value of sixteen bytes; of IPv6's the value at least begins in the line of the key.
+    assert_eq!(size_of::<Entry<5, [u64; 2]>>(), 64);
+    assert_eq!(core::mem::offset_of!(Entry<7, [u64; 2]>, value), 56);
 }
 
 #[test]

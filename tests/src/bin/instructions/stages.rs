@@ -351,6 +351,7 @@ fn install(handle: &WorkerHandle, worker: &mut Stepped, flows: Flows) {
         let (frame, mut key) = (frame(64, number), FlowKey::default());
         extract(&frame, frame.len(), PortNo(1), &mut key);
         handle.send(Command::Install(Arc::new(Megaflow::new(
+            0,
             &key,
             &mask,
             ActionList::new(vec![Action::Output(PortNo(2))]),

@@ -73,6 +73,7 @@ impl Room {
             handle.send(Command::AddPort { port, queue: Box::new(queue), drops: Arc::default() });
         }
         let flow = Megaflow::new(
+            0,
             &FlowKey { in_port: 1, ..FlowKey::default() },
             &{
                 let mut mask = FlowMask::default();

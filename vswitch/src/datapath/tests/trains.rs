@@ -39,7 +39,7 @@ impl Steps {
         mask.fields.eth_dst[5] = 0xff;
         let mut key = FlowKey { in_port: 1, ..FlowKey::default() };
         (key.eth_type, key.eth_dst[5]) = (0x88b5.into(), host);
-        let flow = Arc::new(Megaflow::new(&key, &mask, ActionList::new(actions), DropReason::Action));
+        let flow = Arc::new(Megaflow::new(0, &key, &mask, ActionList::new(actions), DropReason::Action));
         self.handle.send(Command::Install(flow.clone()));
         flow
     }
@@ -160,7 +160,7 @@ fn flags_are_seen_and_tags_changed_where_megaflows_look_at_ports_only() {
         output(2),
     ];
     let actions = ActionList::new(actions);
-    let flow = Arc::new(Megaflow::new(&key, &FlowMask::EXACT_BASE, actions, DropReason::Action));
+    let flow = Arc::new(Megaflow::new(0, &key, &FlowMask::EXACT_BASE, actions, DropReason::Action));
     steps.handle.send(Command::Install(flow.clone()));
     steps.worker.round();
     let mut tagged = segment(3, 0x20);
