@@ -45,11 +45,13 @@ pub struct TapConfig {
     pub name: String,
     /// Queue pairs.
     pub queues: u16,
+    /// Whether to bring it up. If not, it is as the operator has it.
+    pub bring_up: bool,
 }
 
 impl Default for TapConfig {
     fn default() -> Self {
-        TapConfig { name: String::new(), queues: 1 }
+        TapConfig { name: String::new(), queues: 1, bring_up: true }
     }
 }
 
@@ -74,7 +76,7 @@ type Buffers = Box<[u8]>;
 /// Bytes from one buffer to the next. One allocation of all is large enough that its pages are mapped only when touched.
 const STRIDE: usize = (NetHeader::LEN + MAX_FRAME).next_multiple_of(64);
 
-/// Opens the device, makes it if need be, and brings it up.
+/// Opens the device, makes it if need be, and brings it up if told to.
 pub fn open(config: &TapConfig) -> Result<Arc<dyn Port>, PmdError> {
     let name = InterfaceName::new(&config.name).map_err(PmdError::Config)?;
     if config.queues == 0 || config.queues > 256 {
@@ -96,7 +98,7 @@ pub fn open(config: &TapConfig) -> Result<Arc<dyn Port>, PmdError> {
         fds.push(Arc::new(fd));
     }
     // One that somebody with the right has made and brought up needs no right of ours.
-    if !control.is_up(&name).is_ok_and(|(up, _)| up) {
+    if config.bring_up && !control.is_up(&name).is_ok_and(|(up, _)| up) {
         control.set_up(&name).map_err(|e| {
             let remedy = "it needs CAP_NET_ADMIN: run as root, or bring it up with `ip link set up`";
             PmdError::system(format!("bringing {} up", config.name), remedy, e)
