@@ -18,7 +18,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::link_watch::{LinkWatch, Watched};
 use super::queue_slots::{QueueSlots, Taken};
 use crate::offload::{Finisher, Takes};
-use crate::packet::{BURST, Batch, Frame, OffloadCaps, SlotId, Span};
+use crate::packet::{BURST, Batch, Frame, MAX_FRAME, OffloadCaps, SlotId, Span};
 use crate::port::{
     Armed, DropReason, OffloadSwitches, Offloads, PmdError, Port, PortEvents, PortInfo, QueueCounters,
     RxQueue, TxQueue, Waker, offload_status,
@@ -31,9 +31,6 @@ use pace::Pace;
 
 mod device;
 mod pace;
-
-/// Longest frame the kernel hands over: 64 KiB of IP packet and its link header with tags.
-const MAX_FRAME: usize = 65_535 + 22;
 
 /// Bytes a frame may have beyond the MTU: Ethernet header and two tags.
 const LINK_OVERHEAD: usize = 14 + 8;
