@@ -80,7 +80,17 @@ mod tests {
     fn stream(received: f64, foreign: f64, share: f64) -> Stream {
         let mpps = 0.1;
         let gbps = mpps * f64::from(SIZE) * 8.0 / 1000.0 * share;
-        Stream { sent: 1.0, offered: 0.0, received, lost: 0.0, foreign, mpps, gbps, latency: None }
+        Stream {
+            sent: 1.0,
+            offered: 0.0,
+            refused: 0.0,
+            received,
+            lost: 0.0,
+            foreign,
+            mpps,
+            gbps,
+            latency: None,
+        }
     }
 
     #[test]
