@@ -51,7 +51,7 @@ fn open(description: &str, pool: &'static Pool) -> Result<Arc<dyn Port>, PmdErro
     let (kind, rest) = description.split_once(':').unwrap_or((description, ""));
     let capture = pcap::PcapConfig::new(description.to_owned(), pool);
     match kind {
-        "tap" => tap::open(&tap::TapConfig { name: rest.to_owned(), queues: 1 }),
+        "tap" => tap::open(&tap::TapConfig { name: rest.to_owned(), ..tap::TapConfig::default() }),
         "replay" => pcap::open(pcap::PcapConfig { replay: Some(rest.into()), ..capture }),
         "record" => pcap::open(pcap::PcapConfig { record: Some(rest.into()), ..capture }),
         "null" => null::open(null::NullConfig { name: description.to_owned(), ..Default::default() }),

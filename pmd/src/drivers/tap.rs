@@ -18,7 +18,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::link_watch::{LinkWatch, Watched};
 use super::queue_slots::{QueueSlots, Taken};
 use crate::offload::{Finisher, Takes};
-use crate::packet::{BURST, Batch, Frame, OffloadCaps, SlotId, Span};
+use crate::packet::{BURST, Batch, Frame, MAX_FRAME, OffloadCaps, SlotId, Span};
 use crate::port::{
     Armed, DropReason, OffloadSwitches, Offloads, PmdError, Port, PortEvents, PortInfo, QueueCounters,
     RxQueue, TxQueue, Waker, offload_status,
@@ -32,9 +32,6 @@ use pace::Pace;
 mod device;
 mod pace;
 
-/// Longest frame the kernel hands over: 64 KiB of IP packet and its link header with tags.
-const MAX_FRAME: usize = 65_535 + 22;
-
 /// Bytes a frame may have beyond the MTU: Ethernet header and two tags.
 const LINK_OVERHEAD: usize = 14 + 8;
 
@@ -45,11 +42,13 @@ pub struct TapConfig {
     pub name: String,
     /// Queue pairs.
     pub queues: u16,
+    /// Whether to bring it up. If not, it is as the operator has it.
+    pub bring_up: bool,
 }
 
 impl Default for TapConfig {
     fn default() -> Self {
-        TapConfig { name: String::new(), queues: 1 }
+        TapConfig { name: String::new(), queues: 1, bring_up: true }
     }
 }
 
@@ -74,7 +73,7 @@ type Buffers = Box<[u8]>;
 /// Bytes from one buffer to the next. One allocation of all is large enough that its pages are mapped only when touched.
 const STRIDE: usize = (NetHeader::LEN + MAX_FRAME).next_multiple_of(64);
 
-/// Opens the device, makes it if need be, and brings it up.
+/// Opens the device, makes it if need be, and brings it up if told to.
 pub fn open(config: &TapConfig) -> Result<Arc<dyn Port>, PmdError> {
     let name = InterfaceName::new(&config.name).map_err(PmdError::Config)?;
     if config.queues == 0 || config.queues > 256 {
@@ -96,7 +95,7 @@ pub fn open(config: &TapConfig) -> Result<Arc<dyn Port>, PmdError> {
         fds.push(Arc::new(fd));
     }
     // One that somebody with the right has made and brought up needs no right of ours.
-    if !control.is_up(&name).is_ok_and(|(up, _)| up) {
+    if config.bring_up && !control.is_up(&name).is_ok_and(|(up, _)| up) {
         control.set_up(&name).map_err(|e| {
             let remedy = "it needs CAP_NET_ADMIN: run as root, or bring it up with `ip link set up`";
             PmdError::system(format!("bringing {} up", config.name), remedy, e)

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   model    Card, RxRing, TxRing: what a driver writes: its registers and descriptors
+//!   frames   a TxRing of a FrameRing, which a driver writes whose card takes frame after frame
 //!   cell     a ring, and who may touch it now: its worker for a burst, or the control side
 //!   rx, tx   RxQueue and TxQueue over a ring: counters, software offloads, doorbells, sleeping
 //!   port     Port over a card: queues handed out, MTU, reports
@@ -23,7 +24,7 @@
 //! # Doorbells
 //!
 //! A register write to a card costs as much as some hundred instructions and a packet on its bus. So there is one per batch of buffers
-//! given back, and one per [`crate::port::TxQueue::notify`], which a worker calls once per round.
+//! given back, at once or in the next round, and one per [`crate::port::TxQueue::notify`], which a worker calls once per round.
 //!
 //! # A card that lies
 //!
@@ -33,6 +34,7 @@
 mod cell;
 mod copy;
 mod filters;
+mod frames;
 pub mod intel;
 mod model;
 mod parts;
@@ -46,6 +48,6 @@ mod watch;
 pub(crate) use copy::copy_piece;
 pub(crate) use filters::is_station;
 pub use filters::{Filters, mac_address};
-pub use model::{Card, CardInfo, Fault, Link, Queues, RxRing, Settings, TxRing};
+pub use model::{Card, CardInfo, Fault, FrameRing, Link, Queues, RxRing, Settings, TxRing};
 pub use parts::Parts;
 pub use port::{NicConfig, open};

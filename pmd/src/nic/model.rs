@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::memory::DmaArena;
 use crate::packet::{Batch, Frame, OffloadCaps};
-use crate::port::{Armed, DropCounters, DropReason, PmdError};
+use crate::port::{Armed, DropCounters, DropReason, PmdError, TxBurst};
 
 /// A ring or card that does not do what its manual says; only a restart can help.
 #[derive(thiserror::Error, Clone, Copy, PartialEq, Eq, Debug)]
@@ -137,6 +137,11 @@ pub trait RxRing: Send + 'static {
     /// Gives the buffers of what was received back to the card. Returns whether a register was written for it.
     fn release(&mut self) -> bool;
 
+    /// Does what [`RxRing::release`] put off until the next round, if it is a ring that does: tells the card. Returns whether a register was written.
+    fn settle(&mut self) -> bool {
+        false
+    }
+
     /// Asks for an interrupt at the next packet, and looks once more.
     fn arm(&mut self) -> Armed;
 
@@ -149,12 +154,30 @@ pub trait TxRing: Send + 'static {
     /// What the card does itself of what frames ask for, at best.
     fn caps(&self) -> OffloadCaps;
 
+    /// Copies a burst into the ring, where the card finds it after [`TxRing::publish`] at the latest. A frame goes as several where the card cannot cut it
+    /// or shall not. What was done, and what is lost, is counted. Returns how many frames were sent.
+    ///
+    /// # Errors
+    /// The ring makes no sense any more; the burst was lost.
+    fn send_burst(&mut self, burst: TxBurst<'_, '_>) -> Result<usize, Fault>;
+
+    /// Has the card told of what was added, by one register write at most. Returns whether there was one.
+    fn publish(&mut self) -> bool;
+
+    /// Descriptors the card is done with since the ring was made, and those it has and is not done with.
+    ///
+    /// # Errors
+    /// The ring makes no sense any more.
+    fn progress(&mut self) -> Result<(u64, u32), Fault>;
+}
+
+/// A transmit ring that takes one frame after the other; a [`TxRing`] by that.
+pub trait FrameRing: Send + 'static {
+    /// As [`TxRing::caps`].
+    fn caps(&self) -> OffloadCaps;
+
     /// What of it for this frame: a card may want headers where it finds them, or be unable to name where they are.
-    #[inline]
-    fn caps_for(&self, frame: &Frame<'_>) -> OffloadCaps {
-        let _ = frame;
-        self.caps()
-    }
+    fn caps_for(&self, frame: &Frame<'_>) -> OffloadCaps;
 
     /// Takes back what the card has sent.
     ///
@@ -162,7 +185,7 @@ pub trait TxRing: Send + 'static {
     /// The ring makes no sense any more.
     fn reclaim(&mut self) -> Result<(), Fault>;
 
-    /// Copies a frame into the ring, where the card finds it after [`TxRing::publish`]. It asks for nothing that [`TxRing::caps_for`] lacks.
+    /// Copies a frame into the ring, where the card finds it after [`FrameRing::publish`]. It asks for nothing that [`FrameRing::caps_for`] lacks.
     ///
     /// # Errors
     /// There is no room, or the frame cannot be sent.

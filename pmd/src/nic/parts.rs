@@ -1,13 +1,8 @@
 //! A received frame that lies in several buffers.
 
 use crate::memory::DmaArena;
-use crate::packet::{Batch, HEAD_CAPACITY, HEAD_SPLIT, Offload, SlotId};
+use crate::packet::{Batch, MAX_FRAME, MIN_FRAME, Offload, SlotId};
 use crate::port::{DropCounters, DropReason};
-
-/// Longest frame a card may bring: 64 KiB of IP packet and its link header with tags.
-const MAX_FRAME: usize = 65_535 + 22;
-/// Shortest: an Ethernet header.
-const MIN_FRAME: usize = 14;
 
 /// Pieces of a frame, in order, until it is whole. Reused for every frame; allocates only when made.
 #[derive(Debug)]
@@ -82,12 +77,12 @@ impl Parts {
             MIN_FRAME..=MAX_FRAME => {}
             _ => return Err(DropReason::RxTooLong),
         }
-        if let [(offset, len)] = *self.pieces {
-            if !batch.receive(arena.span(offset, len)) {
-                return Err(DropReason::RxNoBuffer);
-            }
-        } else {
-            self.gather(arena, batch)?;
+        let received = match *self.pieces {
+            [(offset, len)] => batch.receive(arena.span(offset, len)),
+            _ => batch.receive_pieces(self.pieces.iter().map(|&(offset, len)| arena.span(offset, len))),
+        };
+        if !received {
+            return Err(DropReason::RxNoBuffer);
         }
         let slot = (batch.len() - 1) as SlotId;
         batch.packet_mut(slot).offload = offload;
@@ -114,29 +109,6 @@ impl Parts {
         };
         self.clear();
         bytes
-    }
-
-    fn gather<'q>(&self, arena: &'q DmaArena, batch: &mut Batch<'q>) -> Result<(), DropReason> {
-        if !batch.has_room(self.pieces.len() + 1) {
-            return Err(DropReason::RxNoBuffer);
-        }
-        let head_len = if self.total <= HEAD_CAPACITY { self.total } else { HEAD_SPLIT };
-        let Some(packet) = batch.start_packet() else { return Err(DropReason::RxNoBuffer) };
-        let head = packet.receive_head(head_len);
-        let mut at = 0;
-        for &(offset, len) in &self.pieces {
-            let n = len.min(head_len - at);
-            arena.copy_out(offset, &mut head[at..at + n]);
-            at += n;
-        }
-        let mut skip = head_len;
-        for &(offset, len) in &self.pieces {
-            let in_head = skip.min(len);
-            skip -= in_head;
-            // There is room: looked at above.
-            batch.add_span(arena.span(offset + in_head, len - in_head));
-        }
-        Ok(())
     }
 }
 

@@ -45,6 +45,9 @@ impl<R: RxRing> RxQueue for NicRx<R> {
             *arena = Some(ring.arena().clone());
         }
         let Some(arena) = arena.as_deref() else { return 0 };
+        if ring.settle() {
+            counters.add_notification(true);
+        }
         match ring.receive(arena, batch, &counters.drops) {
             Ok(bytes) if !batch.is_empty() => counters.add_burst(batch.len() as u64, bytes),
             Ok(_) => {}
@@ -78,7 +81,12 @@ impl<R: RxRing> RxQueue for NicRx<R> {
         match self.cell.try_lock() {
             // A restart is on, or comes: it wakes us.
             Some(mut guard) => match guard.as_mut() {
-                Some(ring) if self.cell.fault().is_none() => ring.arm(),
+                Some(ring) if self.cell.fault().is_none() => {
+                    if ring.settle() {
+                        self.counters.add_notification(true);
+                    }
+                    ring.arm()
+                }
                 _ => Armed::Idle,
             },
             None => Armed::Work,

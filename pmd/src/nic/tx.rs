@@ -7,8 +7,8 @@ use super::cell::Cell;
 use super::model::{LINK_OVERHEAD, TxRing};
 use super::watch::Signal;
 use crate::offload::{Finisher, Takes};
-use crate::packet::{Batch, Frame, OffloadCaps, SlotId};
-use crate::port::{DropReason, OffloadSwitches, QueueCounters, TxQueue};
+use crate::packet::{Batch, OffloadCaps, SlotId};
+use crate::port::{DropReason, OffloadSwitches, QueueCounters, TxBurst, TxLimits, TxQueue};
 
 /// Looks at a ring that another worker has, before a burst is dropped. A burst is done in a few microseconds.
 const TRIES: u32 = 2000;
@@ -20,6 +20,14 @@ pub(super) struct TxShared {
     /// What of the card's offloads the operator wants.
     pub(super) offloads: OffloadSwitches,
     pub(super) signal: Arc<Signal>,
+}
+
+impl TxShared {
+    /// What may be sent now.
+    fn limits(&self) -> TxLimits {
+        let max_frame = usize::from(self.mtu.load(Ordering::Relaxed)) + LINK_OVERHEAD;
+        TxLimits { offloads: self.offloads.get(), max_frame }
+    }
 }
 
 /// Transmit queue of one worker, over a ring that it may share.
@@ -66,36 +74,14 @@ impl<T: TxRing> TxQueue for NicTx<T> {
         let Some(ring) = guard.as_mut().filter(|_| cell.fault().is_none()) else {
             return drop_all(DropReason::TxLinkDown);
         };
-        if let Err(fault) = ring.reclaim() {
+        *known = ring.caps();
+        *owes = true;
+        let burst = TxBurst { batch, slots, finisher, limits: shared.limits(), counters };
+        ring.send_burst(burst).unwrap_or_else(|fault| {
             cell.report(fault);
             shared.signal.ring();
-            return drop_all(DropReason::TxBadRing);
-        }
-        *known = ring.caps();
-        let max_frame = usize::from(shared.mtu.load(Ordering::Relaxed)) + LINK_OVERHEAD;
-        let (mut sent, mut bytes) = (0, 0);
-        for &slot in slots {
-            let frame = batch.frame(slot);
-            let len = frame.len() as u64;
-            let caps = if frame.offload.is_none() {
-                OffloadCaps::default()
-            } else {
-                shared.offloads.get().limit(ring.caps_for(&frame))
-            };
-            match finisher.send(frame, caps, max_frame, |piece| send(ring, piece)) {
-                Ok(done) => {
-                    sent += 1;
-                    bytes += len;
-                    counters.add_finished(done);
-                }
-                Err(reason) => counters.drops.add(reason, 1),
-            }
-        }
-        if sent != 0 {
-            counters.add_burst(sent as u64, bytes);
-        }
-        *owes = true;
-        sent
+            0
+        })
     }
 
     fn notify(&mut self) -> bool {
@@ -103,8 +89,7 @@ impl<T: TxRing> TxQueue for NicTx<T> {
     }
 
     fn takes(&self) -> Takes {
-        let max_frame = usize::from(self.shared.mtu.load(Ordering::Relaxed)) + LINK_OVERHEAD;
-        Takes { caps: self.shared.offloads.get().limit(self.caps), max_frame }
+        self.shared.limits().takes(self.caps)
     }
 
     fn counters(&self) -> Arc<QueueCounters> {
@@ -122,20 +107,6 @@ fn patiently<T>(cell: &Cell<T>) -> Option<MutexGuard<'_, Option<T>>> {
         core::hint::spin_loop();
     }
     None
-}
-
-/// Sends one frame; a ring without room is shown to the card at once, which may have made some.
-#[inline]
-fn send(ring: &mut impl TxRing, frame: &Frame<'_>) -> Result<(), DropReason> {
-    match ring.send(frame) {
-        Err(DropReason::TxRingFull) => {
-            ring.publish();
-            // A fault shows again at the next burst.
-            let _ = ring.reclaim();
-            ring.send(frame)
-        }
-        other => other,
-    }
 }
 
 impl<T: TxRing> Drop for NicTx<T> {

@@ -135,11 +135,13 @@ impl<C: Card> Watcher<C> {
             let Some(mut guard) = cell.try_lock() else { continue };
             let Some(ring) = guard.as_mut() else { continue };
             // Nobody may have sent since; then nobody has looked either.
-            if let Err(fault) = ring.reclaim() {
-                cell.report(fault);
-                continue;
-            }
-            let (now, outstanding) = ring.progress();
+            let (now, outstanding) = match ring.progress() {
+                Ok(progress) => progress,
+                Err(fault) => {
+                    cell.report(fault);
+                    continue;
+                }
+            };
             *idle = if outstanding > 0 && now == *done { *idle + 1 } else { 0 };
             *done = now;
             stuck |= *idle >= STUCK_TICKS;

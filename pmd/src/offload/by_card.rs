@@ -5,7 +5,7 @@
 
 use super::finisher::pseudo_header;
 use super::headers::{self, TCP, locate};
-use crate::packet::Frame;
+use crate::packet::{Frame, MAX_FRAME};
 
 /// Where TCP and UDP have their checksum.
 const TCP_CHECKSUM: u16 = 16;
@@ -19,8 +19,6 @@ pub(crate) fn transport(frame: &Frame<'_>) -> Option<usize> {
     (usize::from(offload.csum_start) == l4 && offload.csum_offset == field).then_some(l4)
 }
 
-/// Longest frame that a card is given to cut: 64 KiB of IP packet, Ethernet header and two tags.
-const LONGEST: usize = 65_535 + 22;
 /// Least payload of a segment, as in software: 64 KiB of it are [`super::MAX_SEGMENTS`] frames on the wire.
 const SMALLEST: u16 = 64;
 
@@ -45,7 +43,7 @@ impl CutByCard {
         let found = locate(frame.head, frame.len(), &frame.offload).ok().filter(|h| h.protocol == TCP)?;
         let (headers, size) = (found.payload, frame.offload.gso_size);
         let fits = size >= SMALLEST
-            && (headers + 1..=LONGEST).contains(&frame.len())
+            && (headers + 1..=MAX_FRAME).contains(&frame.len())
             && frame.len().min(headers + usize::from(size)) <= longest;
         let pseudo_sum = (!pseudo_header(frame.head, found, 0).finish()).to_be_bytes();
         fits.then_some(CutByCard { l3: found.l3, l4: found.l4, headers, is_v6: found.is_v6, pseudo_sum })

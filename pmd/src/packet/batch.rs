@@ -146,6 +146,29 @@ impl<'q> Batch<'q> {
         self.add_span(frame.slice(HEAD_SPLIT, usize::MAX))
     }
 
+    /// The same for a frame that lies in pieces, in order. False, and nothing received, when the burst or its span list has no room.
+    pub fn receive_pieces(&mut self, pieces: impl Iterator<Item = Span<'q>> + Clone) -> bool {
+        let (count, len) = pieces.clone().fold((0, 0), |(count, len), piece| (count + 1, len + piece.len()));
+        if !self.has_room(count) {
+            return false;
+        }
+        let Some(packet) = self.start_packet() else { return false };
+        let in_head = if len <= HEAD_CAPACITY { len } else { HEAD_SPLIT };
+        let mut head = packet.receive_head(in_head);
+        for piece in pieces.clone() {
+            let copied = piece.copy_to(0, head);
+            head = &mut head[copied..];
+        }
+        let mut skip = in_head;
+        for piece in pieces {
+            let copied = skip.min(piece.len());
+            skip -= copied;
+            // There is room: looked at above.
+            self.add_span(piece.slice(copied, usize::MAX));
+        }
+        true
+    }
+
     /// A packet of the batch. Panics on a slot this batch never gave out.
     #[inline]
     pub fn packet(&self, slot: SlotId) -> &Packet {

@@ -3,6 +3,11 @@
 use super::meta::Offload;
 use super::span::Span;
 
+/// Shortest frame that is received: an Ethernet header.
+pub const MIN_FRAME: usize = 14;
+/// Longest frame, whole or still to be cut: an IP packet of 64 KiB behind an Ethernet header with two tags.
+pub const MAX_FRAME: usize = 65_535 + 22;
+
 /// A frame ready to go out: a private head, then payload in place. A view; copying it copies no bytes.
 ///
 /// Both a packet of a batch ([`super::Batch::frame`]) and a segment that software cut from one look like this, so a

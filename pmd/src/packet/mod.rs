@@ -22,7 +22,7 @@ mod slot;
 mod span;
 
 pub use batch::{BURST, Batch, BatchStorage, CLONES, SlotId};
-pub use frame::Frame;
+pub use frame::{Frame, MAX_FRAME, MIN_FRAME};
 pub use join::{Join, Joins};
 pub use meta::{Gso, Offload, OffloadCaps};
 pub use owned::OwnedPacket;

@@ -19,5 +19,5 @@ pub use error::PmdError;
 pub use info::{LinkState, PortInfo};
 pub use offloads::{OffloadSwitches, Offloads, TxLimits, offload_status};
 pub use stats::{QueueCounters, QueueSnapshot};
-pub use traits::{Armed, Port, PortEvents, RxQueue, TxQueue};
+pub use traits::{Armed, Port, PortEvents, RxQueue, TxBurst, TxQueue};
 pub use waker::Waker;

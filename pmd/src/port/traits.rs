@@ -21,10 +21,10 @@ use std::sync::Arc;
 
 use super::error::PmdError;
 use super::info::PortInfo;
-use super::offloads::Offloads;
+use super::offloads::{Offloads, TxLimits};
 use super::stats::QueueCounters;
 use super::waker::Waker;
-use crate::offload::Takes;
+use crate::offload::{Finisher, Takes};
 use crate::packet::{Batch, SlotId};
 
 /// A port, seen from the control side. Methods may block; none is called by a worker.
@@ -145,6 +145,20 @@ pub trait RxQueue: Send {
 
     /// Counters of this queue.
     fn counters(&self) -> Arc<QueueCounters>;
+}
+
+/// A burst on its way from a queue to a ring, and what sending it takes.
+pub struct TxBurst<'a, 'q> {
+    /// Where the packets are.
+    pub batch: &'a Batch<'q>,
+    /// Which of them, in order.
+    pub slots: &'a [SlotId],
+    /// Does what the far side lacks.
+    pub finisher: &'a mut Finisher,
+    /// What may be sent.
+    pub limits: TxLimits,
+    /// Counts what was done, and what was lost.
+    pub counters: &'a QueueCounters,
 }
 
 /// Sending end, owned by one worker.

@@ -58,6 +58,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<Value, Error> {
             seconds,
             offered,
             sent,
+            refused: way.sender.refused(),
             received: way.receiver.received,
             bytes: way.receiver.bytes,
             foreign: way.receiver.foreign,

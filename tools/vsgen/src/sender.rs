@@ -32,6 +32,8 @@ pub(crate) struct Sender {
     /// Frames sent, and how many of them nobody waits for any more.
     sent: u64,
     written_off: u64,
+    /// Frames of an open loop that were due and found no room in the ring.
+    refused: u64,
 }
 
 impl Sender {
@@ -51,7 +53,7 @@ impl Sender {
         // Of new flows the first is spent on this; of a round it comes again.
         let first = flows.next();
         let unchanged = stream.flows == 1 && !stream.new && !stream.latency;
-        Self { template, flows, first, unchanged, pace, sequence: 0, sent: 0, written_off: 0 }
+        Self { template, flows, first, unchanged, pace, sequence: 0, sent: 0, written_off: 0, refused: 0 }
     }
 
     /// Writes the stream's frame into every transmit buffer of a guest.
@@ -78,7 +80,7 @@ impl Sender {
 
     /// Counts anew from here; nothing is in flight.
     pub(crate) fn restart(&mut self, now: u64) {
-        (self.sent, self.written_off) = (0, 0);
+        (self.sent, self.written_off, self.refused) = (0, 0, 0);
         if let Pace::Paced(pacer) = &mut self.pace {
             pacer.restart(now);
         }
@@ -107,6 +109,7 @@ impl Sender {
         if let Pace::Paced(pacer) = &mut self.pace {
             // An open loop does not wait for room: what found none is not sent at all.
             pacer.settle(u64::from(due));
+            self.refused += u64::from(due - sent);
         }
         Ok(sent)
     }
@@ -126,6 +129,11 @@ impl Sender {
     /// Frames sent since the last restart.
     pub(crate) fn sent(&self) -> u64 {
         self.sent
+    }
+
+    /// Frames that an open loop did not send because the ring was full, since the last restart.
+    pub(crate) fn refused(&self) -> u64 {
+        self.refused
     }
 
     /// Frames in flight when so many have arrived.

@@ -184,6 +184,23 @@ fn paced_both_ways_without_loss() {
 }
 
 #[test]
+fn what_finds_the_ring_full_is_refused_and_not_sent() {
+    let folder = tempfile::tempdir().unwrap();
+    let sockets = ["a", "b"].map(|name| folder.path().join(name));
+    // Nobody polls them.
+    let open =
+        |socket: &PathBuf| VhostPort::open(VhostConfig::new("p", Mode::Listen(socket.clone()))).unwrap();
+    let _ports = [open(&sockets[0]), open(&sockets[1])];
+    let line = "run --settle 0 --seconds 0.3 --hugepages no --learn=no --ring-size 64 --ab rate=5k";
+    let output = vsgen(&sockets[0], &sockets[1], line);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let stream = &report["streams"][0];
+    let number = |key: &str| stream[key].as_u64().unwrap();
+    assert_eq!((number("sent"), number("received"), number("lost")), (64, 0, 64), "{report}");
+    assert!(number("refused") > 0 && number("refused") <= number("offered") + 1 - 64, "{report}");
+}
+
+#[test]
 fn a_closed_loop_loses_nothing() {
     let (report, _) = Wire::new().measure(
         "run --settle 0 --seconds 0.3 --hugepages no --ring-size 64 --ab size=64 --ba flows=1000,latency=yes",

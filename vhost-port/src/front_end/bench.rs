@@ -6,7 +6,7 @@
 
 use pmd::offload::Finisher;
 use pmd::packet::{BatchStorage, SlotId, Span};
-use pmd::port::{Offloads, PmdError, QueueCounters, TxLimits};
+use pmd::port::{Offloads, PmdError, QueueCounters, TxBurst, TxLimits};
 use pmd::virtio::burst_driver::BadDevice;
 use pmd::virtio::net_driver::{NetRxRing, NetTxRing};
 use pmd::virtio::{NetHeader, SharedPtr};
@@ -87,7 +87,8 @@ impl Bench {
             bytes
         };
         let frames = (0..batch.len() as SlotId).map(copy).collect();
-        let _ = self.rx.give_back();
+        self.rx.give_back();
+        let _ = self.rx.wants_kick();
         Ok(frames)
     }
 
@@ -102,7 +103,8 @@ impl Bench {
         }
         let slots: Vec<SlotId> = (0..batch.len() as SlotId).collect();
         let limits = TxLimits { offloads: Offloads::default(), max_frame: MAX_FRAME };
-        let sent = self.tx.send(&batch, &slots, &mut self.finisher, limits, &self.counters);
+        let (finisher, counters) = (&mut self.finisher, &self.counters);
+        let sent = self.tx.send(TxBurst { batch: &batch, slots: &slots, finisher, limits, counters }, || ());
         let _ = self.tx.wants_kick();
         self.tx.bad().map_or(Ok(sent), Err)
     }

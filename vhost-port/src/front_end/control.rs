@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use pmd::port::PmdError;
-use pmd::virtio::features::VIRTIO_F_RING_PACKED;
+use pmd::virtio::features::{VIRTIO_F_RING_PACKED, VIRTIO_NET_F_MRG_RXBUF};
 use pmd::virtio::net_driver::{NetRxRing, NetTxRing, device_offloads};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -116,7 +116,7 @@ pub(super) fn make_rings(memory: &Memory, pairs: u16, features: u64) -> Result<R
     (0..usize::from(pairs))
         .map(|pair| {
             // It is told by a kick once it knows the ring.
-            let (rx, _) = NetRxRing::new(ring(2 * pair)?);
+            let rx = NetRxRing::new(ring(2 * pair)?, features & VIRTIO_NET_F_MRG_RXBUF != 0);
             Ok((rx, NetTxRing::new(ring(2 * pair + 1)?, caps)))
         })
         .collect()

@@ -12,11 +12,12 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
 use pmd::memory::Arena;
+use pmd::packet::MAX_FRAME;
 use pmd::port::PmdError;
-use pmd::virtio::burst_driver::{Buffers, Direction, EitherRing};
+use pmd::virtio::burst_driver::{Direction, EitherRing};
 use pmd::virtio::driver_ring::RingMemory;
 use pmd::virtio::features::*;
-use pmd::virtio::{NetHeader, SharedPtr};
+use pmd::virtio::{NetHeader, SharedPtr, net_driver};
 
 use super::session::{Region, RingPlace};
 
@@ -25,12 +26,9 @@ const GUEST: u64 = 1 << 30;
 /// Where the back-end is told that we have it mapped: only a name.
 const USER: u64 = 0x7000_0000_0000;
 const PAGE: usize = 4096;
-const LINE: u32 = 64;
-/// Bytes before a buffer in its slot, so that the frame behind the header starts a line.
-const HEADROOM: u32 = LINE - NetHeader::LEN as u32;
-/// Longest frame that nobody cuts: an IP packet of 64 KiB and its link header with tags.
-const LARGE: u32 = 65_535 + 22;
-/// Longest frame otherwise.
+/// Longest frame where segments are left to the other side, and otherwise.
+const LARGE: u32 = MAX_FRAME as u32;
+/// See [`LARGE`].
 const JUMBO: u32 = 9_000 + 22;
 
 /// Features with one of which frames are large.
@@ -91,7 +89,7 @@ impl Memory {
         let ring = EitherRing::layout(packed, RING_SIZE).0;
         let offsets = (0..2 * usize::from(pairs)).map(|index| {
             let at = reserve(ring);
-            (at, reserve(stride(capacity[index % 2]) as usize * usize::from(RING_SIZE)))
+            (at, reserve(net_driver::stride(capacity[index % 2]) as usize * usize::from(RING_SIZE)))
         });
         let offsets = offsets.collect();
         let arena = Arc::new(Arena::create(&format!("virtio-user-{name}"), end)?);
@@ -126,14 +124,7 @@ impl Memory {
             used: self.at(ring + third),
         };
         let capacity = self.capacity[index % 2];
-        let buffers = Buffers {
-            start: self.at(buffers),
-            guest: GUEST + buffers as u64,
-            stride: stride(capacity),
-            headroom: HEADROOM,
-            capacity,
-            count: RING_SIZE,
-        };
+        let buffers = net_driver::buffers(self.at(buffers), GUEST + buffers as u64, capacity, RING_SIZE);
         let direction = if index.is_multiple_of(2) { Direction::FromDevice } else { Direction::ToDevice };
         // SAFETY: `create` reserved room for all of it, zero, ring parts page-aligned; the caller keeps the arena.
         unsafe { EitherRing::new(self.packed, memory, RING_SIZE, direction, buffers, false) }
@@ -147,8 +138,8 @@ impl Memory {
         Some(Places {
             parts: [ring, ring + second, ring + third],
             end: ring + len,
-            buffers: buffers + HEADROOM as usize,
-            stride: stride(capacity) as usize,
+            buffers: buffers + net_driver::HEADROOM as usize,
+            stride: net_driver::stride(capacity) as usize,
             capacity: capacity as usize,
         })
     }
@@ -158,9 +149,4 @@ impl Memory {
         // SAFETY: offsets come from `create`, which made the arena long enough.
         unsafe { SharedPtr::new(self.arena.start()).add(offset) }
     }
-}
-
-/// Bytes from slot to slot: an odd number of lines, so that the same part of many buffers spreads over a cache.
-fn stride(capacity: u32) -> u32 {
-    ((HEADROOM + capacity).div_ceil(LINE) | 1) * LINE
 }

@@ -6,9 +6,9 @@ use std::sync::{Arc, PoisonError};
 
 use pmd::offload::{Finisher, Takes};
 use pmd::packet::{Batch, OffloadCaps, SlotId};
-use pmd::port::{Armed, DropReason, QueueCounters, RxQueue, TxLimits, TxQueue, Waker};
+use pmd::port::{Armed, DropReason, QueueCounters, RxQueue, TxBurst, TxLimits, TxQueue, Waker};
 
-use super::port::{LiveRx, RxPlace, Shared};
+use super::port::{LiveRx, LiveTx, RxPlace, Shared};
 use super::session::kick;
 
 /// Bytes a frame may have beyond the MTU: Ethernet header and two tags.
@@ -23,22 +23,12 @@ pub(super) struct VirtioRx {
     live: Option<LiveRx>,
     /// The back-end broke the rules of `live`.
     broken: bool,
-    /// The back-end has not been asked yet whether it wants to be told of the buffers it got.
-    owing: bool,
     counters: Arc<QueueCounters>,
 }
 
 impl VirtioRx {
     pub(super) fn new(shared: Arc<Shared>, index: usize) -> VirtioRx {
-        VirtioRx {
-            shared,
-            index,
-            generation: 0,
-            live: None,
-            broken: false,
-            owing: false,
-            counters: Arc::default(),
-        }
+        VirtioRx { shared, index, generation: 0, live: None, broken: false, counters: Arc::default() }
     }
 
     fn place(&self) -> Option<&RxPlace> {
@@ -58,14 +48,13 @@ impl VirtioRx {
         let Ok(mut next) = place.next.try_lock() else { return };
         let (generation, live) = (place.generation.load(Ordering::Acquire), next.take());
         drop(next);
-        (self.generation, self.live, self.broken, self.owing) = (generation, live, false, false);
+        (self.generation, self.live, self.broken) = (generation, live, false);
     }
 
     /// Tells the back-end of buffers it got earlier, if it waits for them.
     #[inline]
     fn settle(&mut self) {
-        if std::mem::take(&mut self.owing)
-            && let Some(live) = &mut self.live
+        if let Some(live) = &mut self.live
             && live.ring.wants_kick()
         {
             kick(&live.kick);
@@ -96,7 +85,7 @@ impl RxQueue for VirtioRx {
     fn rx_done(&mut self) {
         // Asked in the next round, which every receive queue has: by then the fence costs little.
         if let Some(live) = self.live.as_mut().filter(|_| !self.broken) {
-            self.owing |= live.ring.give_back();
+            live.ring.give_back();
         }
     }
 
@@ -195,9 +184,14 @@ impl TxQueue for VirtioTx {
             lost(DropReason::TxLinkDown);
             return 0;
         };
-        let sent = live.ring.send(batch, slots, finisher, limits(shared), counters);
-        *caps = live.ring.caps();
-        if live.ring.bad().is_some() {
+        let LiveTx { ring, kick: event, .. } = live;
+        let burst = TxBurst { batch, slots, finisher, limits: limits(shared), counters };
+        let sent = ring.send(burst, || {
+            kick(event);
+            counters.add_notification(true);
+        });
+        *caps = ring.caps();
+        if ring.bad().is_some() {
             shared.report_broken();
         }
         *owing = Some(pair.into());

@@ -9,18 +9,13 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use pmd::packet::{BURST, Batch, HEAD_CAPACITY, HEAD_SPLIT, Offload, Span};
+use pmd::packet::{BURST, Batch, HEAD_CAPACITY, HEAD_SPLIT, MAX_FRAME, MIN_FRAME, Offload, Span};
 use pmd::port::{Armed, DropReason, QueueCounters, RxQueue, Waker};
 use pmd::virtio::NetHeader;
 
 use super::announce::announcement;
 use super::rules::NetRules;
 use crate::ring::{Chain, DeviceRing, Direction, Ring, RingFault, RingState, Segment, Vring};
-
-/// Shortest frame: an Ethernet header.
-const MIN_FRAME: usize = 14;
-/// Longest frame: the largest IP packet behind an Ethernet header with two tags.
-const MAX_FRAME: usize = 65_535 + 22;
 
 /// A receive queue: one transmit ring of the guest.
 pub(crate) struct VhostRx {

@@ -42,7 +42,9 @@ impl Bridges {
             return Err(BridgeError::NoOfport { bridge: bridge.to_owned(), port });
         };
         let id = home.id;
-        let joined = BridgePort { name: port.clone(), ofport, dp, vlan, vlans, no_flood: false, down: false };
+        let name = port.clone();
+        let joined =
+            BridgePort { name, ofport, dp, vlan, vlans, no_flood: false, down: false, no_link: false };
         home.ports.insert(ofport, joined);
         state.ports.insert(dp, (id, ofport));
         state.port_names.insert(port, dp);
@@ -86,6 +88,15 @@ impl Bridges {
         self.change_port(name, |port| {
             let changed = std::mem::replace(&mut port.down, !up) == up;
             Change { translation: changed, forget: changed && !up }
+        })
+    }
+
+    /// The link of a port has come up or gone. Floods leave out a port without one: each packet sent there would be copied for nobody. What was
+    /// learned on it stays, because a link that comes back mostly has the same hosts behind it.
+    pub fn set_port_link(&self, name: &str, up: bool) -> Result<(), BridgeError> {
+        self.change_port(name, |port| {
+            let changed = std::mem::replace(&mut port.no_link, !up) == up;
+            Change { translation: changed, forget: false }
         })
     }
 

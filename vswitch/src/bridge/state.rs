@@ -31,6 +31,8 @@ pub(crate) struct BridgePort {
     pub(crate) no_flood: bool,
     /// The operator has taken it down: nothing is learned of it.
     pub(crate) down: bool,
+    /// Nobody is behind it now (no carrier, no guest): floods leave it out.
+    pub(crate) no_link: bool,
 }
 
 /// A bridge.

@@ -35,11 +35,9 @@ pub(super) fn kind(
     options: &Options<'_>,
 ) -> Result<PortKind, String> {
     let path = |keys: [&str; 2]| keys.iter().find_map(|key| options.get(key)).map(PathBuf::from);
-    if local {
-        return tap(options);
-    }
-    match kind {
-        "internal" | "tap" => tap(options),
+    match if local { "internal" } else { kind } {
+        "internal" => tap(options, false),
+        "tap" => tap(options, true),
         "" | "system" | "afpacket" => system(options),
         "afxdp" => afxdp(options),
         "vhost-user" | "dpdkvhostuser" => {
@@ -118,8 +116,8 @@ fn queues(options: &Options<'_>, most: u64) -> Result<Option<u16>, String> {
     Ok(queues.and_then(|queues| u16::try_from(queues).ok()))
 }
 
-fn tap(options: &Options<'_>) -> Result<PortKind, String> {
-    Ok(PortKind::Tap { queues: queues(options, 256)?.unwrap_or(1) })
+fn tap(options: &Options<'_>, bring_up: bool) -> Result<PortKind, String> {
+    Ok(PortKind::Tap { queues: queues(options, 256)?.unwrap_or(1), bring_up })
 }
 
 fn system(options: &Options<'_>) -> Result<PortKind, String> {

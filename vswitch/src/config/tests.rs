@@ -538,7 +538,7 @@ proptest! {
     fn any_sequence_of_states_is_reached(states in proptest::collection::vec(
         proptest::collection::btree_map(0usize..5, (0usize..2, 0usize..3, 0u16..3, proptest::option::of(1u16..4)), 0..5), 1..6))
     {
-        let kinds = [PortKind::Null, PortKind::Tap { queues: 1 }, PortKind::VhostUser { path: None, guest: Default::default() }];
+        let kinds = [PortKind::Null, PortKind::Tap { queues: 1, bring_up: true }, PortKind::VhostUser { path: None, guest: Default::default() }];
         let fake = Fake::default();
         let mut running = Running::default();
         for state in states {

@@ -85,6 +85,7 @@ fn run(switch: &Weak<Switch>, receiver: &Receiver<Event>) {
                 let moved = {
                     let mut inner = switch.lock();
                     inner.place_queues(number);
+                    switch.follow_link(&inner, number);
                     inner.has_moved(number)
                 };
                 // Whoever was seen there is reached by another port now, or here again; who speaks next says which.

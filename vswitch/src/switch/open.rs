@@ -20,6 +20,8 @@ pub enum PortKind {
     Tap {
         /// Queue pairs.
         queues: u16,
+        /// Brought up by the switch. Internal ports are the host's, which brings them up when it gives them an address.
+        bring_up: bool,
     },
     /// A network device that the kernel keeps, of the port's name, by packet sockets.
     System {
@@ -120,7 +122,9 @@ pub(super) fn open(
 ) -> Result<Arc<dyn Port>, PmdError> {
     let name = request.name.clone();
     match &request.kind {
-        PortKind::Tap { queues } => tap::open(&tap::TapConfig { name, queues: *queues }),
+        PortKind::Tap { queues, bring_up } => {
+            tap::open(&tap::TapConfig { name, queues: *queues, bring_up: *bring_up })
+        }
         PortKind::System { queues, bypass_qdisc } => {
             let (queues, bypass_qdisc) = (*queues, *bypass_qdisc);
             af_packet::open(&af_packet::AfPacketConfig { name, queues, bypass_qdisc })

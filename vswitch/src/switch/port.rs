@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use flowtable::key::PortNo;
-use pmd::port::{DropCounters, Offloads, PmdError, Port, QueueCounters};
+use pmd::port::{DropCounters, LinkState, Offloads, PmdError, Port, QueueCounters};
 
 use super::events::Changed;
 use super::load::Recent;
@@ -166,7 +166,17 @@ impl Switch {
         inner.names.insert(request.name, number);
         inner.ports.insert(number, entry);
         inner.place_queues(number);
+        self.follow_link(&inner, number);
         Ok(ofport)
+    }
+
+    /// Tells a port's bridge whether the port has a link now. Under the lock, so that of two who tell the later one has looked later.
+    pub(super) fn follow_link(&self, inner: &Inner, number: PortNo) {
+        let Some(entry) = inner.ports.get(&number) else { return };
+        let up = entry.port.info().link == LinkState::Up;
+        if let Err(e) = self.bridges.set_port_link(&entry.name, up) {
+            log::warn!("{}: {e}", entry.name);
+        }
     }
 
     /// Changes VLAN mode, MTU, affinity or offloads of a port, or takes it down or up.

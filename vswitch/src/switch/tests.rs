@@ -217,6 +217,40 @@ fn port_that_is_down_neither_receives_nor_sends() {
 }
 
 #[test]
+fn floods_reach_a_guest_as_soon_as_it_is_there_and_cost_nothing_before() {
+    let bench = Bench::new();
+    let switch = &bench.switch;
+    switch.set_bridge(BridgeConfig::new("br1")).unwrap();
+    switch.add_port(bench.recorder("a")).unwrap();
+    let guest = GuestOptions::default();
+    switch.add_port(bench.request("g", PortKind::VhostUser { path: None, guest })).unwrap();
+    switch.add_port(bench.source("s", &[frame(0xee, 1, 1)])).unwrap();
+    bench.await_sent("a", 1);
+    let report = switch.port_reports(Some("g")).remove(0);
+    assert_eq!((report.info.link, report.tx.packets), (LinkState::Down, 0));
+    assert_eq!(report.tx_drops.values().sum::<u64>(), 0, "nothing was sent there: {:?}", report.tx_drops);
+
+    // A guest that is another bridge's uplink.
+    let uplink = PortKind::VirtioUser { path: bench.path("g"), server: false, pairs: 1, packed: false };
+    let uplink = PortRequest { bridge: "br1".into(), ..bench.request("u", uplink) };
+    switch.add_port(uplink).unwrap();
+    let far = PortRequest { bridge: "br1".into(), ..bench.recorder("far") };
+    switch.add_port(far).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let mut sources = 0;
+    while switch.port_reports(Some("far"))[0].tx.packets == 0 {
+        assert!(Instant::now() < deadline, "{:?}", switch.port_reports(None));
+        if switch.port_reports(Some("u"))[0].info.link == LinkState::Up {
+            sources += 1;
+            switch.add_port(bench.source(&format!("s{sources}"), &[frame(0xee, 1, 2)])).unwrap();
+            bench.await_sent("a", 1 + sources);
+        }
+        std::thread::yield_now();
+    }
+    assert_eq!(bench.recorded("far")[0], frame(0xee, 1, 2));
+}
+
+#[test]
 fn names_are_unique_numbers_are_reused_and_unknown_things_are_errors() {
     let bench = Bench::new();
     let switch = &bench.switch;

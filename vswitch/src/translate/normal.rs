@@ -77,10 +77,9 @@ impl<'a> Walk<'a> {
     }
 
     fn flood(&mut self, vid: u16, vlan: u16) {
-        let members =
-            self.bridge.ports.values().filter(|port| {
-                port.ofport != self.in_port.ofport && !port.no_flood && port.vlans.carries(vlan)
-            });
+        let members = self.bridge.ports.values().filter(|port| {
+            port.ofport != self.in_port.ofport && !port.no_flood && !port.no_link && port.vlans.carries(vlan)
+        });
         let mut members: Vec<&BridgePort> = members.collect();
         // Ports that take the frame as it is come first, so that the others cost one change of tags.
         members.sort_by_key(|port| port.vlans.egress_vid(vlan) != vid);

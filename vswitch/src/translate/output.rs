@@ -22,11 +22,12 @@ impl Walk<'_> {
         self.emit_output(self.in_port.dp);
     }
 
-    /// Sends out of all ports but the one of arrival, or of those that take part in floods.
+    /// Sends out of all ports with a link but the one of arrival, or of those that take part in floods.
     pub(super) fn output_all(&mut self, no_flood_too: bool) {
         let bridge = self.bridge;
         for port in bridge.ports.values() {
-            if port.ofport != self.in_port.ofport && (no_flood_too || !port.no_flood) {
+            let wanted = !port.no_link && (no_flood_too || !port.no_flood);
+            if wanted && port.ofport != self.in_port.ofport {
                 self.emit_output(port.dp);
             }
         }

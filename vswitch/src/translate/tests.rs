@@ -195,6 +195,24 @@ fn no_flood_ports_are_left_out() {
 }
 
 #[test]
+fn floods_leave_out_ports_without_a_link() {
+    let bridges = plain(3);
+    bridges.set_port_link("p2", false).unwrap();
+    for all in [RuleAction::Normal, RuleAction::Flood, RuleAction::All] {
+        with_rule(&bridges, vec![all]);
+        assert_eq!(fate(&bridges, &frame(11, &[])), [out(13)]);
+    }
+    with_rule(&bridges, vec![send(2)]);
+    assert_eq!(fate(&bridges, &frame(11, &[])), [out(12)], "who names the port means it");
+    let epoch = bridges.epoch();
+    bridges.set_port_link("p2", false).unwrap();
+    assert_eq!(bridges.epoch(), epoch, "no news, no flow to be looked at again");
+    bridges.set_port_link("p2", true).unwrap();
+    with_rule(&bridges, vec![RuleAction::Normal]);
+    assert_eq!(fate(&bridges, &frame(11, &[])), [out(12), out(13)]);
+}
+
+#[test]
 fn output_never_goes_back_but_in_port_does() {
     let bridges = plain(2);
     with_rule(&bridges, vec![send(1), send(2), send(77), RuleAction::InPort, RuleAction::Local]);

@@ -14,7 +14,7 @@ use core::sync::atomic::Ordering;
 
 use super::fault;
 use crate::drivers::netdev::NetDevice;
-use crate::packet::{BURST, Batch, SlotId, Span};
+use crate::packet::{BURST, Batch, MAX_FRAME, SlotId, Span};
 use crate::port::{DropReason, PmdError, QueueCounters};
 use crate::prefetch::LINE;
 use crate::sys::packet_socket::{PacketSocket, RingShape};
@@ -26,9 +26,6 @@ const RING: usize = 4 << 20;
 
 /// What precedes a frame in its slot: the kernel's header, an address, ours.
 const SLOT_OVERHEAD: usize = 128;
-
-/// Longest frame: 64 KiB of IP packet and its link header with tags.
-const MAX_FRAME: usize = 65_535 + 22;
 
 /// Bytes from one buffer for a long frame to the next: its header, and the frame.
 const STRIDE: usize = (NetHeader::LEGACY_LEN + MAX_FRAME).next_multiple_of(64);

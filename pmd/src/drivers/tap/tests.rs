@@ -19,7 +19,7 @@ use crate::sys::{netns, udp};
 const OURS: [u8; 6] = [2, 0, 0, 0, 0, 9];
 
 fn open_with_address() -> Arc<dyn Port> {
-    let port = open(&TapConfig { name: "tap0".into(), queues: 1 }).unwrap();
+    let port = open(&TapConfig { name: "tap0".into(), queues: 1, bring_up: true }).unwrap();
     ip("addr add 10.9.0.1/24 dev tap0");
     ip("neigh add 10.9.0.2 lladdr 02:00:00:00:00:09 dev tap0");
     port
@@ -102,7 +102,7 @@ fn frames_beyond_the_mtu_are_dropped_with_a_reason() {
 #[test]
 fn many_queues() {
     in_namespace(|| {
-        let port = open(&TapConfig { name: "tapmq".into(), queues: 4 }).unwrap();
+        let port = open(&TapConfig { name: "tapmq".into(), queues: 4, bring_up: true }).unwrap();
         assert_eq!(port.info().rx_queues, 4);
         let _all: Vec<_> = (0..4).map(|i| port.rx_queue(i).unwrap()).collect();
         assert!(port.rx_queue(4).is_err());
@@ -113,7 +113,9 @@ fn many_queues() {
 #[test]
 fn bad_names_and_foreign_devices_are_refused_with_the_remedy() {
     in_namespace(|| {
-        let error = |name: &str| open(&TapConfig { name: name.into(), queues: 1 }).err().unwrap().to_string();
+        let error = |name: &str| {
+            open(&TapConfig { name: name.into(), queues: 1, bring_up: true }).err().unwrap().to_string()
+        };
         assert!(error("a name").contains("no space"), "{}", error("a name"));
         assert!(error("").contains("1 to 15 bytes"));
         ip("link add br9 type bridge");
@@ -125,7 +127,8 @@ fn bad_names_and_foreign_devices_are_refused_with_the_remedy() {
 fn without_the_right_the_error_names_device_capability_and_remedy() {
     in_namespace(|| {
         rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(65534)).unwrap();
-        let error = open(&TapConfig { name: "tap0".into(), queues: 1 }).err().unwrap().to_string();
+        let error =
+            open(&TapConfig { name: "tap0".into(), queues: 1, bring_up: true }).err().unwrap().to_string();
         for part in ["tap0", "/dev/net/tun", "CAP_NET_ADMIN", "run as root"] {
             assert!(error.contains(part), "{error}");
         }
@@ -143,7 +146,7 @@ impl PortEvents for Told {
 #[test]
 fn what_happens_to_the_device_is_told() {
     in_namespace(|| {
-        let port = open(&TapConfig { name: "tap0".into(), queues: 1 }).unwrap();
+        let port = open(&TapConfig { name: "tap0".into(), queues: 1, bring_up: true }).unwrap();
         let (sender, told) = mpsc::channel();
         port.subscribe(Arc::new(Told(sender)));
         let until = |done: &dyn Fn(&PortInfo) -> bool| {
@@ -181,10 +184,10 @@ fn the_device_goes_with_its_last_queue_unless_it_was_persistent() {
     in_namespace(|| {
         let exists =
             |name: &str| Command::new("ip").args(["link", "show", name]).output().unwrap().status.success();
-        drop(open(&TapConfig { name: "tap0".into(), queues: 2 }).unwrap());
+        drop(open(&TapConfig { name: "tap0".into(), queues: 2, bring_up: true }).unwrap());
         assert!(!exists("tap0"));
         ip("tuntap add dev kept mode tap vnet_hdr");
-        drop(open(&TapConfig { name: "kept".into(), queues: 1 }).unwrap());
+        drop(open(&TapConfig { name: "kept".into(), queues: 1, bring_up: true }).unwrap());
         assert!(exists("kept"));
     });
 }
@@ -197,7 +200,7 @@ fn host<T: Send + 'static>(
     let (sender, port) = mpsc::channel();
     let thread = thread::spawn(move || {
         netns::enter_new().expect("run the TAP tests as root: they make a network namespace");
-        let tap = open(&TapConfig { name: "tap0".into(), queues: 1 }).unwrap();
+        let tap = open(&TapConfig { name: "tap0".into(), queues: 1, bring_up: true }).unwrap();
         ip(&format!("addr add 10.9.0.{number}/24 dev tap0"));
         ip(&format!("addr add fd00::{number}/64 dev tap0 nodad"));
         sender.send(tap).unwrap();
@@ -435,6 +438,16 @@ fn large_datagrams_are_cut_by_the_kernel_or_by_us() {
 }
 
 #[test]
+fn a_device_of_the_host_is_brought_up_by_the_host() {
+    in_namespace(|| {
+        let port = open(&TapConfig { name: "br7".into(), queues: 1, bring_up: false }).unwrap();
+        assert_eq!(port.info().link, LinkState::Down);
+        ip("link set br7 up");
+        await_up(&*port);
+    });
+}
+
+#[test]
 fn a_device_made_by_the_operator_needs_no_privilege() {
     in_namespace(|| {
         ip("tuntap add dev tap1 mode tap user root");
@@ -445,11 +458,13 @@ fn a_device_made_by_the_operator_needs_no_privilege() {
         let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
         set_capabilities(None, sets).unwrap();
 
-        let refused = open(&TapConfig { name: "tap3".into(), queues: 1 }).err().unwrap().to_string();
+        let refused =
+            open(&TapConfig { name: "tap3".into(), queues: 1, bring_up: true }).err().unwrap().to_string();
         assert!(refused.contains("tap3") && refused.contains("ip tuntap add"), "{refused}");
-        let down = open(&TapConfig { name: "tap2".into(), queues: 1 }).err().unwrap().to_string();
+        let down =
+            open(&TapConfig { name: "tap2".into(), queues: 1, bring_up: true }).err().unwrap().to_string();
         assert!(down.contains("tap2") && down.contains("ip link set up"), "{down}");
-        let port = open(&TapConfig { name: "tap1".into(), queues: 1 }).unwrap();
+        let port = open(&TapConfig { name: "tap1".into(), queues: 1, bring_up: true }).unwrap();
         await_up(&*port);
         assert!(port.info().ifindex.is_some_and(|index| index > 1));
     });

@@ -3,11 +3,11 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use super::descriptors::{Ring, Shape};
+use super::descriptors::{Doorbell, Ring, Shape};
 use super::rx::VirtioRx;
 use super::tx::VirtioTx;
-use crate::nic::{Card, CardInfo, Fault, Link, Queues, Settings};
-use crate::packet::OffloadCaps;
+use crate::nic::{Card, CardInfo, Fault, Link, Queues, RxRing as _, Settings};
+use crate::packet::{MAX_FRAME, OffloadCaps};
 use crate::pci::PciFn;
 use crate::port::PmdError;
 use crate::virtio::NetHeader;
@@ -19,7 +19,7 @@ use crate::virtio::features::{
     VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ,
     VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU, VIRTIO_NET_F_SPEED_DUPLEX, VIRTIO_NET_F_STATUS,
 };
-use crate::virtio::net_driver::device_offloads;
+use crate::virtio::net_driver::{self, device_offloads};
 use crate::virtio::pci::{Control, NO_VECTOR, Transport, net, status};
 
 /// What we take if it is offered, whatever else.
@@ -45,13 +45,17 @@ const WANTED: u64 = VIRTIO_F_VERSION_1
 const WANTED_IF_MERGEABLE: u64 = VIRTIO_NET_F_GUEST_TSO4 | VIRTIO_NET_F_GUEST_TSO6 | VIRTIO_NET_F_GUEST_ECN;
 
 /// Bytes of a mergeable receive buffer: 2 KiB less the room that puts the frame on a cache line.
-const MERGEABLE_BUFFER: usize = 2048 - 52;
-/// Longest frame with segmentation: 64 KiB of IP packet, Ethernet header and two tags.
-const LONGEST_SEGMENT: usize = 65_535 + 22;
-/// Transmit buffers, when each is as long as that.
+const MERGEABLE_BUFFER: u32 = 2048 - net_driver::HEADROOM;
+/// Transmit buffers, when each is as long as a frame that the device segments.
 const LONG_BUFFERS: u16 = 128;
 /// Largest MTU when the device names none.
 const MAX_MTU: u16 = 9216;
+
+/// Bytes of a buffer for a frame of `len` bytes.
+const fn buffer_for(len: usize) -> u32 {
+    (NetHeader::LEN + len) as u32
+}
+
 pub(super) struct VirtioNet {
     transport: Transport,
     info: CardInfo,
@@ -106,8 +110,8 @@ impl VirtioNet {
 
     fn ring(&self, index: u16, shape: Shape, vector: u16) -> Result<Ring, PmdError> {
         let arena = self.transport.function().dma("virtio-net ring", shape.bytes())?;
-        let doorbell = self.transport.set_up_queue(index, shape.size, shape.addresses(&arena), vector)?;
-        Ring::new(shape, arena, doorbell, index)
+        let register = self.transport.set_up_queue(index, shape.size, shape.addresses(&arena), vector)?;
+        Ring::new(shape, arena, Doorbell { register, queue: index })
             .ok_or_else(|| self.transport.failed(&format!("{shape:?} is no ring")))
     }
 
@@ -125,10 +129,10 @@ impl VirtioNet {
     fn rx_ring(&self, pair: u16, settings: &Settings, has_vector: bool) -> Result<VirtioRx, PmdError> {
         let size = self.queue_size(2 * pair, settings.rx_descriptors)?;
         let mergeable = self.has(VIRTIO_NET_F_MRG_RXBUF);
-        let capacity = if mergeable { MERGEABLE_BUFFER } else { NetHeader::LEN + settings.max_frame() };
+        let capacity = if mergeable { MERGEABLE_BUFFER } else { buffer_for(settings.max_frame()) };
         let shape = Shape { capacity, ..self.shape(size, Direction::FromDevice) };
         let vector = if has_vector { 1 + pair } else { NO_VECTOR };
-        Ok(VirtioRx::new(self.ring(2 * pair, shape, vector)?, capacity, mergeable))
+        Ok(VirtioRx::new(self.ring(2 * pair, shape, vector)?, mergeable))
     }
 
     fn tx_ring(&self, pair: u16, settings: &Settings) -> Result<VirtioTx, PmdError> {
@@ -137,13 +141,13 @@ impl VirtioNet {
         // A device that offers segmentation without checksums is not asked for it.
         let caps = if caps.csum { caps } else { OffloadCaps::default() };
         let long = caps.tso4 || caps.tso6;
-        let longest = if long { LONGEST_SEGMENT } else { settings.max_frame() };
+        let longest = if long { MAX_FRAME } else { settings.max_frame() };
         let shape = Shape {
             count: if long { size.min(LONG_BUFFERS) } else { size },
-            capacity: NetHeader::LEN + longest,
+            capacity: buffer_for(longest),
             ..self.shape(size, Direction::ToDevice)
         };
-        Ok(VirtioTx::new(self.ring(2 * pair + 1, shape, NO_VECTOR)?, caps, longest))
+        Ok(VirtioTx::new(self.ring(2 * pair + 1, shape, NO_VECTOR)?, caps))
     }
 
     fn control_queue(&self) -> Result<Option<Control>, PmdError> {
@@ -248,7 +252,9 @@ impl VirtioNet {
         self.transport.function().enable()?;
         self.transport.set_status(status::DRIVER_OK);
         self.configure(settings.queues)?;
-        rx.iter_mut().for_each(VirtioRx::kick);
+        for ring in &mut rx {
+            ring.settle();
+        }
         Ok(Queues { rx, tx })
     }
 }

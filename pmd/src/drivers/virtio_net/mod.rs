@@ -1,7 +1,8 @@
 //! A virtio network device on PCI, modern (VIRTIO 1.0 and later), with split or packed rings.
 //!
-//! In a virtual machine this is the machine's own card; on SmartNICs it is what a virtual function looks like. The rings are those of
-//! [`crate::virtio::burst_driver`], over the function as [`crate::virtio::pci`] sees it: one descriptor per buffer for good, so on both sides descriptors are written once.
+//! In a virtual machine this is the machine's own card; on SmartNICs it is what a virtual function looks like. The queues are those of
+//! [`crate::virtio::net_driver`], over the function as [`crate::virtio::pci`] sees it: one descriptor per buffer for good, so on both sides descriptors are written once.
+//! What is here is where their memory lies for the device, how it is told, and what stops it.
 //!
 //! | | |
 //! |---|---|

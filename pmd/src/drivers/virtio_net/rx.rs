@@ -1,56 +1,33 @@
-//! Receiving: frames in one buffer, or in as many as `num_buffers` says.
+//! Receiving: [`NetRxRing`] finds the frames; what a card, other than another program, may not say stops it.
+#![expect(unsafe_code, reason = "receives from memory that a device shares")]
 
 use std::sync::Arc;
 
-use super::descriptors::Ring;
+use super::descriptors::{Doorbell, Ring};
 use crate::memory::DmaArena;
-use crate::nic::{Fault, Parts, RxRing};
-use crate::packet::{BURST, Batch};
+use crate::nic::{Fault, RxRing};
+use crate::packet::Batch;
 use crate::port::{Armed, DropCounters, DropReason};
-use crate::virtio::NetHeader;
-
-/// Most buffers of one frame.
-pub(super) const MOST_PARTS: usize = 64;
-
-/// Buffers that are given back together, or a quarter of a short ring.
-const REFILL: u16 = BURST as u16;
+use crate::virtio::net_driver::NetRxRing;
 
 pub(super) struct VirtioRx {
-    ring: Ring,
-    capacity: usize,
-    mergeable: bool,
-    refill: u16,
-    /// The frame that is coming in, its header, and the buffers of it that are still to come.
-    parts: Parts,
-    header: NetHeader,
-    missing: u16,
+    // Before the memory it lies in.
+    ring: NetRxRing,
+    doorbell: Doorbell,
+    arena: Arc<DmaArena>,
 }
 
 impl VirtioRx {
-    /// A ring whose buffers the device has been given.
-    pub(super) fn new(mut ring: Ring, capacity: usize, mergeable: bool) -> VirtioRx {
-        let all = ring.free();
-        ring.stage_unchanged(all);
-        VirtioRx {
-            ring,
-            capacity,
-            mergeable,
-            refill: REFILL.min(all / 4).max(1),
-            parts: Parts::new(MOST_PARTS),
-            header: NetHeader::default(),
-            missing: 0,
-        }
-    }
-
-    /// Tells the device of the first buffers, when it runs.
-    pub(super) fn kick(&mut self) {
-        self.ring.publish();
+    /// A ring with all buffers posted. The device is told by [`RxRing::settle`], when it runs.
+    pub(super) fn new(ring: Ring, mergeable: bool) -> VirtioRx {
+        let Ring { ring, arena, doorbell } = ring;
+        VirtioRx { ring: NetRxRing::new(ring, mergeable), doorbell, arena }
     }
 }
 
 impl RxRing for VirtioRx {
     fn arena(&self) -> &Arc<DmaArena> {
-        self.ring.arena()
+        &self.arena
     }
 
     fn receive<'q>(
@@ -59,46 +36,27 @@ impl RxRing for VirtioRx {
         batch: &mut Batch<'q>,
         drops: &DropCounters,
     ) -> Result<u64, Fault> {
-        let VirtioRx { ring, capacity, mergeable, parts, header, missing, .. } = self;
-        let (mut bytes, mut sound) = (0, true);
-        while sound && batch.len() < BURST {
-            let room = (BURST - batch.len()) as u16;
-            let taken = ring.take_used(room, |offset, len, view| {
-                let len = len as usize;
-                let first = *missing == 0;
-                let before = if first { NetHeader::LEN } else { 0 };
-                if !sound || len < before || len > *capacity {
-                    sound = false;
-                    return;
-                }
-                if first {
-                    parts.clear();
-                    *header = NetHeader::from_bytes(&view.read(0));
-                    *missing = if *mergeable { header.num_buffers.max(1) } else { 1 };
-                }
-                *missing -= 1;
-                sound = parts.push(offset + before, len - before);
-                if *missing == 0 && sound {
-                    let offload = header.to_offload(parts.total()).map_err(|_| DropReason::RxBadOffload);
-                    bytes += parts.end(arena, batch, offload, drops);
-                }
-            });
-            if taken.map_err(|_| Fault::BadDescriptor)? < room {
-                break;
-            }
+        assert!(core::ptr::eq(arena, &*self.arena), "another ring's memory");
+        let nonsense = drops.get(DropReason::RxBadDescriptor);
+        // SAFETY: the buffers lie in this arena, which 'q borrows.
+        let (bytes, outcome) = unsafe { self.ring.receive_lent(batch, drops) };
+        if outcome.is_err() || drops.get(DropReason::RxBadDescriptor) != nonsense {
+            return Err(Fault::BadDescriptor);
         }
-        if sound { Ok(bytes) } else { Err(Fault::BadDescriptor) }
+        Ok(bytes)
     }
 
     fn release(&mut self) -> bool {
-        // Buffers of a frame that is not whole yet were taken last, so they come last.
-        let parts = if self.missing == 0 { 0 } else { self.parts.count() as u16 };
-        let free = self.ring.free() - parts;
-        if free < self.refill {
-            return false;
+        self.ring.give_back();
+        false
+    }
+
+    fn settle(&mut self) -> bool {
+        let wanted = self.ring.wants_kick();
+        if wanted {
+            self.doorbell.ring();
         }
-        self.ring.stage_unchanged(free);
-        self.ring.publish()
+        wanted
     }
 
     fn arm(&mut self) -> Armed {

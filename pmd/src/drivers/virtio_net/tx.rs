@@ -1,55 +1,54 @@
-//! Sending: a frame is copied once, behind its header, into a buffer of its own.
+//! Sending: bursts go to [`NetTxRing`].
 
-use super::descriptors::Ring;
+use std::sync::Arc;
+
+use super::descriptors::{Doorbell, Ring};
+use crate::memory::DmaArena;
 use crate::nic::{Fault, TxRing};
-use crate::packet::{Frame, Offload, OffloadCaps};
-use crate::port::DropReason;
-use crate::virtio::NetHeader;
+use crate::packet::OffloadCaps;
+use crate::port::TxBurst;
+use crate::virtio::net_driver::NetTxRing;
 
 pub(super) struct VirtioTx {
-    ring: Ring,
-    caps: OffloadCaps,
-    /// Longest frame a buffer holds.
-    longest: usize,
-    done: u64,
+    // Before the memory it lies in.
+    ring: NetTxRing,
+    doorbell: Doorbell,
+    _arena: Arc<DmaArena>,
 }
 
 impl VirtioTx {
-    pub(super) fn new(ring: Ring, caps: OffloadCaps, longest: usize) -> VirtioTx {
-        VirtioTx { ring, caps, longest, done: 0 }
+    pub(super) fn new(ring: Ring, caps: OffloadCaps) -> VirtioTx {
+        let Ring { ring, arena, doorbell } = ring;
+        VirtioTx { ring: NetTxRing::new(ring, caps), doorbell, _arena: arena }
     }
 }
 
 impl TxRing for VirtioTx {
     fn caps(&self) -> OffloadCaps {
-        self.caps
+        self.ring.caps()
     }
 
-    fn reclaim(&mut self) -> Result<(), Fault> {
-        let done = self.ring.reclaim().map_err(|_| Fault::BadDescriptor)?;
-        self.done += u64::from(done);
-        Ok(())
-    }
-
-    fn send(&mut self, frame: &Frame<'_>) -> Result<(), DropReason> {
-        if frame.len() > self.longest {
-            return Err(DropReason::TxTooLong);
-        }
-        if self.ring.free() == 0 {
-            return Err(DropReason::TxRingFull);
-        }
-        // What holds for a device that receives does not for one that sends: it vouches for nothing, and merges nothing (5.1.6.2).
-        let offload = Offload { csum_valid: false, ..frame.offload };
-        let header = NetHeader { num_buffers: 0, ..NetHeader::from_offload(&offload) };
-        self.ring.stage_frame(header.to_bytes(), frame);
-        Ok(())
+    fn send_burst(&mut self, burst: TxBurst<'_, '_>) -> Result<usize, Fault> {
+        let VirtioTx { ring, doorbell, .. } = self;
+        let counters = burst.counters;
+        let sent = ring.send(burst, || {
+            doorbell.ring();
+            counters.add_notification(true);
+        });
+        // What is found when frames have been sent is told with the next burst, or to the watch.
+        if sent == 0 && ring.bad().is_some() { Err(Fault::BadDescriptor) } else { Ok(sent) }
     }
 
     fn publish(&mut self) -> bool {
-        self.ring.publish()
+        let wanted = self.ring.wants_kick();
+        if wanted {
+            self.doorbell.ring();
+        }
+        wanted
     }
 
-    fn progress(&mut self) -> (u64, u32) {
-        (self.done, u32::from(self.ring.outstanding()))
+    fn progress(&mut self) -> Result<(u64, u32), Fault> {
+        let (done, outstanding) = self.ring.progress().map_err(|_| Fault::BadDescriptor)?;
+        Ok((done, outstanding.into()))
     }
 }

@@ -11,7 +11,7 @@ use super::descriptors::{
 };
 use super::registers::{NEXT, TX_PRODUCER};
 use crate::memory::DmaArena;
-use crate::nic::{Fault, TxRing, copy_piece};
+use crate::nic::{Fault, FrameRing, copy_piece};
 use crate::offload::{CutByCard, transport};
 use crate::packet::{Frame, Gso, OffloadCaps};
 use crate::pci::Bar;
@@ -120,7 +120,7 @@ impl VmxTx {
     }
 }
 
-impl TxRing for VmxTx {
+impl FrameRing for VmxTx {
     fn caps(&self) -> OffloadCaps {
         OffloadCaps { csum: true, tso4: true, tso6: true, ..OffloadCaps::default() }
     }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::DESCRIPTOR as LEN;
 use super::format::{Context, Format, cut_of};
 use crate::memory::DmaArena;
-use crate::nic::{Fault, TxRing, copy_piece};
+use crate::nic::{Fault, FrameRing, copy_piece};
 use crate::offload::CutByCard;
 use crate::packet::{Frame, OffloadCaps};
 use crate::pci::Bar;
@@ -125,7 +125,7 @@ impl<F: Format> IntelTx<F> {
     }
 }
 
-impl<F: Format> TxRing for IntelTx<F> {
+impl<F: Format> FrameRing for IntelTx<F> {
     fn caps(&self) -> OffloadCaps {
         OffloadCaps { csum: true, tso4: true, tso6: true, ..OffloadCaps::default() }
     }

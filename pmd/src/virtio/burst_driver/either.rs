@@ -68,6 +68,12 @@ impl EitherRing {
         either!(self, ring => ring.outstanding())
     }
 
+    /// Buffers staged that the device has not been shown.
+    #[inline]
+    pub fn staged(&self) -> u16 {
+        either!(self, ring => ring.staged())
+    }
+
     /// [`BurstRing::for_each_buffer`].
     pub fn for_each_buffer(&mut self, each: impl FnMut(BufferView<'_>)) {
         either!(self, ring => ring.for_each_buffer(each));

@@ -172,6 +172,12 @@ impl BurstRing {
         self.published.wrapping_sub(self.used_idx)
     }
 
+    /// Buffers staged that the device has not been shown.
+    #[inline]
+    pub fn staged(&self) -> u16 {
+        self.avail_idx.wrapping_sub(self.published)
+    }
+
     #[inline(always)]
     fn masked(&self, position: u16) -> usize {
         usize::from(position & (self.size - 1))
@@ -243,7 +249,8 @@ impl BurstRing {
                 let event = self.memory.used.load_u16(RING + usize::from(self.size) * 8, Ordering::Relaxed);
                 need_event(event, self.published, old)
             } else {
-                self.memory.used.load_u16(0, Ordering::Relaxed) & USED_F_NO_NOTIFY == 0
+                old != self.published
+                    && self.memory.used.load_u16(0, Ordering::Relaxed) & USED_F_NO_NOTIFY == 0
             }
         }
     }

@@ -144,6 +144,12 @@ impl PackedBurstRing {
         self.out - self.staged
     }
 
+    /// Buffers staged that the device has not been shown.
+    #[inline]
+    pub fn staged(&self) -> u16 {
+        self.staged
+    }
+
     #[inline(always)]
     fn view(&self, id: u16) -> BufferView<'_> {
         // SAFETY: what `new` was given, and made: a template for each buffer.

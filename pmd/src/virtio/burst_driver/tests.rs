@@ -155,7 +155,8 @@ proptest! {
                     for _ in 0..staged {
                         plain.add(&[Buffer { addr: GUEST, len: 1, write: false }]).unwrap();
                     }
-                    prop_assert_eq!(ring.publish(), plain.publish());
+                    let kick = plain.publish();
+                    prop_assert_eq!(ring.publish(), kick && staged > 0);
                     device.take_all();
                     plain_device.take_all();
                     for (id, descriptor) in device.ids.iter().zip(&device.has).rev().take(staged.into()).rev() {

@@ -6,7 +6,7 @@ use core::sync::atomic::Ordering;
 use super::*;
 use crate::offload::Finisher;
 use crate::packet::{BatchStorage, Offload, SlotId, Span};
-use crate::port::{DropReason, Offloads, QueueCounters, TxLimits};
+use crate::port::{DropReason, Offloads, QueueCounters, TxBurst, TxLimits};
 use crate::sys::map::SharedMap;
 use crate::virtio::burst_driver::{BadDevice, Buffers, BurstRing, Direction, EitherRing};
 use crate::virtio::driver_ring::RingMemory;
@@ -80,14 +80,14 @@ fn receive(ring: &mut NetRxRing, counters: &QueueCounters) -> Result<Vec<Vec<u8>
         };
         (0..count).map(copy).collect()
     };
-    let _ = ring.give_back();
+    ring.give_back();
     Ok(frames)
 }
 
 #[test]
 fn a_frame_is_whole_when_its_last_buffer_has_come() {
     let (ring, mut device) = ring(Direction::FromDevice);
-    let (mut rx, _) = NetRxRing::new(ring);
+    let mut rx = NetRxRing::new(ring, true);
     let counters = QueueCounters::default();
     let bytes: Vec<u8> = (0..=255).collect();
     for round in 0..20u32 {
@@ -104,25 +104,66 @@ fn a_frame_is_whole_when_its_last_buffer_has_come() {
 }
 
 #[test]
+fn the_head_of_a_frame_is_together_however_it_came() {
+    let (ring, mut device) = ring(Direction::FromDevice);
+    let mut rx = NetRxRing::new(ring, true);
+    let counters = QueueCounters::default();
+    let bytes: Vec<u8> = (0..=255).collect();
+    for (round, first) in [0, 1, 13, 244].into_iter().enumerate() {
+        let ids = [0, 1, 2].map(|i| (round as u32 * 3 + i) % u32::from(SIZE));
+        device.use_buffer(ids[0], &[&header(3)[..], &bytes[..first]].concat(), 12 + first as u32);
+        device.use_buffer(ids[1], &bytes[..3], 3);
+        device.use_buffer(ids[2], &bytes, 256);
+        let mut storage = BatchStorage::new();
+        let mut batch = storage.begin();
+        assert_eq!(rx.receive(&mut batch, &counters), Ok(1));
+        let (frame, whole) = (batch.frame(0), [&bytes[..first], &bytes[..3], &bytes].concat());
+        let mut got = vec![0; frame.len()];
+        frame.copy_to(&mut got);
+        assert_eq!(got, whole);
+        assert!(frame.head.len() >= 14, "{} bytes to parse", frame.head.len());
+        rx.give_back();
+    }
+}
+
+#[test]
+fn without_mergeable_buffers_a_buffer_is_a_frame_whatever_its_header_counts() {
+    let (ring, mut device) = ring(Direction::FromDevice);
+    let mut rx = NetRxRing::new(ring, false);
+    let counters = QueueCounters::default();
+    for (id, num_buffers) in [0, 1, 2, 300, u16::MAX].into_iter().enumerate() {
+        let vouched = NetHeader { flags: 2, num_buffers, ..NetHeader::default() }.to_bytes().to_vec();
+        for header in [header(num_buffers), vouched] {
+            device.use_buffer(id as u32, &[header, vec![id as u8; 60]].concat(), 72);
+            assert_eq!(receive(&mut rx, &counters).unwrap(), [[id as u8; 60]]);
+        }
+    }
+}
+
+#[test]
 fn what_a_device_says_of_lengths_and_counts_is_bounded() {
     let (ring, mut device) = ring(Direction::FromDevice);
-    let (mut rx, _) = NetRxRing::new(ring);
+    let mut rx = NetRxRing::new(ring, true);
     let counters = QueueCounters::default();
     let frame: Vec<u8> = [header(1), vec![7; 60]].concat();
-    // Longer than the buffer: what is in it; no header; a count that cannot be; a length below a frame's; a header that lies.
-    device.use_buffer(0, &frame, u32::MAX);
+    // Longer than the buffer; no header; a count that cannot be; a length below a frame's; a header that lies.
+    device.use_buffer(0, &frame, CAPACITY as u32 + 1);
     device.use_buffer(1, &frame, 11);
     device.use_buffer(2, &[header(u16::MAX), vec![7; 60]].concat(), 72);
     device.use_buffer(3, &frame, 25);
     let lies = NetHeader { flags: 1, csum_start: 200, num_buffers: 1, ..NetHeader::default() };
     device.use_buffer(4, &[lies.to_bytes().to_vec(), vec![7; 60]].concat(), 72);
     device.use_buffer(5, &[header(0), vec![9; 60]].concat(), 72);
-    let got = receive(&mut rx, &counters).unwrap();
-    assert_eq!(got.iter().map(Vec::len).collect::<Vec<_>>(), [CAPACITY - 12, 60]);
-    assert_eq!(got[1], [9; 60]);
+    assert_eq!(receive(&mut rx, &counters).unwrap(), [[9; 60]]);
     let count = |reason| counters.drops.get(reason);
-    assert_eq!(count(DropReason::RxBadDescriptor), 2);
+    assert_eq!(count(DropReason::RxBadDescriptor), 3);
     assert_eq!((count(DropReason::RxTooShort), count(DropReason::RxBadOffload)), (1, 1));
+    // The second of two is longer than its buffer: there is no frame.
+    device.use_buffer(6, &[header(2), vec![7; 60]].concat(), 72);
+    device.use_buffer(7, &frame, u32::MAX);
+    device.use_buffer(0, &[header(1), vec![8; 60]].concat(), 72);
+    assert_eq!(receive(&mut rx, &counters).unwrap(), [[8; 60]]);
+    assert_eq!(count(DropReason::RxBadDescriptor), 4);
     device.use_buffer(99, &[], 0);
     assert_eq!(receive(&mut rx, &counters), Err(BadDevice::NoSuchBuffer { id: 99, count: SIZE }));
 }
@@ -137,6 +178,19 @@ fn send(
     offload: Offload,
     max_frame: usize,
 ) -> (usize, QueueCounters) {
+    let sent = send_and_kick(tx, frames, offload, max_frame, || ());
+    assert_eq!(tx.wants_kick(), sent.0 != 0, "the device has said nothing to the contrary");
+    sent
+}
+
+/// The same with something to do where the ring is full.
+fn send_and_kick(
+    tx: &mut NetTxRing,
+    frames: &[Parts<'_>],
+    offload: Offload,
+    max_frame: usize,
+    kick: impl FnMut(),
+) -> (usize, QueueCounters) {
     let (mut storage, mut finisher, counters) =
         (BatchStorage::new(), Finisher::new(), QueueCounters::default());
     let mut batch = storage.begin();
@@ -148,8 +202,9 @@ fn send(
     }
     let slots: Vec<SlotId> = (0..frames.len() as SlotId).collect();
     let limits = TxLimits { offloads: Offloads::default(), max_frame };
-    let sent = tx.send(&batch, &slots, &mut finisher, limits, &counters);
-    assert!(tx.wants_kick(), "the device has said nothing to the contrary");
+    let burst =
+        TxBurst { batch: &batch, slots: &slots, finisher: &mut finisher, limits, counters: &counters };
+    let sent = tx.send(burst, kick);
     (sent, counters)
 }
 
@@ -194,6 +249,35 @@ fn sent_frames_lie_behind_their_header_and_a_bad_device_is_noticed() {
     assert_eq!(tx.bad(), Some(BadDevice::NoSuchBuffer { id: 8, count: SIZE }));
     let (_, counters) = send(&mut tx, &[(head, nothing); 2], none, 1514);
     assert_eq!(reasons(&counters), [(DropReason::TxBadRing, 2)]);
+}
+
+#[test]
+fn a_full_ring_is_shown_to_the_device_at_once() {
+    let (ring, mut device) = ring(Direction::ToDevice);
+    let mut tx = NetTxRing::new(ring, OffloadCaps::default());
+    let heads: [[u8; 60]; 20] = std::array::from_fn(|i| [i as u8; 60]);
+    let frames = heads.each_ref().map(|head| (&head[..], &[][..]));
+    let (none, mut kicks, mut next) = (Offload::default(), 0, 0);
+    // It sends when it is told: then all go, in order.
+    let (count, counters) = send_and_kick(&mut tx, &frames, none, 1514, || {
+        kicks += 1;
+        for id in 0..SIZE {
+            assert_eq!(sent(&device, id.into(), 60).1, [next; 60]);
+            next += 1;
+            device.use_buffer(id.into(), &[], 0);
+        }
+    });
+    assert_eq!((count, kicks, counters.drops.nonzero().count()), (20, 2, 0));
+    assert_eq!(tx.progress(), Ok((16, 4)));
+    assert!(tx.wants_kick(), "of the last four");
+    // It does not: it is told once, and the rest is lost.
+    let mut kicks = 0;
+    let (count, counters) = send_and_kick(&mut tx, &frames, none, 1514, || kicks += 1);
+    assert_eq!((count, kicks, counters.drops.get(DropReason::TxRingFull)), (4, 1, 16));
+    assert!(!tx.wants_kick(), "it has been told of all");
+    let (count, _) = send_and_kick(&mut tx, &frames, none, 1514, || kicks += 1);
+    assert_eq!((count, kicks), (0, 1), "of nothing new");
+    assert_eq!(tx.progress(), Ok((16, 8)));
 }
 
 #[test]

@@ -5,9 +5,8 @@
 //! buffers of the next burst are asked for at the end of this one, and a frame that was copied is let go of ([`demote`]): with a back-end on another processor,
 //! which has to read it next, this is worth 15 %.
 
-use crate::offload::Finisher;
 use crate::packet::{BURST, Batch, Frame, Offload, OffloadCaps, SlotId};
-use crate::port::{DropReason, QueueCounters, TxLimits};
+use crate::port::{DropReason, TxBurst};
 use crate::prefetch::demote;
 use crate::virtio::NetHeader;
 use crate::virtio::burst_driver::{BadDevice, EitherRing};
@@ -18,6 +17,8 @@ pub struct NetTxRing {
     caps: OffloadCaps,
     /// Bytes a buffer holds behind the header.
     capacity: usize,
+    /// Buffers the device has sent and that were taken back.
+    done: u64,
     bad: Option<BadDevice>,
 }
 
@@ -26,7 +27,7 @@ impl NetTxRing {
     pub fn new(mut ring: EitherRing, caps: OffloadCaps) -> NetTxRing {
         let mut capacity = usize::MAX;
         ring.for_each_buffer(|view| capacity = capacity.min(view.capacity()));
-        NetTxRing { ring, caps, capacity: capacity.saturating_sub(NetHeader::LEN), bad: None }
+        NetTxRing { ring, caps, capacity: capacity.saturating_sub(NetHeader::LEN), done: 0, bad: None }
     }
 
     /// What the device does for us.
@@ -35,16 +36,11 @@ impl NetTxRing {
     }
 
     /// Puts a burst into the ring and shows it to the device, which is to be asked with [`NetTxRing::wants_kick`] soon. A frame goes as several where
-    /// the device cannot cut it itself or shall not. What cannot be sent is counted under its reason. Returns how many frames were sent.
+    /// the device cannot cut it itself or shall not. What cannot be sent is counted under its reason. Calls `kick` where the ring is full and the device
+    /// wants to be told of what is in it. Returns how many frames were sent.
     #[inline]
-    pub fn send(
-        &mut self,
-        batch: &Batch<'_>,
-        slots: &[SlotId],
-        finisher: &mut Finisher,
-        limits: TxLimits,
-        counters: &QueueCounters,
-    ) -> usize {
+    pub fn send(&mut self, burst: TxBurst<'_, '_>, mut kick: impl FnMut()) -> usize {
+        let TxBurst { batch, slots, finisher, limits, counters } = burst;
         if self.bad.is_some() {
             counters.drops.add(DropReason::TxBadRing, slots.len() as u64);
             return 0;
@@ -58,7 +54,7 @@ impl NetTxRing {
             let frame = batch.frame(slot);
             let len = frame.len() as u64;
             let caps = limits.offloads.limit(self.caps);
-            match finisher.send(frame, caps, limits.max_frame, |piece| self.put(piece)) {
+            match finisher.send(frame, caps, limits.max_frame, |piece| self.put(piece, &mut kick)) {
                 Ok(done) => {
                     (sent, bytes) = (sent + 1, bytes + len);
                     counters.add_finished(done);
@@ -97,11 +93,19 @@ impl NetTxRing {
 
     /// Puts one frame of any kind that the device takes as it is.
     #[inline(never)]
-    fn put(&mut self, frame: &Frame<'_>) -> Result<(), DropReason> {
+    fn put(&mut self, frame: &Frame<'_>, kick: &mut dyn FnMut()) -> Result<(), DropReason> {
         if frame.len() > self.capacity {
             return Err(DropReason::TxTooLong);
         }
         self.make_room(1);
+        if self.ring.free() == 0 && self.ring.staged() > 0 {
+            // Shown at once to the device, which may make some.
+            self.ring.show();
+            if self.ring.wants_kick() {
+                kick();
+            }
+            self.make_room(1);
+        }
         // A device that receives may be told that a checksum is right; one that sends is not (5.1.6.2).
         let offload = Offload { csum_valid: false, ..frame.offload };
         let header = NetHeader { num_buffers: 0, ..NetHeader::from_offload(&offload) }.to_bytes();
@@ -126,12 +130,29 @@ impl NetTxRing {
     /// Takes back what the device has sent, if fewer than `wanted` buffers are free.
     #[inline]
     fn make_room(&mut self, wanted: u16) {
-        if self.ring.free() < wanted
-            && self.bad.is_none()
-            && let Err(error) = self.ring.reclaim(u16::MAX)
-        {
-            self.bad = Some(error);
+        if self.ring.free() < wanted {
+            self.take_back();
         }
+    }
+
+    #[inline]
+    fn take_back(&mut self) {
+        if self.bad.is_some() {
+            return;
+        }
+        match self.ring.reclaim(u16::MAX) {
+            Ok(done) => self.done += u64::from(done),
+            Err(error) => self.bad = Some(error),
+        }
+    }
+
+    /// How far the device has come: buffers it has sent since the ring was made, and those it has not.
+    ///
+    /// # Errors
+    /// The device broke the rules.
+    pub fn progress(&mut self) -> Result<(u64, u16), BadDevice> {
+        self.take_back();
+        self.bad.map_or_else(|| Ok((self.done, self.ring.outstanding())), Err)
     }
 
     /// Whether the device wants to be told of what it was shown.

@@ -55,6 +55,8 @@ pub struct ModelDevice {
     pub stuck: bool,
     /// Returns a buffer that does not exist for the next frame.
     pub lies: bool,
+    /// Says of the next buffer it fills that it wrote more than there is.
+    pub overstates: bool,
     /// Says that it needs a reset, until it is reset.
     pub needs_reset: bool,
     /// Stays in reset.
@@ -113,6 +115,7 @@ impl ModelDevice {
         dma.write(header_at + 10, &(used.len() as u16).to_le_bytes());
         for (id, len) in used {
             let id = if std::mem::take(&mut self.lies) { 9999 } else { id };
+            let len = if std::mem::take(&mut self.overstates) { u32::MAX } else { len };
             self.queues[2 * pair].put_used(dma, id, len);
         }
         dma.interrupt(self.queues[2 * pair].vector);

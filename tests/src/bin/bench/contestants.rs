@@ -18,8 +18,10 @@ use crate::rules;
 pub(crate) enum Way {
     /// A rule per direction: in_port → output.
     Rule,
-    /// An ordinary learning bridge.
+    /// An ordinary learning bridge that knows where each frame has to go.
     Learning,
+    /// One that does not: frames go to addresses nobody has sent from, and therefore everywhere.
+    Flooding,
     /// No tables at all: what testpmd's io mode does.
     Io,
 }
@@ -58,12 +60,15 @@ pub(crate) enum Contestant {
 pub(crate) const OURS: &str = "vswitchd";
 pub(crate) const OURS_RULE: &str = "vswitchd, in_port rule";
 pub(crate) const OURS_LEARNING: &str = "vswitchd, learning bridge";
+pub(crate) const OURS_FLOODING: &str = "vswitchd, learning bridge, unknown destination";
 pub(crate) const BASELINE: &str = "earlier build";
 pub(crate) const BASELINE_RULE: &str = "earlier build, in_port rule";
 pub(crate) const BASELINE_LEARNING: &str = "earlier build, learning bridge";
+pub(crate) const BASELINE_FLOODING: &str = "earlier build, learning bridge, unknown destination";
 pub(crate) const OVS: &str = "OVS-DPDK";
 pub(crate) const OVS_RULE: &str = "OVS-DPDK, in_port rule";
 pub(crate) const OVS_LEARNING: &str = "OVS-DPDK, learning bridge";
+pub(crate) const OVS_FLOODING: &str = "OVS-DPDK, learning bridge, unknown destination";
 pub(crate) const TESTPMD: &str = "testpmd vhost io";
 pub(crate) const TESTPMD_IO: &str = "testpmd vhost io, no tables";
 
@@ -126,9 +131,17 @@ impl Contestant {
     /// What it can be measured doing, and what that is called in the table.
     pub(crate) fn ways(&self) -> &'static [(Way, &'static str)] {
         match self {
-            Self::Ours(_) => &[(Way::Rule, OURS_RULE), (Way::Learning, OURS_LEARNING)],
-            Self::Baseline(_) => &[(Way::Rule, BASELINE_RULE), (Way::Learning, BASELINE_LEARNING)],
-            Self::OpenVswitch(..) => &[(Way::Rule, OVS_RULE), (Way::Learning, OVS_LEARNING)],
+            Self::Ours(_) => {
+                &[(Way::Rule, OURS_RULE), (Way::Learning, OURS_LEARNING), (Way::Flooding, OURS_FLOODING)]
+            }
+            Self::Baseline(_) => &[
+                (Way::Rule, BASELINE_RULE),
+                (Way::Learning, BASELINE_LEARNING),
+                (Way::Flooding, BASELINE_FLOODING),
+            ],
+            Self::OpenVswitch(..) => {
+                &[(Way::Rule, OVS_RULE), (Way::Learning, OVS_LEARNING), (Way::Flooding, OVS_FLOODING)]
+            }
             Self::Testpmd(..) => &[(Way::Io, TESTPMD_IO)],
         }
     }
@@ -138,7 +151,7 @@ impl Contestant {
         match way {
             Way::Io => Ok(()),
             Way::Rule => self.rules(lab, &rules::cross_connect()),
-            Way::Learning => self.rules(lab, "priority=0,actions=NORMAL\n"),
+            Way::Learning | Way::Flooding => self.rules(lab, "priority=0,actions=NORMAL\n"),
         }
     }
 

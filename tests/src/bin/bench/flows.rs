@@ -11,7 +11,7 @@ use ::tests::hugepages::Hugepages;
 use crate::Bench;
 use crate::contestants::{
     self, BASELINE, BASELINE_RULE, Contestant, OURS, OURS_LEARNING, OURS_RULE, OVS, OVS_LEARNING, OVS_RULE,
-    Setup,
+    Setup, Way,
 };
 use crate::forwarding::PAGES;
 use crate::goals::FLOW_COUNTS;
@@ -71,7 +71,7 @@ pub(crate) fn microflows(bench: &Bench, report: &mut Report) -> Result<()> {
     let mut tables = Tables::new([Table::new(title, "Mpps").along("flows")]);
     let _pages = Hugepages::reserve(PAGES)?;
     alternate(bench, &Setup::default(), &contestants::switches(bench), &mut tables, |tables, contestant| {
-        for &(way, name) in contestant.ways() {
+        for &(way, name) in contestant.ways().iter().filter(|(way, _)| *way != Way::Flooding) {
             contestant.forward(&bench.lab, way)?;
             for count in FLOW_COUNTS {
                 tables.look()?;

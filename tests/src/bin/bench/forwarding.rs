@@ -12,8 +12,8 @@ use tests::testpmd::{Memory, Testpmd};
 
 use crate::Bench;
 use crate::contestants::{
-    self, BASELINE_LEARNING, BASELINE_RULE, Contestant, OURS_LEARNING, OURS_RULE, OVS_LEARNING, OVS_RULE,
-    Setup, TESTPMD_IO, Way,
+    self, BASELINE_FLOODING, BASELINE_LEARNING, BASELINE_RULE, Contestant, OURS_FLOODING, OURS_LEARNING,
+    OURS_RULE, OVS_FLOODING, OVS_LEARNING, OVS_RULE, Setup, TESTPMD_IO, Way,
 };
 use crate::features;
 use crate::machine::{self, TICKS};
@@ -90,7 +90,7 @@ fn measure(bench: &Bench, what: Loop, tables: &mut Tables<1>, contestant: &mut C
         return Ok(());
     }
     for &(way, name) in contestant.ways() {
-        if way == Way::Learning && !what.learning {
+        if matches!(way, Way::Learning | Way::Flooding) && !what.learning {
             continue;
         }
         contestant.forward(&bench.lab, way)?;
@@ -111,13 +111,16 @@ fn compare(bench: &Bench, what: Loop, table: &mut Table) {
     }
     if bench.peers && what.learning {
         table.compare(OURS_LEARNING, OVS_LEARNING);
+        table.compare(OURS_FLOODING, OVS_FLOODING);
     }
     if what.learning {
         table.compare(OURS_LEARNING, OURS_RULE);
+        table.compare(OURS_FLOODING, OURS_RULE);
     }
     if bench.baseline.is_some() {
         table.compare(OURS_RULE, BASELINE_RULE);
         table.compare(OURS_LEARNING, BASELINE_LEARNING);
+        table.compare(OURS_FLOODING, BASELINE_FLOODING);
     }
 }
 
@@ -172,7 +175,8 @@ fn generator(bench: &Bench, contestant: &Contestant, what: Loop, way: Way) -> Re
     let length = format!("--txpkts={}", what.frame);
     let mut application = vec!["--nb-cores=1", "--forward-mode=io", "--txd=1024", "--rxd=1024", &length];
     if way == Way::Learning {
-        // Each port sends to the other's address, so that the bridge has something to learn.
+        // Each port sends to the other's address, so that the bridge has something to learn. Unless told so, testpmd sends to addresses
+        // nobody has.
         application.extend(["--eth-peer=0,52:54:00:00:00:01", "--eth-peer=1,52:54:00:00:00:00"]);
     }
     Testpmd::start_with(&bench.lab, "generator", GENERATOR_LCORES, Memory::Huge, &devices, &application)

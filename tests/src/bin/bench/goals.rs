@@ -1,6 +1,9 @@
 //! What each row has to reach (issue 3), and the judgement of what was measured against it.
 
-use crate::contestants::{OURS, OURS_LEARNING, OURS_RULE, OVS, OVS_LEARNING, OVS_RULE, TESTPMD, TESTPMD_IO};
+use crate::contestants::{
+    OURS, OURS_FLOODING, OURS_LEARNING, OURS_RULE, OVS, OVS_FLOODING, OVS_LEARNING, OVS_RULE, TESTPMD,
+    TESTPMD_IO,
+};
 use crate::results::Results;
 use crate::stats::{Sample, classes, fair, median, paired};
 use crate::table::{Better, Table, point_name};
@@ -80,6 +83,8 @@ pub(crate) fn all() -> Vec<Goal> {
         goal("loop64", OURS_RULE, &[TESTPMD_IO], AtLeast(1.0)),
         goal("loop64", OURS_LEARNING, &[OVS_LEARNING], AtLeast(2.5)),
         goal("loop64", OURS_LEARNING, &[OURS_RULE], AtLeast(0.9)),
+        goal("loop64", OURS_FLOODING, &[OVS_FLOODING], AtLeast(2.5)),
+        goal("loop64", OURS_FLOODING, &[OURS_RULE], AtLeast(0.9)),
         goal("loop512", OURS_RULE, &both, AtLeast(1.0)),
         goal("loop1518", OURS_RULE, &both, AtLeast(1.5)),
         goal("packed64", OURS_RULE, &[OVS_RULE], AtLeast(1.6)),

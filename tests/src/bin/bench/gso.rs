@@ -5,6 +5,7 @@ use ::tests::hugepages::Hugepages;
 
 use crate::Bench;
 use crate::contestants::{self, BASELINE, Contestant, OURS, OVS, Setup, TESTPMD, Way};
+use crate::copying;
 use crate::forwarding::PAGES;
 use crate::report::{Report, Table};
 use crate::rounds::{Tables, alternate};
@@ -13,6 +14,10 @@ use crate::vsgen::{self, Offer, Stream};
 /// Bytes of a frame with its FCS: 45 segments of 1448 bytes behind one header, what Linux makes of a full socket.
 /// (Open vSwitch cannot receive much more: DPDK describes a buffer's length in 16 bits, headroom included.)
 const SIZE: u32 = 65_230;
+/// Its bytes in a guest's buffer: without FCS.
+const BYTES: usize = SIZE as usize - 4;
+/// The series that no switch can exceed.
+const COPY: &str = "nothing but one copy of each frame";
 /// Frames in flight. Each takes tens of descriptors of a ring, and tens of buffers of a peer's pool.
 const WINDOW: u32 = 16;
 
@@ -31,6 +36,7 @@ pub(crate) fn gso_64k(bench: &Bench, report: &mut Report) -> Result<()> {
     table.compare(OURS, OVS);
     table.compare(OURS, TESTPMD);
     table.compare(OURS, BASELINE);
+    table.compare(OURS, COPY);
     report.push(table);
     Ok(())
 }
@@ -50,6 +56,11 @@ fn measure(bench: &Bench, tables: &mut Tables<1>, contestant: &mut Contestant) -
     whole(stream)?;
     println!("    {}: {:.1} Gbit/s", contestant.name(), stream.gbps);
     tables.add(contestant.name(), stream.gbps);
+    if matches!(contestant, Contestant::Ours(_)) {
+        let copied = copying::rate(BYTES, bench.sample)?;
+        println!("    {COPY}: {copied:.1} Gbit/s");
+        tables.add(COPY, copied);
+    }
     Ok(())
 }
 
@@ -80,7 +91,17 @@ mod tests {
     fn stream(received: f64, foreign: f64, share: f64) -> Stream {
         let mpps = 0.1;
         let gbps = mpps * f64::from(SIZE) * 8.0 / 1000.0 * share;
-        Stream { sent: 1.0, offered: 0.0, received, lost: 0.0, foreign, mpps, gbps, latency: None }
+        Stream {
+            sent: 1.0,
+            offered: 0.0,
+            refused: 0.0,
+            received,
+            lost: 0.0,
+            foreign,
+            mpps,
+            gbps,
+            latency: None,
+        }
     }
 
     #[test]

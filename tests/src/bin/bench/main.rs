@@ -14,6 +14,7 @@
 //! `bench plots` (`make plots`) only draws what is in `results.json`. `docs/PERFORMANCE.md` says what each row means.
 
 mod contestants;
+mod copying;
 mod features;
 mod flows;
 mod forwarding;
@@ -46,6 +47,7 @@ use std::env;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use pmd::sys::huge_alloc::HugeAlloc;
 use rustix::process::setpriority_process;
 use tests::failure::{Failure, Result};
 use tests::lab::{Binaries, Lab};
@@ -53,6 +55,10 @@ use tests::lab::{Binaries, Lab};
 use report::Report;
 use results::Results;
 use settings::Settings;
+
+/// As in `vswitchd`: what [`copying`] copies lies in huge pages, as the guests' memory does.
+#[global_allocator]
+static ALLOCATOR: HugeAlloc = HugeAlloc;
 
 /// What every row is given.
 pub(crate) struct Bench {

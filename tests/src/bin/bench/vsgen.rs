@@ -29,8 +29,10 @@ pub(crate) struct Latency {
 pub(crate) struct Stream {
     /// Frames sent.
     pub(crate) sent: f64,
-    /// Frames the pacer wanted to send; `sent` is less if the ring was full.
+    /// Frames the pacer wanted to send; `sent` is less if the ring was full or the generator late.
     pub(crate) offered: f64,
+    /// Frames that were due and found the ring full.
+    pub(crate) refused: f64,
     /// Frames that arrived.
     pub(crate) received: f64,
     /// Frames that did not.
@@ -136,6 +138,7 @@ fn stream(value: &Value) -> Result<Stream> {
         offered: value["offered"].as_f64().unwrap_or(0.0),
         received: number(value, "received")?,
         lost: number(value, "lost")?,
+        refused: number(value, "refused")?,
         foreign: number(value, "foreign")?,
         mpps: number(value, "mpps")?,
         gbps: number(value, "gbps")?,
@@ -159,10 +162,10 @@ fn number(value: &Value, name: &str) -> Result<f64> {
 mod tests {
     use super::{Latency, parse, streams};
 
-    const OUTPUT: &str = r#"{"streams":[{"name":"ab","size":64,"flows":1,"seconds":3.0,"offered":3000,"sent":2999,
+    const OUTPUT: &str = r#"{"streams":[{"name":"ab","size":64,"flows":1,"seconds":3.0,"offered":3000,"sent":2999,"refused":1,
         "received":2990,"lost":9,"foreign":1,"mpps":0.000997,"sent_mpps":0.001,"gbps":0.0005,
         "latency_ns":{"samples":2990,"min":900,"p50":2000,"p90":3000,"p99":4500,"p999":9000,"max":12000}},
-        {"name":"ba","size":64,"flows":1,"seconds":3.0,"offered":0,"sent":5,"received":5,"lost":0,"foreign":0,
+        {"name":"ba","size":64,"flows":1,"seconds":3.0,"offered":0,"sent":5,"refused":0,"received":5,"lost":0,"foreign":0,
         "mpps":1.5,"sent_mpps":1.5,"gbps":0.7,"latency_ns":null}],
         "ring":"split","ring_size":1024,"features":"0x0","generator_busy":0.5,"behind":0}"#;
 
@@ -171,8 +174,8 @@ mod tests {
         let both = streams(&parse(OUTPUT).unwrap()).unwrap();
         let [ab, ba] = both.as_slice() else { panic!("{both:?}") };
         assert_eq!(
-            (ab.sent, ab.offered, ab.received, ab.lost, ab.foreign),
-            (2999.0, 3000.0, 2990.0, 9.0, 1.0)
+            (ab.sent, ab.offered, ab.refused, ab.received, ab.lost, ab.foreign),
+            (2999.0, 3000.0, 1.0, 2990.0, 9.0, 1.0)
         );
         assert_eq!(ab.latency, Some(Latency { p50: 2.0, p99: 4.5, p999: 9.0 }));
         assert_eq!((ba.mpps, ba.gbps, ba.latency), (1.5, 0.7, None));
