@@ -16,7 +16,7 @@
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError}; // tidy: once per flow, never by a worker
 
 use crossbeam_queue::SegQueue;
 use flowtable::key::PortNo;
@@ -148,7 +148,7 @@ struct Shelf {
     /// Nobody's now. Anybody gives back; only makers of flows take.
     free: SegQueue<&'static FlowStats>,
     /// Never used so far. Only makers of flows lock it.
-    fresh: Mutex<Fresh>,
+    fresh: Mutex<Fresh>, // tidy: once per flow, never by a worker
 }
 
 #[derive(Debug)]
@@ -162,7 +162,7 @@ static SHELVES: [Shelf; WORKERS] = [const { Shelf::new() }; WORKERS];
 
 impl Shelf {
     const fn new() -> Shelf {
-        Shelf { free: SegQueue::new(), fresh: Mutex::new(Fresh { lines: &[], next: FIRST }) }
+        Shelf { free: SegQueue::new(), fresh: Mutex::new(Fresh { lines: &[], next: FIRST }) } // tidy: a constant
     }
 
     fn take(&self) -> &'static FlowStats {
