@@ -35,6 +35,12 @@ impl SlowPathHandle {
         self.ask(Request::Revalidate);
     }
 
+    /// The bridges have changed by themselves, and nobody waits for it: megaflows are brought to agree with them as soon as the slow path
+    /// comes to it, and not only when the next pass is due.
+    pub fn revalidate_soon(&self) {
+        self.waker.wake();
+    }
+
     /// Removes every megaflow; traffic comes up again.
     pub fn flush(&self) {
         self.ask(Request::Flush);

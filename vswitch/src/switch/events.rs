@@ -94,6 +94,7 @@ fn run(switch: &Weak<Switch>, receiver: &Receiver<Event>) {
                 {
                     log::warn!("{name}: {e}");
                 }
+                switch.slow.revalidate_soon();
                 switch.notify_watchers();
             }
             Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return,
