@@ -21,7 +21,7 @@ use crate::offload::{Finisher, Takes};
 use crate::packet::{BURST, Batch, Frame, MAX_FRAME, OffloadCaps, SlotId, Span};
 use crate::port::{
     Armed, DropReason, OffloadSwitches, Offloads, PmdError, Port, PortEvents, PortInfo, QueueCounters,
-    RxQueue, TxQueue, Waker, offload_status,
+    RxQueue, SentBurst, TxQueue, Waker, offload_status,
 };
 use crate::sys::netif::{Control, InterfaceName};
 use crate::sys::{gather, tun};
@@ -313,23 +313,14 @@ struct TapTx {
 impl TxQueue for TapTx {
     fn tx_burst(&mut self, batch: &Batch<'_>, slots: &[SlotId]) -> usize {
         let Takes { caps, max_frame } = self.takes();
-        let (mut sent, mut bytes) = (0, 0);
+        let mut sent = SentBurst::default();
         for &slot in slots {
             let frame = batch.frame(slot);
             let len = frame.len() as u64;
-            match self.finisher.send(frame, caps, max_frame, |piece| write(&self.fd, piece)) {
-                Ok(done) => {
-                    sent += 1;
-                    bytes += len;
-                    self.counters.add_finished(done);
-                }
-                Err(reason) => self.counters.drops.add(reason, 1),
-            }
+            let outcome = self.finisher.send(frame, caps, max_frame, |piece| write(&self.fd, piece));
+            sent.add_outcome(len, outcome, &self.counters);
         }
-        if sent != 0 {
-            self.counters.add_burst(sent as u64, bytes);
-        }
-        sent
+        self.counters.add_sent(sent)
     }
 
     fn takes(&self) -> Takes {

@@ -2,7 +2,7 @@
 
 use super::model::{Fault, FrameRing, TxRing};
 use crate::packet::{Frame, OffloadCaps};
-use crate::port::{DropReason, TxBurst};
+use crate::port::{DropReason, SentBurst, TxBurst};
 
 impl<R: FrameRing> TxRing for R {
     fn caps(&self) -> OffloadCaps {
@@ -15,7 +15,7 @@ impl<R: FrameRing> TxRing for R {
             counters.drops.add(DropReason::TxBadRing, slots.len() as u64);
             return Err(fault);
         }
-        let (mut sent, mut bytes) = (0, 0);
+        let mut sent = SentBurst::default();
         for &slot in slots {
             let frame = batch.frame(slot);
             let len = frame.len() as u64;
@@ -24,19 +24,10 @@ impl<R: FrameRing> TxRing for R {
             } else {
                 limits.offloads.limit(self.caps_for(&frame))
             };
-            match finisher.send(frame, caps, limits.max_frame, |piece| send(self, piece)) {
-                Ok(done) => {
-                    sent += 1;
-                    bytes += len;
-                    counters.add_finished(done);
-                }
-                Err(reason) => counters.drops.add(reason, 1),
-            }
+            let outcome = finisher.send(frame, caps, limits.max_frame, |piece| send(self, piece));
+            sent.add_outcome(len, outcome, counters);
         }
-        if sent != 0 {
-            counters.add_burst(sent as u64, bytes);
-        }
-        Ok(sent)
+        Ok(counters.add_sent(sent))
     }
 
     fn publish(&mut self) -> bool {

@@ -18,6 +18,6 @@ pub use drops::{DropCounters, DropReason};
 pub use error::PmdError;
 pub use info::{LinkState, PortInfo};
 pub use offloads::{OffloadSwitches, Offloads, TxLimits, offload_status};
-pub use stats::{QueueCounters, QueueSnapshot};
+pub use stats::{QueueCounters, QueueSnapshot, SentBurst};
 pub use traits::{Armed, Port, PortEvents, RxQueue, TxBurst, TxQueue};
 pub use waker::Waker;

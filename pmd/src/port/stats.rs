@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::drops::DropCounters;
+use super::drops::{DropCounters, DropReason};
 use crate::offload::Finished;
 
 /// What a queue has done. Written by its one owner with plain loads and stores, read by anybody.
@@ -81,6 +81,15 @@ impl QueueCounters {
         }
     }
 
+    /// Counts a transmit burst, if it moved anything. Returns how many packets it moved.
+    #[inline]
+    pub fn add_sent(&self, sent: SentBurst) -> usize {
+        if sent.packets != 0 {
+            self.add_burst(sent.packets as u64, sent.bytes);
+        }
+        sent.packets
+    }
+
     /// Counts frames that were made of smaller packets before they were sent.
     pub fn add_merged(&self, frames: u64, packets: u64) {
         bump(&self.merged, packets);
@@ -100,6 +109,34 @@ impl QueueCounters {
             segments: self.segments.load(Relaxed),
             merged: self.merged.load(Relaxed),
             merged_into: self.merged_into.load(Relaxed),
+        }
+    }
+}
+
+/// What a transmit burst comes to: packets sent, and their bytes.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct SentBurst {
+    packets: usize,
+    bytes: u64,
+}
+
+impl SentBurst {
+    /// Adds packets that were sent as they were.
+    #[inline]
+    pub fn add(&mut self, packets: usize, bytes: u64) {
+        self.packets += packets;
+        self.bytes += bytes;
+    }
+
+    /// Adds a packet of `len` bytes if it was sent, and counts what was done to it, or why it was dropped.
+    #[inline]
+    pub fn add_outcome(&mut self, len: u64, outcome: Result<Finished, DropReason>, counters: &QueueCounters) {
+        match outcome {
+            Ok(done) => {
+                self.add(1, len);
+                counters.add_finished(done);
+            }
+            Err(reason) => counters.drops.add(reason, 1),
         }
     }
 }

@@ -15,7 +15,7 @@ use super::umem::{CHUNK, CHUNKS, Umem};
 use crate::drivers::netdev::LINK_OVERHEAD;
 use crate::offload::Finisher;
 use crate::packet::{Batch, Frame, OffloadCaps, SlotId};
-use crate::port::{DropReason, QueueCounters, TxQueue};
+use crate::port::{DropReason, QueueCounters, SentBurst, TxQueue};
 
 /// Chunks the longest frame takes: 64 KiB of MTU and its link header.
 const MOST_CHUNKS: usize = (65_535 + LINK_OVERHEAD).div_ceil(CHUNK);
@@ -129,7 +129,7 @@ impl TxQueue for AfXdpTx {
         };
         // What was sent last is taken first: few chunks are in use, and stay in the caches.
         sender.reclaim();
-        let (mut sent, mut bytes) = (0, 0);
+        let mut sent = SentBurst::default();
         for &slot in slots {
             let frame = batch.frame(slot);
             let len = frame.len() as u64;
@@ -145,23 +145,16 @@ impl TxQueue for AfXdpTx {
                     other => other,
                 }
             });
-            match finished {
-                Ok(done) => {
-                    sent += 1;
-                    bytes += len;
-                    counters.add_finished(done);
-                }
-                Err(DropReason::TxRingFull) if *down => counters.drops.add(DropReason::TxLinkDown, 1),
-                Err(reason) => counters.drops.add(reason, 1),
-            }
+            let outcome = finished.map_err(|reason| match reason {
+                DropReason::TxRingFull if *down => DropReason::TxLinkDown,
+                other => other,
+            });
+            sent.add_outcome(len, outcome, counters);
         }
         sender.tx.publish();
-        if sent != 0 {
-            counters.add_burst(sent as u64, bytes);
-        }
         drop(sender);
         self.owing = true;
-        sent
+        self.counters.add_sent(sent)
     }
 
     fn notify(&mut self) -> bool {

@@ -6,7 +6,7 @@
 //! which has to read it next, this is worth 15 %.
 
 use crate::packet::{BURST, Batch, Frame, Offload, OffloadCaps, SlotId};
-use crate::port::{DropReason, TxBurst};
+use crate::port::{DropReason, SentBurst, TxBurst};
 use crate::prefetch::demote;
 use crate::virtio::NetHeader;
 use crate::virtio::burst_driver::{BadDevice, EitherRing};
@@ -45,31 +45,23 @@ impl NetTxRing {
             counters.drops.add(DropReason::TxBadRing, slots.len() as u64);
             return 0;
         }
-        let (mut sent, mut bytes, mut left) = (0, 0, slots);
+        let (mut sent, mut left) = (SentBurst::default(), slots);
         loop {
             let (run, run_bytes) = self.put_plain_run(batch, left, limits.max_frame);
-            (sent, bytes) = (sent + run, bytes + run_bytes);
+            sent.add(run, run_bytes);
             left = left.get(run..).unwrap_or_default();
             let Some((&slot, rest)) = left.split_first() else { break };
             let frame = batch.frame(slot);
             let len = frame.len() as u64;
             let caps = limits.offloads.limit(self.caps);
-            match finisher.send(frame, caps, limits.max_frame, |piece| self.put(piece, &mut kick)) {
-                Ok(done) => {
-                    (sent, bytes) = (sent + 1, bytes + len);
-                    counters.add_finished(done);
-                }
-                Err(reason) => counters.drops.add(reason, 1),
-            }
+            let outcome = finisher.send(frame, caps, limits.max_frame, |piece| self.put(piece, &mut kick));
+            sent.add_outcome(len, outcome, counters);
             left = rest;
         }
         self.ring.show();
-        if sent != 0 {
-            counters.add_burst(sent as u64, bytes);
-        }
         self.make_room(BURST as u16);
         self.ring.prefetch_free::<1>(BURST as u16, NetHeader::LEN);
-        sent
+        counters.add_sent(sent)
     }
 
     /// Puts the packets at the front of `slots` that are short and without offloads, as many as there is room for. Returns how many, and their bytes.
