@@ -18,7 +18,7 @@
 
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned, big_endian::U16};
 
-use super::{FlowKey, KEY_WORDS, PLAIN_WORDS, PortNo, VLAN_PRESENT};
+use super::{Beside, FlowKey, KEY_WORDS, PLAIN_WORDS, PortNo, VLAN_PRESENT};
 use crate::wire::{
     ArpEthIpv4, ETH_TYPE_ARP, ETH_TYPE_IPV4, ETH_TYPE_IPV6, ETH_TYPE_MIN, ETH_TYPE_NONE, ETH_TYPE_RARP,
     EthernetHeader, ICMPV6_NEIGHBOR_ADVERT, ICMPV6_NEIGHBOR_SOLICIT, IP_PROTO_AH, IP_PROTO_DSTOPTS,
@@ -101,6 +101,12 @@ pub fn extract(head: &[u8], frame_len: usize, in_port: PortNo, key: &mut FlowKey
 pub fn extract_usual(head: &[u8], frame_len: usize, in_port: PortNo, key: &mut FlowKey) -> Option<Layers> {
     let head = head.get(..frame_len).unwrap_or(head);
     usual::extract(head, frame_len, in_port, key.words_mut())
+}
+
+/// [`super::connection`] for a frame of the usual make. `None`, with nothing written, for any other.
+#[inline(always)]
+pub(super) fn usual_connection(head: &[u8], frame_len: usize, key: &mut FlowKey) -> Option<Beside> {
+    usual::connection(head.get(..frame_len).unwrap_or(head), frame_len, key.words_mut())
 }
 
 /// As [`extract`], for a frame that [`extract_usual`] knows nothing of.
