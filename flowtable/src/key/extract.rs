@@ -41,7 +41,7 @@ const W_ETH: usize = 0;
 const W_NW_SRC: usize = 2;
 const W_NW_DST: usize = 4;
 const W_NW: usize = 6;
-const W_TP: usize = 7;
+const W_REST: usize = 7;
 const W_PORT: usize = 8;
 const W_TPID: usize = 9;
 
@@ -109,6 +109,12 @@ pub(super) fn usual_connection(head: &[u8], frame_len: usize, key: &mut FlowKey)
     usual::connection(head.get(..frame_len).unwrap_or(head), frame_len, key.words_mut())
 }
 
+/// The same over IPv6.
+#[inline(always)]
+pub(super) fn usual_ipv6_connection(head: &[u8], frame_len: usize, key: &mut FlowKey) -> Option<Beside> {
+    usual::ipv6_connection(head.get(..frame_len).unwrap_or(head), frame_len, key.words_mut())
+}
+
 /// As [`extract`], for a frame that [`extract_usual`] knows nothing of.
 #[inline(never)]
 pub fn extract_unusual(head: &[u8], frame_len: usize, in_port: PortNo, key: &mut FlowKey) -> Layers {
@@ -163,13 +169,11 @@ struct Link {
     eth_type: u16,
     /// Where that type's header begins.
     l3: usize,
-    /// TCI of the inner tag in the key's form; it shares a word with the ports.
-    inner_tci: u16,
 }
 
 impl Link {
     fn untagged(eth_type: u16) -> Link {
-        Link { eth_type, l3: size_of::<EthernetHeader>(), inner_tci: 0 }
+        Link { eth_type, l3: size_of::<EthernetHeader>() }
     }
 }
 
@@ -205,39 +209,57 @@ fn tags_and_llc(head: &[u8], mut eth_type: u16, words: &mut [u64; KEY_WORDS]) ->
     let ([t0, t1], [o0, o1], [i0, i1]) = (outer_tci.to_be_bytes(), outer.to_be_bytes(), inner.to_be_bytes());
     words[W_ETH + 1] = u64::from_ne_bytes([0, 0, 0, 0, 0, 0, t0, t1]);
     words[W_TPID] = u64::from_ne_bytes([o0, o1, i0, i1, 0, 0, 0, 0]);
-    words[W_TP] = transport_word(0, 0, inner_tci);
+    words[W_REST] = inner_tci_word(inner_tci);
 
     if eth_type >= ETH_TYPE_MIN {
-        return Link { eth_type, l3: at, inner_tci };
+        return Link { eth_type, l3: at };
     }
     match view::<LlcSnapHeader>(head, at) {
         Some(snap)
             if snap.prefix == LlcSnapHeader::ETHERNET_PREFIX && snap.eth_type.get() >= ETH_TYPE_MIN =>
         {
-            Link { eth_type: snap.eth_type.get(), l3: at + size_of::<LlcSnapHeader>(), inner_tci }
+            Link { eth_type: snap.eth_type.get(), l3: at + size_of::<LlcSnapHeader>() }
         }
-        _ => Link { eth_type: ETH_TYPE_NONE, l3: at, inner_tci },
+        _ => Link { eth_type: ETH_TYPE_NONE, l3: at },
     }
 }
 
-/// The word of ports, TCP flags and inner TCI; `ports` as four bytes in memory order.
+/// What ports add to the word of protocol and ports; as four bytes in memory order.
 #[inline(always)]
-fn transport_word(ports: u32, tcp_flags: u16, inner_tci: u16) -> u64 {
-    let ([f0, f1], [t0, t1]) = (tcp_flags.to_be_bytes(), inner_tci.to_be_bytes());
-    pair(ports, u32::from_ne_bytes([f0, f1, t0, t1]))
+fn ports_word(ports: u32) -> u64 {
+    pair(0, ports)
 }
 
-/// Two fields of a transport header in the form [`transport_word`] takes.
+/// What the label adds to the last word of the first line.
+#[inline(always)]
+fn label_word(label: u32) -> u64 {
+    let [a, b, c, d] = label.to_be_bytes();
+    u64::from_ne_bytes([a, b, c, d, 0, 0, 0, 0])
+}
+
+/// What TCP flags add to it.
+#[inline(always)]
+fn flags_word(tcp_flags: u16) -> u64 {
+    let [a, b] = tcp_flags.to_be_bytes();
+    u64::from_ne_bytes([0, 0, 0, 0, a, b, 0, 0])
+}
+
+/// What the inner tag adds to it.
+fn inner_tci_word(tci: u16) -> u64 {
+    let [a, b] = tci.to_be_bytes();
+    u64::from_ne_bytes([0, 0, 0, 0, 0, 0, a, b])
+}
+
+/// Two fields of a transport header in the form [`ports_word`] takes.
 #[inline(always)]
 fn ports(src: U16, dst: U16) -> u32 {
     zerocopy::transmute!([src, dst])
 }
 
-/// The word of label, protocol, TOS, TTL and fragment bits.
+/// The word of protocol, TOS, TTL, fragment bits and ports, without the ports.
 #[inline(always)]
-fn network_word(label: u32, protocol: u8, tos: u8, ttl: u8, frag: u8) -> u64 {
-    let [a, b, c, d] = label.to_be_bytes();
-    u64::from_ne_bytes([a, b, c, d, protocol, tos, ttl, frag])
+fn network_word(protocol: u8, tos: u8, ttl: u8, frag: u8) -> u64 {
+    u64::from_ne_bytes([protocol, tos, ttl, frag, 0, 0, 0, 0])
 }
 
 /// An IPv4 address in the first half of an address field.
@@ -276,11 +298,11 @@ fn ipv4(head: &[u8], frame_len: usize, link: Link, words: &mut [u64; KEY_WORDS])
     };
     words[W_NW_SRC] = ipv4_word(ip.src);
     words[W_NW_DST] = ipv4_word(ip.dst);
-    words[W_NW] = network_word(0, ip.protocol, ip.tos, ip.ttl, frag);
+    words[W_NW] = network_word(ip.protocol, ip.tos, ip.ttl, frag);
     if frag == LATER_FRAGMENT {
         return Layers::new(l3, None);
     }
-    transport(head, Upper { protocol: ip.protocol, l3, l4, end }, link.inner_tci, words)
+    transport(head, Upper { protocol: ip.protocol, l3, l4, end }, words)
 }
 
 #[inline(always)]
@@ -297,42 +319,30 @@ fn ipv6(head: &[u8], frame_len: usize, link: Link, words: &mut [u64; KEY_WORDS])
 
     let upper = Upper { protocol: ip.next_header, l3, l4, end };
     if is_extension(ip.next_header) {
-        return ipv6_chain(head, ip, upper, link.inner_tci, words);
+        return ipv6_chain(head, ip, upper, words);
     }
-    ipv6_upper(head, ip, upper, 0, link.inner_tci, words)
+    ipv6_upper(head, ip, upper, 0, words)
 }
 
 /// The rest of an IPv6 packet that has extension headers. Apart, so that packets without them keep everything in
 /// registers.
 #[inline(never)]
-fn ipv6_chain(
-    head: &[u8],
-    ip: &Ipv6Header,
-    upper: Upper,
-    inner_tci: u16,
-    words: &mut [u64; KEY_WORDS],
-) -> Layers {
+fn ipv6_chain(head: &[u8], ip: &Ipv6Header, upper: Upper, words: &mut [u64; KEY_WORDS]) -> Layers {
     let l3 = upper.l3;
     match extensions(head, upper) {
-        Some((upper, frag)) => ipv6_upper(head, ip, upper, frag, inner_tci, words),
+        Some((upper, frag)) => ipv6_upper(head, ip, upper, frag, words),
         None => Layers::new(l3, None),
     }
 }
 
 #[inline(always)]
-fn ipv6_upper(
-    head: &[u8],
-    ip: &Ipv6Header,
-    upper: Upper,
-    frag: u8,
-    inner_tci: u16,
-    words: &mut [u64; KEY_WORDS],
-) -> Layers {
-    words[W_NW] = network_word(ip.flow_label(), upper.protocol, ip.traffic_class(), ip.hop_limit, frag);
+fn ipv6_upper(head: &[u8], ip: &Ipv6Header, upper: Upper, frag: u8, words: &mut [u64; KEY_WORDS]) -> Layers {
+    words[W_NW] = network_word(upper.protocol, ip.traffic_class(), ip.hop_limit, frag);
+    words[W_REST] |= label_word(ip.flow_label());
     if frag == LATER_FRAGMENT {
         return Layers::new(upper.l3, None);
     }
-    transport(head, upper, inner_tci, words)
+    transport(head, upper, words)
 }
 
 /// What IP says about the header behind it.
@@ -392,7 +402,7 @@ fn extensions(head: &[u8], mut upper: Upper) -> Option<(Upper, u8)> {
 
 /// Ports, flags, ICMP type and code.
 #[inline(always)]
-fn transport(head: &[u8], upper: Upper, inner_tci: u16, words: &mut [u64; KEY_WORDS]) -> Layers {
+fn transport(head: &[u8], upper: Upper, words: &mut [u64; KEY_WORDS]) -> Layers {
     let packet = head.get(..upper.end).unwrap_or(head);
     let l4 = upper.l4;
     let (tp, flags) = match upper.protocol {
@@ -411,14 +421,15 @@ fn transport(head: &[u8], upper: Upper, inner_tci: u16, words: &mut [u64; KEY_WO
             None => return Layers::new(upper.l3, None),
         },
     };
-    words[W_TP] = transport_word(tp, flags, inner_tci);
+    words[W_NW] |= ports_word(tp);
+    words[W_REST] |= flags_word(flags);
     Layers::new(upper.l3, Some(l4))
 }
 
 /// The transports that are not TCP and UDP. Type and code of ICMP go where ports go.
 #[inline(never)]
 fn transport_rare(packet: &[u8], upper: Upper, words: &mut [u64; KEY_WORDS]) -> Option<u32> {
-    // ICMP belongs to IPv4 and ICMPv6 to IPv6: a label word alone does not tell, the version nibble does.
+    // ICMP belongs to IPv4 and ICMPv6 to IPv6, and the version nibble tells which this is.
     let version = packet.get(upper.l3).map_or(0, |first| first >> 4);
     match (upper.protocol, version) {
         (IP_PROTO_SCTP, _) => {
@@ -475,7 +486,7 @@ fn arp(head: &[u8], l3: usize, words: &mut [u64; KEY_WORDS]) -> Layers {
     words[W_NW_DST] = ipv4_word(arp.tpa);
     // Only opcodes of one byte can be matched; a larger one reads as zero.
     let op = u8::try_from(arp.op.get()).unwrap_or(0);
-    words[W_NW] = network_word(0, op, 0, 0, 0);
+    words[W_NW] = network_word(op, 0, 0, 0);
     store_extra(arp.sha, arp.tha, &[0; 16], words);
     Layers::new(l3, None)
 }

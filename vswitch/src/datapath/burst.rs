@@ -81,6 +81,7 @@ impl Burst {
     #[inline]
     pub(super) fn fill(&mut self, batch: &Batch<'_>, in_port: PortNo, depth: Depth) {
         self.depth = depth;
+        // Each in a function of its own: in one, the ways would fight for registers.
         match depth {
             Depth::Full => self.fill_deep(batch, in_port),
             Depth::Connection => self.fill_connections(batch),
@@ -88,6 +89,7 @@ impl Burst {
         }
     }
 
+    #[inline(never)]
     fn fill_deep(&mut self, batch: &Batch<'_>, in_port: PortNo) {
         let mut count = 0;
         for i in 0..batch.len().min(BURST) {
@@ -120,6 +122,7 @@ impl Burst {
         self.count = count;
     }
 
+    #[inline(never)]
     fn fill_connections(&mut self, batch: &Batch<'_>) {
         let mut count = 0;
         for i in 0..batch.len().min(BURST) {
@@ -142,6 +145,7 @@ impl Burst {
         self.count = count;
     }
 
+    #[inline(never)]
     fn fill_shallow(&mut self, batch: &Batch<'_>, in_port: PortNo, depth: Depth) {
         self.clean();
         // No limited key is this: its last two bytes are zero.
