@@ -8,8 +8,8 @@ use crate::key::FlowMatch;
 /// Priority of a rule that does not say one.
 pub const DEFAULT_PRIORITY: u16 = 32768;
 
-/// What a rule has seen. Written by whoever revalidates megaflows, read by anyone: relaxed, for each number
-/// stands alone.
+/// What a rule has seen. Written by one thread, which revalidates megaflows, and read by anyone: plain loads and stores, for each
+/// number stands alone, and a locked addition waits for the line of every rule where a pass over a million asks for many at once.
 #[derive(Default, Debug)]
 pub struct RuleStats {
     packets: AtomicU64,
@@ -18,11 +18,12 @@ pub struct RuleStats {
 }
 
 impl RuleStats {
-    /// Counts `packets` packets of `bytes` bytes together, the latest at `used_ms`.
+    /// Counts `packets` packets of `bytes` bytes together, the latest at `used_ms`. Of two threads that did so at once one might
+    /// not be counted.
     pub fn credit(&self, packets: u64, bytes: u64, used_ms: u64) {
-        self.packets.fetch_add(packets, Relaxed);
-        self.bytes.fetch_add(bytes, Relaxed);
-        self.last_used_ms.fetch_max(used_ms, Relaxed);
+        self.packets.store(self.packets().wrapping_add(packets), Relaxed);
+        self.bytes.store(self.bytes().wrapping_add(bytes), Relaxed);
+        self.last_used_ms.store(self.last_used_ms().max(used_ms), Relaxed);
     }
 
     /// Packets so far.

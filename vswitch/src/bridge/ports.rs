@@ -73,13 +73,13 @@ impl Bridges {
         self.change_port(name, |port| {
             let changed = port.vlans != vlans;
             (port.vlan, port.vlans) = (vlan, vlans);
-            Change { translation: changed, forget: changed }
+            Change { concerns: Concerns::all_if(changed), forget: changed }
         })
     }
 
     /// Forgets what was learned on a port: what is behind it is reached another way now.
     pub fn flush_port(&self, name: &str) -> Result<(), BridgeError> {
-        self.change_port(name, |_| Change { translation: true, forget: true })
+        self.change_port(name, |_| Change { concerns: Concerns::All, forget: true })
     }
 
     /// The operator has taken a port down, or up again. What was learned on one that goes down is forgotten, and what comes late of its last frames is not
@@ -87,7 +87,7 @@ impl Bridges {
     pub fn set_port_admin(&self, name: &str, up: bool) -> Result<(), BridgeError> {
         self.change_port(name, |port| {
             let changed = std::mem::replace(&mut port.down, !up) == up;
-            Change { translation: changed, forget: changed && !up }
+            Change { concerns: Concerns::all_if(changed), forget: changed && !up }
         })
     }
 
@@ -96,7 +96,7 @@ impl Bridges {
     pub fn set_port_link(&self, name: &str, up: bool) -> Result<(), BridgeError> {
         self.change_port(name, |port| {
             let changed = std::mem::replace(&mut port.no_link, !up) == up;
-            Change { translation: changed, forget: false }
+            Change { concerns: Concerns::floods_if(changed), forget: false }
         })
     }
 
@@ -104,7 +104,7 @@ impl Bridges {
     pub fn set_port_no_flood(&self, name: &str, no_flood: bool) -> Result<(), BridgeError> {
         self.change_port(name, |port| {
             let changed = std::mem::replace(&mut port.no_flood, no_flood) != no_flood;
-            Change { translation: changed, forget: false }
+            Change { concerns: Concerns::floods_if(changed), forget: false }
         })
     }
 
@@ -122,8 +122,10 @@ impl Bridges {
         if change.forget {
             bridge.macs().flush_port(ofport);
         }
-        if change.translation {
-            state.touch(id);
+        match change.concerns {
+            Concerns::Nothing => {}
+            Concerns::Floods => state.touch_floods(id),
+            Concerns::All => state.touch(id),
         }
         Ok(())
     }
@@ -151,8 +153,25 @@ impl Bridges {
 
 /// What a change of a port entails.
 struct Change {
-    translation: bool,
+    concerns: Concerns,
     forget: bool,
+}
+
+/// Which translations a change may alter.
+enum Concerns {
+    Nothing,
+    Floods,
+    All,
+}
+
+impl Concerns {
+    fn all_if(changed: bool) -> Concerns {
+        if changed { Concerns::All } else { Concerns::Nothing }
+    }
+
+    fn floods_if(changed: bool) -> Concerns {
+        if changed { Concerns::Floods } else { Concerns::Nothing }
+    }
 }
 
 fn view(port: &BridgePort) -> PortView {

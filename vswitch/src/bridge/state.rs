@@ -39,8 +39,10 @@ pub(crate) struct BridgePort {
 pub(crate) struct Bridge {
     pub(crate) id: BridgeId,
     pub(crate) config: BridgeConfig,
-    /// Epoch of its last change.
+    /// Epoch of its last change, other than those of `floods_epoch`.
     pub(crate) epoch: u64,
+    /// Epoch of the last change that concerns floods alone: which ports take part in them.
+    pub(crate) floods_epoch: u64,
     pub(crate) ports: BTreeMap<u16, BridgePort>,
     pub(crate) rules: RuleTable,
     pub(crate) flood_vlans: VlanSet,
@@ -56,7 +58,8 @@ impl Bridge {
             rules.add(Rule::new(0, FlowMatch::default(), vec![RuleAction::Normal], now_ms));
         }
         let macs = Mutex::new(MacTable::new(limit, ageing_ms));
-        Ok(Bridge { id, config, epoch: 0, ports: BTreeMap::new(), rules, flood_vlans, macs })
+        let ports = BTreeMap::new();
+        Ok(Bridge { id, config, epoch: 0, floods_epoch: 0, ports, rules, flood_vlans, macs })
     }
 
     /// Takes new settings.
@@ -69,6 +72,11 @@ impl Bridge {
         }
         self.config = config;
         Ok(())
+    }
+
+    /// Whether a translation of that epoch still holds, as far as it does not depend on learned addresses.
+    pub(crate) fn is_as_at(&self, epoch: u64, floods: bool) -> bool {
+        self.epoch <= epoch && (!floods || self.floods_epoch <= epoch)
     }
 
     pub(crate) fn macs(&self) -> MutexGuard<'_, MacTable> {
@@ -149,6 +157,14 @@ impl State {
         self.epoch += 1;
         if let Some(bridge) = self.bridges.get_mut(&id) {
             bridge.epoch = self.epoch;
+        }
+    }
+
+    /// Notes that other ports of a bridge take part in floods than before.
+    pub(super) fn touch_floods(&mut self, id: BridgeId) {
+        self.epoch += 1;
+        if let Some(bridge) = self.bridges.get_mut(&id) {
+            bridge.floods_epoch = self.epoch;
         }
     }
 }

@@ -117,7 +117,7 @@ impl StatsSlot {
 
     /// The slot itself. What is read there after this has been dropped is another flow's.
     #[inline]
-    pub(super) fn stats(&self) -> &'static FlowStats {
+    pub(crate) fn stats(&self) -> &'static FlowStats {
         self.stats
     }
 }

@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use flowtable::rules::Rule;
 use flowtable::seeded::{SeededMap, SeededState};
+use flowtable::simd::prefetch;
 
 use crate::bridge::{BridgeId, Learn, MacKey};
-use crate::datapath::Megaflow;
+use crate::datapath::{FlowStats, Megaflow};
 use crate::translate::Translation;
 
 /// Place of a flow in the registry. Given again after the flow has gone.
@@ -20,7 +21,15 @@ pub(super) type FlowId = u32;
 /// An installed megaflow.
 pub(super) struct Installed {
     pub(super) worker: u16,
+    /// In the queue of flows to translate again.
+    pub(super) dirty: bool,
+    /// Its actions depend on which ports take part in floods.
+    pub(super) floods: bool,
+    /// Datapath port its packets come in by.
+    pub(super) in_port: u32,
     pub(super) flow: Arc<Megaflow>,
+    /// Those of the flow, without the way through it: a pass over all flows looks at little else.
+    stats: &'static FlowStats,
     pub(super) bridge: Option<BridgeId>,
     /// State of the bridges the actions agree with.
     pub(super) epoch: u64,
@@ -31,14 +40,16 @@ pub(super) struct Installed {
     /// Hits already credited.
     pub(super) packets: u64,
     pub(super) bytes: u64,
-    /// In the queue of flows to translate again.
-    pub(super) dirty: bool,
 }
 
 impl Installed {
     pub(super) fn new(worker: u16, flow: Arc<Megaflow>, made_of: Translation, now_ms: u64) -> Installed {
         Installed {
             worker,
+            dirty: false,
+            floods: made_of.floods,
+            in_port: flow.key().in_port,
+            stats: flow.stats.stats(),
             flow,
             bridge: made_of.bridge,
             epoch: made_of.epoch,
@@ -48,18 +59,22 @@ impl Installed {
             installed_ms: now_ms,
             packets: 0,
             bytes: 0,
-            dirty: false,
         }
     }
 
     /// When the flow was last of use.
     pub(super) fn used_ms(&self) -> u64 {
-        self.flow.stats.used_ms().max(self.installed_ms)
+        self.stats.used_ms().max(self.installed_ms)
+    }
+
+    /// When its latest packet came; zero if none did.
+    pub(super) fn heard_ms(&self) -> u64 {
+        self.stats.used_ms()
     }
 
     /// Credits hits since the last time to the rule; true if there were any.
     pub(super) fn credit_rule(&mut self) -> bool {
-        let stats = &self.flow.stats;
+        let stats = self.stats;
         let (packets, bytes) = (stats.packets(), stats.bytes());
         if packets == self.packets {
             return false;
@@ -70,6 +85,14 @@ impl Installed {
         }
         (self.packets, self.bytes) = (packets, bytes);
         true
+    }
+
+    /// Asks for what [`Installed::credit_rule`] will look at.
+    fn prefetch(&self) {
+        prefetch(self.stats);
+        if let Some(rule) = &self.rule {
+            prefetch(&rule.stats);
+        }
     }
 }
 
@@ -172,6 +195,13 @@ impl Registry {
         self.slots.get_mut(id as usize)?.as_mut()
     }
 
+    /// Asks for what a pass will look at of a flow, if there is one.
+    pub(super) fn prefetch(&self, id: FlowId) {
+        if let Some(installed) = self.get(id) {
+            installed.prefetch();
+        }
+    }
+
     fn name(&self, worker: u16, flow: &Arc<Megaflow>) -> FlowName {
         let hash = self.seed.hash_one((worker, flow.key_words()));
         FlowName { hash, worker, flow: flow.clone() }
@@ -187,7 +217,7 @@ impl Registry {
         let id = self.free.pop().unwrap_or_else(|| self.slots());
         let name = self.name(installed.worker, &installed.flow);
         self.names.insert(name, id);
-        *self.of_port.entry(installed.flow.key().in_port).or_default() += 1;
+        *self.of_port.entry(installed.in_port).or_default() += 1;
         self.link(id, &installed);
         match self.slots.get_mut(id as usize) {
             Some(slot) => *slot = Some(installed),
@@ -239,6 +269,7 @@ impl Registry {
         }
         installed.bridge = made_of.bridge;
         installed.epoch = made_of.epoch;
+        installed.floods = made_of.floods;
         installed.rule = made_of.rule;
         installed.lookups = made_of.lookups;
         installed.learns = made_of.learns;
@@ -266,7 +297,7 @@ impl Registry {
     }
 
     fn forget_port_of(&mut self, installed: &Installed) {
-        let in_port = installed.flow.key().in_port;
+        let in_port = installed.in_port;
         match self.of_port.get_mut(&in_port) {
             Some(flows) if *flows > 1 => *flows -= 1,
             _ => drop(self.of_port.remove(&in_port)),

@@ -292,6 +292,30 @@ fn a_config_change_reaches_every_flow_of_its_bridge_and_no_other() {
 }
 
 #[test]
+fn a_link_concerns_floods_alone() {
+    let mut lab = Lab::new();
+    // The first floods, the second goes to an address that the first had learned.
+    lab.miss(&[frame(1, 1, 9)]);
+    lab.miss(&[frame(2, 2, 1)]);
+    lab.settle();
+    let before = lab.stats().retranslated;
+    for (up, flooded) in [(false, vec![2]), (true, vec![2, 3])] {
+        lab.bridges.set_port_link("p3", up).unwrap();
+        lab.pass();
+        assert_eq!(lab.ports_of(&frame(1, 1, 9)), flooded);
+        assert_eq!(lab.ports_of(&frame(2, 2, 1)), [1]);
+    }
+    assert_eq!(lab.stats().retranslated, before + 2);
+    lab.bridges.add_flows("br", &["priority=9,in_port=2,actions=all"]).unwrap();
+    lab.pass();
+    lab.bridges.set_port_no_flood("p3", true).unwrap();
+    lab.bridges.set_port_link("p3", false).unwrap();
+    lab.pass();
+    assert_eq!(lab.ports_of(&frame(1, 1, 9)), [2]);
+    assert_eq!(lab.ports_of(&frame(2, 2, 1)), [1], "`all` among the actions is a flood too");
+}
+
+#[test]
 fn a_change_is_noticed_without_being_told() {
     let mut lab = Lab::new();
     lab.miss(&[frame(1, 1, 2)]);

@@ -50,6 +50,8 @@ pub struct Translation {
     pub learns: Vec<Learn>,
     /// Addresses that were looked up on `bridge`; a change of one can change the actions.
     pub lookups: Vec<MacKey>,
+    /// Whether it is a flood, or one was among the actions: which ports take part in floods decided.
+    pub floods: bool,
     /// Whether a megaflow may be installed.
     pub cacheable: bool,
 }
@@ -78,6 +80,7 @@ pub(crate) fn translate_in(state: &State, key: &FlowKey) -> Translation {
             rule: None,
             learns: Vec::new(),
             lookups: Vec::new(),
+            floods: false,
             // The port is on its way out, and its number may go to another, whose packets must find no flow of this one.
             cacheable: false,
         };

@@ -77,6 +77,7 @@ impl<'a> Walk<'a> {
     }
 
     fn flood(&mut self, vid: u16, vlan: u16) {
+        self.floods = true;
         let members = self.bridge.ports.values().filter(|port| {
             port.ofport != self.in_port.ofport && !port.no_flood && !port.no_link && port.vlans.carries(vlan)
         });

@@ -24,6 +24,7 @@ impl Walk<'_> {
 
     /// Sends out of all ports with a link but the one of arrival, or of those that take part in floods.
     pub(super) fn output_all(&mut self, no_flood_too: bool) {
+        self.floods = true;
         let bridge = self.bridge;
         for port in bridge.ports.values() {
             let wanted = !port.no_link && (no_flood_too || !port.no_flood);

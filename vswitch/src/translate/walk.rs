@@ -27,6 +27,7 @@ pub(super) struct Walk<'a> {
     pub(super) drop_reason: DropReason,
     pub(super) learns: Vec<Learn>,
     pub(super) lookups: Vec<MacKey>,
+    pub(super) floods: bool,
     rule: Option<Arc<Rule>>,
 }
 
@@ -50,6 +51,7 @@ impl<'a> Walk<'a> {
             drop_reason: DropReason::NoOutput,
             learns: Vec::new(),
             lookups: Vec::new(),
+            floods: false,
             rule: None,
         }
     }
@@ -85,6 +87,7 @@ impl<'a> Walk<'a> {
             rule: self.rule,
             learns: self.learns,
             lookups: self.lookups,
+            floods: self.floods,
             cacheable: true,
         }
     }
