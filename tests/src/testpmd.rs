@@ -12,13 +12,17 @@ use serde_json::Value;
 
 use crate::failure::{During as _, Failure, Result};
 use crate::lab::Lab;
-use crate::process::Process;
+use crate::process::{Process, last_lines};
 
 /// How long testpmd may take to its prompt.
 const START: Duration = Duration::from_secs(40);
 
-/// How long its telemetry may have no answer, as it does now and then while a port is being started.
-const TELEMETRY: Duration = Duration::from_secs(2);
+/// How often one is started that comes up without one of its devices.
+///
+/// `net_af_packet` joins a fanout group whose number it makes of the numbers of process and device (`pid ^ ifindex`). Two testpmds on neighbouring
+/// devices now and then mean the same number; the kernel then refuses the second, and testpmd goes on without that device. Its
+/// successor has another process number.
+const STARTS: usize = 3;
 
 /// A running, interactive testpmd; killed when dropped.
 #[derive(Debug)]
@@ -77,6 +81,32 @@ impl Testpmd {
     /// # Errors
     /// As [`Self::start`]; with [`Memory::Huge`] also when too few hugepages are free.
     pub fn start_with(
+        lab: &Lab,
+        name: &str,
+        lcores: &str,
+        memory: Memory,
+        devices: &[String],
+        application: &[&str],
+    ) -> Result<Self> {
+        let mut starts = 1;
+        loop {
+            let testpmd = Self::launch(lab, name, lcores, memory, devices, application)?;
+            let answer = ask(&testpmd.telemetry, "/ethdev/list")?;
+            if ports(&answer) == Some(devices.len()) {
+                return Ok(testpmd);
+            }
+            if starts == STARTS {
+                let words = last_lines(&testpmd.process.log(), 25);
+                return Err(Failure::new(format!(
+                    "{name}: {answer} of {devices:?}; its last words:\n{words}"
+                )));
+            }
+            starts += 1;
+        }
+    }
+
+    /// Starts it once. Devices may be missing.
+    fn launch(
         lab: &Lab,
         name: &str,
         lcores: &str,
@@ -149,18 +179,22 @@ impl Testpmd {
     /// # Errors
     /// The port does not exist.
     pub fn counters(&mut self, port: u32) -> Result<PortCounters> {
-        let deadline = Instant::now() + TELEMETRY;
-        loop {
-            self.process.must_run()?;
-            let answer = ask(&self.telemetry, &format!("/ethdev/stats,{port}"))?;
-            let stats = &answer["/ethdev/stats"];
-            match (stats["ipackets"].as_u64(), stats["opackets"].as_u64()) {
-                (Some(received), Some(sent)) => return Ok(PortCounters { received, sent }),
-                _ if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
-                _ => return Err(Failure::new(format!("testpmd has no counters for port {port}: {answer}"))),
-            }
-        }
+        self.process.must_run()?;
+        let answer = ask(&self.telemetry, &format!("/ethdev/stats,{port}"))?;
+        let none = || Failure::new(format!("testpmd has no counters for port {port}: {answer}"));
+        counters(&answer).ok_or_else(none)
     }
+}
+
+/// How many ports an answer to `/ethdev/list` names.
+fn ports(answer: &Value) -> Option<usize> {
+    answer["/ethdev/list"].as_array().map(Vec::len)
+}
+
+/// What an answer to `/ethdev/stats` says; of a port that is not there it says `null`.
+fn counters(answer: &Value) -> Option<PortCounters> {
+    let stats = &answer["/ethdev/stats"];
+    Some(PortCounters { received: stats["ipackets"].as_u64()?, sent: stats["opackets"].as_u64()? })
 }
 
 /// One request on DPDK's telemetry socket, a sequenced-packet socket that greets first and answers in JSON.
@@ -174,4 +208,31 @@ fn ask(path: &Path, request: &str) -> Result<Value> {
     send(&socket, request.as_bytes(), SendFlags::empty()).during(&name)?;
     let (length, _) = recv(&socket, buffer.as_mut_slice(), RecvFlags::empty()).during(&name)?;
     serde_json::from_slice(buffer.get(..length).unwrap_or_default()).during(&name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{PortCounters, counters, ports};
+    use serde_json::json;
+
+    #[test]
+    fn counters_of_a_port_that_is_there_are_found() {
+        let answer =
+            json!({"/ethdev/stats": {"ipackets": 7, "opackets": 9, "ibytes": 448, "q_ipackets": [7, 0]}});
+        assert_eq!(counters(&answer), Some(PortCounters { received: 7, sent: 9 }));
+    }
+
+    #[test]
+    fn of_a_port_that_is_not_there_nothing_is_made_up() {
+        assert_eq!(counters(&json!({"/ethdev/stats": null})), None);
+        assert_eq!(counters(&json!({"/ethdev/stats": {"ipackets": 7}})), None);
+        assert_eq!(counters(&json!("")), None);
+    }
+
+    #[test]
+    fn ports_are_counted() {
+        assert_eq!(ports(&json!({"/ethdev/list": [0, 1]})), Some(2));
+        assert_eq!(ports(&json!({"/ethdev/list": []})), Some(0));
+        assert_eq!(ports(&json!({"/ethdev/list": null})), None);
+    }
 }

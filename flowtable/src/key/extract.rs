@@ -18,6 +18,10 @@
 
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned, big_endian::U16};
 
+use self::words::{
+    W_ETH, W_NW, W_NW_DST, W_NW_SRC, W_PORT, W_REST, W_TPID, flags_word, inner_tci_word, ipv4_word,
+    ipv6_words, label_word, network_word, pair, ports, ports_word,
+};
 use super::{Beside, FlowKey, KEY_WORDS, PLAIN_WORDS, PortNo, VLAN_PRESENT};
 use crate::wire::{
     ArpEthIpv4, ETH_TYPE_ARP, ETH_TYPE_IPV4, ETH_TYPE_IPV6, ETH_TYPE_MIN, ETH_TYPE_NONE, ETH_TYPE_RARP,
@@ -35,15 +39,6 @@ const LATER_FRAGMENT: u8 = 3;
 
 /// IPv6 extension headers that are walked before the rest counts as broken. RFC 8200 knows seven places.
 const MAX_EXTENSIONS: usize = 8;
-
-// Words of the key that are stored whole; flow_key.rs fixes the layout.
-const W_ETH: usize = 0;
-const W_NW_SRC: usize = 2;
-const W_NW_DST: usize = 4;
-const W_NW: usize = 6;
-const W_REST: usize = 7;
-const W_PORT: usize = 8;
-const W_TPID: usize = 9;
 
 /// Where the network and transport headers lie that the key was taken from, in bytes from the frame's start.
 ///
@@ -183,14 +178,6 @@ fn view<T: FromBytes + Immutable + KnownLayout + Unaligned>(bytes: &[u8], at: us
     T::ref_from_prefix(bytes.get(at..)?).ok().map(|(header, _)| header)
 }
 
-/// Two host-order 32-bit fields as one word, the first one first in memory. By shifts: put together from eight bytes, the compiler
-/// loads the fields by bytes too.
-#[inline(always)]
-fn pair(first: u32, second: u32) -> u64 {
-    let (low, high) = if cfg!(target_endian = "little") { (first, second) } else { (second, first) };
-    u64::from(low) | u64::from(high) << 32
-}
-
 /// Up to two tags and then possibly LLC/SNAP; stores outer TCI and both tag types.
 fn tags_and_llc(head: &[u8], mut eth_type: u16, words: &mut [u64; KEY_WORDS]) -> Link {
     let mut at = size_of::<EthernetHeader>();
@@ -222,56 +209,6 @@ fn tags_and_llc(head: &[u8], mut eth_type: u16, words: &mut [u64; KEY_WORDS]) ->
         }
         _ => Link { eth_type: ETH_TYPE_NONE, l3: at },
     }
-}
-
-/// What ports add to the word of protocol and ports; as four bytes in memory order.
-#[inline(always)]
-fn ports_word(ports: u32) -> u64 {
-    pair(0, ports)
-}
-
-/// What the label adds to the last word of the first line.
-#[inline(always)]
-fn label_word(label: u32) -> u64 {
-    let [a, b, c, d] = label.to_be_bytes();
-    u64::from_ne_bytes([a, b, c, d, 0, 0, 0, 0])
-}
-
-/// What TCP flags add to it.
-#[inline(always)]
-fn flags_word(tcp_flags: u16) -> u64 {
-    let [a, b] = tcp_flags.to_be_bytes();
-    u64::from_ne_bytes([0, 0, 0, 0, a, b, 0, 0])
-}
-
-/// What the inner tag adds to it.
-fn inner_tci_word(tci: u16) -> u64 {
-    let [a, b] = tci.to_be_bytes();
-    u64::from_ne_bytes([0, 0, 0, 0, 0, 0, a, b])
-}
-
-/// Two fields of a transport header in the form [`ports_word`] takes.
-#[inline(always)]
-fn ports(src: U16, dst: U16) -> u32 {
-    zerocopy::transmute!([src, dst])
-}
-
-/// The word of protocol, TOS, TTL, fragment bits and ports, without the ports.
-#[inline(always)]
-fn network_word(protocol: u8, tos: u8, ttl: u8, frag: u8) -> u64 {
-    u64::from_ne_bytes([protocol, tos, ttl, frag, 0, 0, 0, 0])
-}
-
-/// An IPv4 address in the first half of an address field.
-#[inline(always)]
-fn ipv4_word(address: [u8; 4]) -> u64 {
-    pair(u32::from_ne_bytes(address), 0)
-}
-
-/// An IPv6 address as the two words of an address field.
-#[inline(always)]
-fn ipv6_words(address: &[u8; 16]) -> [u64; 2] {
-    zerocopy::transmute!(*address)
 }
 
 #[inline(always)]
@@ -500,6 +437,7 @@ fn store_extra(sha: [u8; 6], tha: [u8; 6], target: &[u8; 16], words: &mut [u64; 
 }
 
 mod usual;
+mod words;
 
 #[cfg(test)]
 pub(super) mod properties;

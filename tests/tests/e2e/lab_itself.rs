@@ -37,3 +37,12 @@ fn a_guest_reaches_the_host_through_a_stock_back_end() {
     guest.address("eth0", "10.77.0.2/24").unwrap();
     guest.reaches("10.77.0.1", Duration::from_secs(20)).unwrap();
 }
+
+#[test]
+fn a_testpmd_that_lacks_a_device_is_not_mistaken_for_a_whole_one() {
+    let lab = Lab::open().unwrap();
+    // testpmd itself goes on without it.
+    let devices = ["net_null0", "net_af_packet0,iface=no-such-device"].map(str::to_owned);
+    let error = Testpmd::start(&lab, "lacking", "0@0,1@0", &devices, &[]).unwrap_err().to_string();
+    assert!(error.contains("[0]") && error.contains("failed to initialize net_af_packet0"), "{error}");
+}

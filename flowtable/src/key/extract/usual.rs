@@ -2,10 +2,11 @@
 
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
-use super::{
-    Layers, TYPE_AND_BEFORE, W_ETH, W_NW, W_NW_DST, W_NW_SRC, W_PORT, W_REST, W_TPID, flags_word, ipv4_word,
-    ipv6_words, network_word, pair, ports, ports_word, view,
+use super::words::{
+    W_ETH, W_NW, W_NW_DST, W_NW_SRC, W_PORT, W_REST, W_TPID, flags_word, ipv4_word, ipv6_words, network_word,
+    pair, ports, ports_word,
 };
+use super::{Layers, TYPE_AND_BEFORE, view};
 use crate::key::{Beside, KEY_WORDS, PortNo};
 use crate::wire::{
     ETH_TYPE_IPV4, ETH_TYPE_IPV6, EthernetHeader, IP_PROTO_TCP, IP_PROTO_UDP, IPV4_FRAGMENT_OFFSET,

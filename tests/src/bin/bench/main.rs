@@ -42,6 +42,7 @@ mod uplink;
 mod veth;
 mod vsgen;
 mod wake;
+mod waking;
 
 use std::env;
 use std::process::ExitCode;
