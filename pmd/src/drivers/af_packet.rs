@@ -60,7 +60,7 @@ struct AfPacketPort {
     bypass_qdisc: bool,
     /// What of the kernel's offloads the operator wants.
     offloads: Arc<OffloadSwitches>,
-    _watch: LinkWatch,
+    watch: LinkWatch,
 }
 
 /// Opens the device. It is put into promiscuous mode as long as the port is open; whether it is up is left to the operator.
@@ -92,7 +92,7 @@ pub fn open(config: &AfPacketConfig) -> Result<Arc<dyn Port>, PmdError> {
         receivers: Parked::new(receivers),
         bypass_qdisc,
         offloads: Arc::default(),
-        _watch: watch,
+        watch,
     }))
 }
 
@@ -112,7 +112,7 @@ impl Port for AfPacketPort {
     }
 
     fn info(&self) -> PortInfo {
-        let mut info = self.device.info();
+        let mut info = self.watch.info();
         info.status.extend(offload_status(self.offloads.get().limit(CAPS)));
         info
     }

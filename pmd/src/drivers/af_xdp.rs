@@ -99,7 +99,7 @@ struct AfXdpPort {
     receivers: Parked<Receiver>,
     senders: Vec<Arc<Shared>>,
     _map: OwnedFd,
-    _watch: LinkWatch,
+    watch: LinkWatch,
 }
 
 /// Opens the device's queues. The device is left as it is, but for its frames: whether it is up, and receives frames for
@@ -155,7 +155,7 @@ pub fn open(config: &AfXdpConfig) -> Result<Arc<dyn Port>, PmdError> {
         receivers: Parked::new(receivers),
         senders,
         _map: map,
-        _watch: watch,
+        watch,
     }))
 }
 
@@ -286,7 +286,7 @@ impl Port for AfXdpPort {
     }
 
     fn info(&self) -> PortInfo {
-        self.device.info()
+        self.watch.info()
     }
 
     fn rx_queue(&self, index: u16) -> Result<Box<dyn RxQueue>, PmdError> {

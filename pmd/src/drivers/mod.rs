@@ -51,16 +51,16 @@ struct CardDriver {
     /// Vendor and device ids.
     ids: &'static [(u16, u16)],
     open: Open,
-    /// It shares the card with virtual functions.
-    shares: bool,
+    /// Virtual functions that it shares a card with, at most.
+    functions: u16,
 }
 
 const CARDS: &[CardDriver] = &[
-    CardDriver { name: "e1000e", ids: e1000e::IDS, open: e1000e::open, shares: false },
-    CardDriver { name: "igb", ids: igb::IDS, open: igb::open, shares: true },
-    CardDriver { name: "igbvf", ids: igbvf::IDS, open: igbvf::open, shares: false },
-    CardDriver { name: "virtio-net", ids: virtio_net::IDS, open: virtio_net::open, shares: false },
-    CardDriver { name: "vmxnet3", ids: vmxnet3::IDS, open: vmxnet3::open, shares: false },
+    CardDriver { name: "e1000e", ids: e1000e::IDS, open: e1000e::open, functions: 0 },
+    CardDriver { name: "igb", ids: igb::IDS, open: igb::open, functions: igb::FUNCTIONS },
+    CardDriver { name: "igbvf", ids: igbvf::IDS, open: igbvf::open, functions: 0 },
+    CardDriver { name: "virtio-net", ids: virtio_net::IDS, open: virtio_net::open, functions: 0 },
+    CardDriver { name: "vmxnet3", ids: vmxnet3::IDS, open: vmxnet3::open, functions: 0 },
 ];
 
 /// The driver for a card of these ids, if there is one.
@@ -70,7 +70,12 @@ pub fn driver_of(vendor: u16, device: u16) -> Option<&'static str> {
 
 /// Whether the driver for a card of these ids shares it with virtual functions: answers them, and tells the card what is whose.
 pub fn shares_with_functions(vendor: u16, device: u16) -> bool {
-    CARDS.iter().any(|card| card.shares && card.ids.contains(&(vendor, device)))
+    CARDS.iter().any(|card| card.functions > 0 && card.ids.contains(&(vendor, device)))
+}
+
+/// The most virtual functions that any driver here shares a card with.
+pub fn most_functions() -> u16 {
+    CARDS.iter().map(|card| card.functions).max().unwrap_or(0)
 }
 
 /// Opens a card with the driver that is for it.
@@ -87,14 +92,14 @@ pub fn open_card(config: NicConfig, function: Arc<dyn PciFn>) -> Result<Arc<dyn 
             function.address()
         )));
     };
-    if !config.functions.is_empty() && !card.shares {
+    if !config.functions.is_empty() && card.functions == 0 {
         return Err(PmdError::Config(format!(
             "{}: options:vf0 and so on are for a card whose virtual functions this switch drives, not for driver {}",
             function.address(),
             card.name
         )));
     }
-    if !config.filters.is_empty() && !card.shares && card.name != "igbvf" {
+    if !config.filters.is_empty() && card.functions == 0 && card.name != "igbvf" {
         return Err(PmdError::Config(format!(
             "{}: options:vf-filter is for cards with virtual functions; driver {} receives everything: remove the option",
             function.address(),

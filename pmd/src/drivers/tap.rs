@@ -6,7 +6,8 @@
 //!
 //! Cost: one system call per frame and direction; the kernel has no batch interface for TAP. A received frame lies in a buffer of the
 //! queue, of which pages are touched only as far as frames are long. A look that finds nothing is a system call too, so a quiet
-//! device is looked at less often (`pace.rs`) while its worker is busy with other queues.
+//! device is looked at less often (`pace.rs`) while its worker is busy with other queues, and one without a link not at all: it has no
+//! queues to poll then. What the kernel sends when the link is back waits in the device's own ring until its queue is polled again.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,8 +21,8 @@ use super::queue_slots::{QueueSlots, Taken};
 use crate::offload::{Finisher, Takes};
 use crate::packet::{BURST, Batch, Frame, MAX_FRAME, OffloadCaps, SlotId, Span};
 use crate::port::{
-    Armed, DropReason, OffloadSwitches, Offloads, PmdError, Port, PortEvents, PortInfo, QueueCounters,
-    RxQueue, SentBurst, TxQueue, Waker, offload_status,
+    Armed, DropReason, LinkState, OffloadSwitches, Offloads, PmdError, Port, PortEvents, PortInfo,
+    QueueCounters, RxQueue, SentBurst, TxQueue, Waker, offload_status,
 };
 use crate::sys::netif::{Control, InterfaceName};
 use crate::sys::{gather, tun};
@@ -64,7 +65,7 @@ struct TapPort {
     /// Buffers of queues that are not polled now, kept for the next worker.
     spare: Arc<Mutex<Vec<Buffers>>>,
     /// Ends when the port is dropped.
-    _watch: LinkWatch,
+    watch: LinkWatch,
 }
 
 /// One buffer of [`STRIDE`] bytes for each packet of a burst: header and frame.
@@ -112,7 +113,7 @@ pub fn open(config: &TapConfig) -> Result<Arc<dyn Port>, PmdError> {
         offloads: Arc::default(),
         device,
         spare: Arc::default(),
-        _watch: watch,
+        watch,
         name,
     }))
 }
@@ -159,7 +160,10 @@ impl Port for TapPort {
     }
 
     fn info(&self) -> PortInfo {
-        let mut info = self.device.info();
+        let mut info = self.watch.info();
+        if info.link == LinkState::Down {
+            info.rx_queues = 0;
+        }
         info.status.extend(offload_status(self.offloads.get().limit(self.caps)));
         info
     }
@@ -172,6 +176,7 @@ impl Port for TapPort {
             fd: self.fds[usize::from(index)].clone(),
             buffers: spare.unwrap_or_else(fresh),
             spare: self.spare.clone(),
+            device: self.device.clone(),
             pace: Pace::new(),
             counters: Arc::default(),
             _taken: taken,
@@ -227,6 +232,7 @@ struct TapRx {
     fd: Arc<OwnedFd>,
     buffers: Buffers,
     spare: Arc<Mutex<Vec<Buffers>>>,
+    device: Arc<Device>,
     pace: Pace,
     counters: Arc<QueueCounters>,
     _taken: Taken,
@@ -295,7 +301,14 @@ impl RxQueue for TapRx {
 }
 
 impl Drop for TapRx {
+    /// Frames that the host sent before it took the device down, and nobody has read, would come out when it brings it up again, however
+    /// much later. While the link is down none are added, so these are all older.
     fn drop(&mut self) {
+        while self.device.link() == LinkState::Down
+            && rustix::io::read(&*self.fd, &mut self.buffers[..]).is_ok()
+        {
+            self.counters.drops.add(DropReason::RxDisabled, 1);
+        }
         let buffers = std::mem::take(&mut self.buffers);
         self.spare.lock().unwrap_or_else(PoisonError::into_inner).push(buffers);
     }

@@ -34,7 +34,7 @@ drop_reasons! {
     RxNoBuffer = "rx_no_buffer",
     /// The kernel had it, and no room for it in the ring or socket that we read.
     RxRingFull = "rx_ring_full",
-    /// The guest sent it by a ring that it has disabled.
+    /// The guest sent it by a ring that it has disabled, or the host by a device that it has taken down since.
     RxDisabled = "rx_disabled",
     /// It came in by a port that the operator has taken down.
     RxAdminDown = "rx_admin_down",

@@ -11,6 +11,7 @@ use std::io::Write;
 
 use serde_json::{Value, json};
 
+use crate::commands::Columns;
 use crate::connection::{Database, ROOT};
 use crate::error::{Error, failed};
 use crate::grammar::Call;
@@ -89,20 +90,14 @@ fn needed_tables(calls: &[Call], schema: &Schema) -> Result<Vec<String>, Error> 
     Ok(tables.into_iter().collect())
 }
 
-/// Verbs that look at columns of an interface that nobody has named.
-const LOOKING: [&str; 6] = ["list", "find", "get", "wait-until", "show", "emer-reset"];
-
-/// Verbs that look at one column of an interface, which they do not name.
-const LOOKING_AT: [(&str, &str); 2] = [("set-admin-state", "options"), ("get-admin-state", "options")];
-
-/// Whether the chain may look at `column` of an interface. Interfaces are most of the database of a host full of guests, and
-/// have some fifty columns, statistics among them; commands but for [`LOOKING`] need their names and what they name.
+/// Whether the chain may look at `column` of an interface.
 fn looks_at(calls: &[Call], column: &str) -> bool {
-    [UUID, "name"].contains(&column)
-        || calls.iter().any(|call| {
-            let verb = call.verb.name;
-            LOOKING.contains(&verb) || LOOKING_AT.contains(&(verb, column)) || call.may_name(column)
-        })
+    let looks = |call: &Call| match call.verb.looks_at {
+        Columns::All => true,
+        Columns::NamedAnd(other) if other == column => true,
+        Columns::Named | Columns::NamedAnd(_) => call.may_name(column),
+    };
+    [UUID, "name"].contains(&column) || calls.iter().any(looks)
 }
 
 fn fetch<'s>(

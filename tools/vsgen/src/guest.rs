@@ -29,15 +29,14 @@ impl Guest {
         let (mut rx, tx) = (memory.ring(RECEIVE)?, memory.ring(TRANSMIT)?);
         rx.stage_unchanged(shape.ring_size);
         let _ = rx.publish();
-        let session = Session::start(&terms, &memory.region(), |index| memory.place(index))?;
+        let session = Session::start(&terms, &memory)?;
         session.kick(RECEIVE);
         Ok(Self { rx, tx, session, terms, memory })
     }
 
     /// Connects again to a switch that has been away. The rings are what they were, with all that the switch had not given back.
     pub(crate) fn reattach(&mut self) -> Result<(), Error> {
-        let memory = &self.memory;
-        self.session = Session::resume(&self.terms, &memory.region(), |index| memory.place(index))?;
+        self.session = Session::resume(&self.terms, &self.memory)?;
         [RECEIVE, TRANSMIT].into_iter().for_each(|index| self.session.kick(index));
         Ok(())
     }

@@ -107,6 +107,11 @@ impl Memory {
         Region { fd: self.map.as_fd(), len: self.map.len(), guest: GUEST, user: USER }
     }
 
+    /// Whether its rings are packed ones.
+    pub(crate) fn is_packed(&self) -> bool {
+        self.shape.packed
+    }
+
     /// Where a ring is, for the back-end.
     pub(crate) fn place(&self, index: usize) -> RingPlace {
         let (_, avail, used) = self.shape.layout();

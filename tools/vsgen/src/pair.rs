@@ -105,7 +105,7 @@ impl Pair {
         }
         let mut attach = |path: &Path| {
             let (way, shape) = parts.remove(0);
-            let terms = Terms { path: path.to_owned(), offload: settings.offload, packed: settings.packed };
+            let terms = Terms { path: path.to_owned(), offload: settings.offload };
             let mut guest = Guest::attach(terms, shape, settings.huge)?;
             way.sender.fill(&mut guest);
             Ok((guest, way))

@@ -11,9 +11,10 @@ use pmd::virtio::features::{
     VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_MRG_RXBUF,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use vhost_port::front_end::{self, Region, RingPlace, SessionError, Wanted};
+use vhost_port::front_end::{self, SessionError, Wanted};
 
 use crate::error::{During as _, Error};
+use crate::memory::Memory;
 
 /// What is always negotiated.
 const PLAIN: u64 = VIRTIO_F_VERSION_1 | VIRTIO_NET_F_MRG_RXBUF | VHOST_USER_F_PROTOCOL_FEATURES;
@@ -68,8 +69,6 @@ pub(crate) struct Terms {
     pub(crate) path: PathBuf,
     /// Checksum offload and TSO.
     pub(crate) offload: bool,
-    /// Packed rings.
-    pub(crate) packed: bool,
 }
 
 /// A running conversation; the back-end lets go of the guest when it is dropped.
@@ -79,16 +78,12 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Connects, negotiates, shares the memory and starts both rings.
-    pub(crate) fn start(
-        terms: &Terms,
-        region: &Region<'_>,
-        ring: impl Fn(usize) -> RingPlace,
-    ) -> Result<Self, Error> {
-        let &Terms { ref path, offload, packed } = terms;
+    /// Connects, negotiates, shares the memory and starts both rings, which are as the memory has them.
+    pub(crate) fn start(terms: &Terms, memory: &Memory) -> Result<Self, Error> {
+        let &Terms { ref path, offload } = terms;
         let name = path.display();
         let when = |on: bool, features: u64| if on { features } else { 0 };
-        let required = PLAIN | when(offload, OFFLOAD) | when(packed, VIRTIO_F_RING_PACKED);
+        let required = PLAIN | when(offload, OFFLOAD) | when(memory.is_packed(), VIRTIO_F_RING_PACKED);
         let wanted = Wanted { required, optional: 0, pairs: 1 };
         let mut inner = front_end::Session::negotiate(connect(path)?, &wanted).map_err(|error| match error {
             SessionError::NotOffered(missing) => {
@@ -104,20 +99,16 @@ impl Session {
             }
             other => Error::Failed(format!("{name}: {other}")),
         })?;
-        inner.start(region, ring).during(&name)?;
+        inner.start(&memory.region(), |index| memory.place(index)).during(&name)?;
         Ok(Self { inner, path: name.to_string() })
     }
 
     /// The same with a switch that has been away. Of where rings stand it is told nothing, as DPDK's virtio-user tells nothing: for
     /// split rings it is in the guest's memory, and of packed ones the switch must know itself.
-    pub(crate) fn resume(
-        terms: &Terms,
-        region: &Region<'_>,
-        ring: impl Fn(usize) -> RingPlace,
-    ) -> Result<Self, Error> {
+    pub(crate) fn resume(terms: &Terms, memory: &Memory) -> Result<Self, Error> {
         let start = Instant::now();
         loop {
-            match Self::start(terms, region, &ring) {
+            match Self::start(terms, memory) {
                 Err(_) if start.elapsed() < PATIENCE => thread::sleep(PAUSE),
                 other => return other,
             }

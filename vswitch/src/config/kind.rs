@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use pmd::drivers::af_xdp::{Filter, Mode};
+use pmd::drivers::most_functions;
 
 use super::validate::{Options, flag, number};
 use crate::switch::{GuestOptions, PortKind, RingOptions};
@@ -79,9 +80,6 @@ pub(super) fn kind(
     }
 }
 
-/// Virtual functions of one card that can have settings.
-const VIRTUAL_FUNCTIONS: u16 = 7;
-
 /// A card. `key` is the option with its address: ours, or that of Open vSwitch.
 fn card(name: &str, key: &str, options: &Options<'_>) -> Result<PortKind, String> {
     let Some(text) = options.get(key) else {
@@ -101,7 +99,7 @@ fn card(name: &str, key: &str, options: &Options<'_>) -> Result<PortKind, String
     };
     let filters = options.get("vf-filter").map(|text| text.parse()).transpose()?.unwrap_or_default();
     let mut functions = Vec::new();
-    for number in 0..VIRTUAL_FUNCTIONS {
+    for number in 0..most_functions() {
         let key = format!("vf{number}");
         if let Some(text) = options.get(key.as_str()) {
             let settings = text.parse().map_err(|why| format!("options:{key}: {why}"))?;
@@ -193,6 +191,9 @@ mod tests {
         assert!(
             matches!(shared, Ok(PortKind::Card { functions, .. }) if functions == [(1, "trust=on,vlan=7".parse().unwrap())])
         );
+        let set = Options::from([("pci", "05:00.0"), ("vf6", "vlan=7")]);
+        let last = kind("up0", "pmd", false, None, &set);
+        assert!(matches!(last, Ok(PortKind::Card { functions, .. }) if functions[0].0 == 6));
         let set = Options::from([("pci", "05:00.0"), ("vf1", "vlan=4095")]);
         assert!(kind("up0", "pmd", false, None, &set).unwrap_err().contains("options:vf1: vlan=4095"));
         let set = Options::from([("dpdk-devargs", "0000:05:00.0")]);

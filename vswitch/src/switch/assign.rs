@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flowtable::key::PortNo;
+use pmd::port::PortInfo;
 use pmd::sys;
 
 use super::Inner;
@@ -24,10 +25,10 @@ impl Inner {
         self.workers.iter().find(|w| w.handle.id() == id)
     }
 
-    /// Makes the polled queues of a port agree with what the port offers now and with its affinities.
-    pub(super) fn place_queues(&mut self, number: PortNo) {
+    /// Makes the polled queues of a port agree with what the port says it offers and with its affinities.
+    pub(super) fn place_queues(&mut self, number: PortNo, info: &PortInfo) {
         let Some(entry) = self.ports.get(&number) else { return };
-        let wanted = entry.port.info().rx_queues;
+        let wanted = info.rx_queues;
         let polled: Vec<u16> = entry.rxqs.keys().copied().collect();
         for index in polled {
             if index >= wanted {
@@ -45,9 +46,9 @@ impl Inner {
 
     /// [`Inner::place_queues`] for all ports.
     pub(super) fn place_all_queues(&mut self) {
-        let numbers: Vec<PortNo> = self.ports.keys().copied().collect();
-        for number in numbers {
-            self.place_queues(number);
+        let infos: Vec<_> = self.ports.iter().map(|(&number, entry)| (number, entry.port.info())).collect();
+        for (number, info) in infos {
+            self.place_queues(number, &info);
         }
     }
 

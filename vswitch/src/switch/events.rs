@@ -82,12 +82,7 @@ fn run(switch: &Weak<Switch>, receiver: &Receiver<Event>) {
         let Some(switch) = switch.upgrade() else { return };
         match event {
             Ok(Event::Changed(number)) => {
-                let moved = {
-                    let mut inner = switch.lock();
-                    inner.place_queues(number);
-                    switch.follow_link(&inner, number);
-                    inner.has_moved(number)
-                };
+                let moved = switch.follow(&mut switch.lock(), number);
                 // Whoever was seen there is reached by another port now, or here again; who speaks next says which.
                 if let Some(name) = moved
                     && let Err(e) = switch.bridges.flush_port(&name)

@@ -165,18 +165,21 @@ impl Switch {
         entry.port.subscribe(Changed::new(self.maintenance.sender(), number));
         inner.names.insert(request.name, number);
         inner.ports.insert(number, entry);
-        inner.place_queues(number);
-        self.follow_link(&inner, number);
+        self.follow(&mut inner, number);
         Ok(ofport)
     }
 
-    /// Tells a port's bridge whether the port has a link now. Under the lock, so that of two who tell the later one has looked later.
-    pub(super) fn follow_link(&self, inner: &Inner, number: PortNo) {
-        let Some(entry) = inner.ports.get(&number) else { return };
-        let up = entry.port.info().link == LinkState::Up;
-        if let Err(e) = self.bridges.set_port_link(&entry.name, up) {
+    /// Has queues and bridge agree with what a port says now. Returns its name if frames take another way to its far side than when it was
+    /// asked last. Under the lock, so that of two who ask the later one is told later.
+    pub(super) fn follow(&self, inner: &mut Inner, number: PortNo) -> Option<String> {
+        let info = inner.ports.get(&number)?.port.info();
+        inner.place_queues(number, &info);
+        let entry = inner.ports.get_mut(&number)?;
+        if let Err(e) = self.bridges.set_port_link(&entry.name, info.link == LinkState::Up) {
             log::warn!("{}: {e}", entry.name);
         }
+        let moved = std::mem::replace(&mut entry.moves, info.moves) != info.moves;
+        moved.then(|| entry.name.clone())
     }
 
     /// Changes VLAN mode, MTU, affinity or offloads of a port, or takes it down or up.
@@ -283,14 +286,6 @@ impl Inner {
         }
         // What was refused is asked for again by the next change, so that its complaint does not get lost.
         entry.port.set_offloads(offloads.tx).inspect_err(|_| entry.offloads.tx = before.tx)
-    }
-
-    /// Whether frames take another way to the port's far side than when this was asked last.
-    pub(super) fn has_moved(&mut self, number: PortNo) -> Option<String> {
-        let entry = self.ports.get_mut(&number)?;
-        let now = entry.port.info().moves;
-        let moved = std::mem::replace(&mut entry.moves, now) != now;
-        moved.then(|| entry.name.clone())
     }
 
     /// Gives every worker a transmit queue of the port that does not have one yet.

@@ -257,6 +257,47 @@ fn floods_reach_a_guest_as_soon_as_it_is_there_and_cost_nothing_before() {
     assert_eq!(bench.recorded("far")[0], frame(0xee, 1, 2));
 }
 
+/// Runs `ip ARGUMENTS` in the test's network namespace.
+fn ip(arguments: &str) {
+    let status = std::process::Command::new("ip").args(arguments.split(' ')).status().unwrap();
+    assert!(status.success(), "ip {arguments}");
+}
+
+#[test]
+fn a_tap_that_is_down_is_not_polled_and_its_first_frame_arrives() {
+    let test = || {
+        pmd::sys::netns::enter_new().expect("run as root: it makes a network namespace");
+        let bench = Bench::new();
+        let switch = &bench.switch;
+        switch.add_port(bench.recorder("a")).unwrap();
+        switch.add_port(bench.request("tap0", PortKind::Tap { queues: 1, bring_up: false })).unwrap();
+        // Its own frames would be among those recorded.
+        std::fs::write("/proc/sys/net/ipv6/conf/tap0/disable_ipv6", "1").unwrap();
+        ip("addr add 10.9.0.1/24 dev tap0");
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.set_broadcast(true).unwrap();
+        let polled = || switch.worker_reports()[0].rxqs.len();
+        let changes = switch.watch();
+        for round in 1..=3u64 {
+            while polled() != 0 {
+                changes.recv_timeout(Duration::from_secs(60)).expect("the queue to be let go");
+            }
+            ip("link set tap0 up");
+            // At once, whether the switch knows by now or not.
+            socket.send_to(&[round as u8; 50], "10.9.0.255:9").unwrap();
+            bench.await_sent("a", round);
+            assert_eq!(polled(), 1);
+            ip("link set tap0 down");
+        }
+        let recorded = bench.recorded("a");
+        let bytes: Vec<u8> = recorded.iter().map(|frame| frame[frame.len() - 1]).collect();
+        assert_eq!(bytes, [1, 2, 3]);
+        let received = switch.port_reports(Some("tap0"))[0].rx.packets;
+        assert_eq!(received, 3, "what a queue has counted stays when it goes");
+    };
+    std::thread::spawn(test).join().unwrap();
+}
+
 #[test]
 fn names_are_unique_numbers_are_reused_and_unknown_things_are_errors() {
     let bench = Bench::new();

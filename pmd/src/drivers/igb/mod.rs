@@ -28,6 +28,9 @@ use crate::port::{PmdError, Port};
 /// Vendor and device ids this driver is for.
 pub const IDS: &[(u16, u16)] = &[(0x8086, 0x10c9)];
 
+/// Virtual functions that share the card with this driver, at most.
+pub(super) const FUNCTIONS: u16 = functions::MOST as u16;
+
 /// Opens a function as a port.
 ///
 /// # Errors

@@ -12,7 +12,7 @@ use super::TapConfig;
 use crate::drivers::link_watch::Watched;
 use crate::drivers::queue_slots::Subscriber;
 use crate::port::{LinkState, PortInfo};
-use crate::sys::netif::Control;
+use crate::sys::netif::{Control, InterfaceName};
 use crate::sys::tun;
 
 pub(super) struct Device {
@@ -41,9 +41,21 @@ impl Device {
     }
 
     pub(super) fn set_carrier(&self, on: bool) -> io::Result<()> {
-        tun::set_carrier(&self.queue, on)?;
-        self.subscriber.notify();
-        Ok(())
+        // The kernel follows in its own time, and tells us when it has.
+        tun::set_carrier(&self.queue, on)
+    }
+
+    /// Whether frames can pass now.
+    pub(super) fn link(&self) -> LinkState {
+        tun::interface(&self.queue).map_or(LinkState::Down, |name| self.link_of(&name))
+    }
+
+    fn link_of(&self, name: &InterfaceName) -> LinkState {
+        match self.control.is_up(name) {
+            // In another network namespace it is out of sight, but still ours.
+            Ok((true, true)) | Err(_) => LinkState::Up,
+            Ok(_) => LinkState::Down,
+        }
     }
 
     pub(super) fn set_mtu(&self, mtu: u16) -> io::Result<()> {
@@ -76,11 +88,7 @@ impl Watched for Device {
         if name.as_str() != self.name {
             info.status.push(("device_name".into(), name.as_str().to_owned()));
         }
-        // In another network namespace it is out of sight, but still ours.
-        info.link = match self.control.is_up(&name) {
-            Ok((true, true)) | Err(_) => LinkState::Up,
-            Ok(_) => LinkState::Down,
-        };
+        info.link = self.link_of(&name);
         if let Some(mtu) = self.control.mtu(&name).ok().and_then(|mtu| u16::try_from(mtu).ok()) {
             self.mtu.store(mtu, Ordering::Relaxed);
             info.mtu = mtu;

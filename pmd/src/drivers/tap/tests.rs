@@ -13,8 +13,9 @@ use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 use super::*;
 use crate::drivers::test_net::{await_local, await_up, in_namespace, ip};
 use crate::packet::{BatchStorage, Gso, Offload};
-use crate::port::LinkState;
 use crate::sys::{netns, udp};
+
+mod link;
 
 const OURS: [u8; 6] = [2, 0, 0, 0, 0, 9];
 
@@ -132,50 +133,6 @@ fn without_the_right_the_error_names_device_capability_and_remedy() {
         for part in ["tap0", "/dev/net/tun", "CAP_NET_ADMIN", "run as root"] {
             assert!(error.contains(part), "{error}");
         }
-    });
-}
-
-struct Told(mpsc::Sender<()>);
-
-impl PortEvents for Told {
-    fn port_changed(&self) {
-        let _ = self.0.send(());
-    }
-}
-
-#[test]
-fn what_happens_to_the_device_is_told() {
-    in_namespace(|| {
-        let port = open(&TapConfig { name: "tap0".into(), queues: 1, bring_up: true }).unwrap();
-        let (sender, told) = mpsc::channel();
-        port.subscribe(Arc::new(Told(sender)));
-        let until = |done: &dyn Fn(&PortInfo) -> bool| {
-            while !done(&port.info()) {
-                told.recv_timeout(Duration::from_secs(30)).expect("a change to be told");
-            }
-        };
-        until(&|info| info.link == LinkState::Up);
-        ip("link set tap0 down");
-        until(&|info| info.link == LinkState::Down);
-        ip("link set tap0 name other mtu 2000");
-        until(&|info| info.mtu == 2000 && info.status.iter().any(|(_, value)| value == "other"));
-        ip("link set other up");
-        until(&|info| info.link == LinkState::Up);
-        port.set_admin(false);
-        until(&|info| info.link == LinkState::Down);
-        port.set_admin(true);
-        until(&|info| info.link == LinkState::Up);
-        ip("link del other");
-        until(&|info| info.link == LinkState::Down && info.error.is_some());
-        // The queues of a device that is gone do nothing, and do not keep their worker awake.
-        let (mut rx, mut tx) = (port.rx_queue(0).unwrap(), port.tx_queue(0).unwrap());
-        let mut storage = BatchStorage::new();
-        assert_eq!(rx.rx_burst(&mut storage.begin()), 0);
-        assert_eq!(rx.arm(), Armed::Idle);
-        let mut batch = storage.begin();
-        assert!(batch.receive(Span::from_slice(&[0; 60])));
-        assert_eq!(tx.tx_burst(&batch, &[0]), 0);
-        assert!(tx.counters().drops.nonzero().count() == 1);
     });
 }
 
@@ -434,16 +391,6 @@ fn large_datagrams_are_cut_by_the_kernel_or_by_us() {
             cut.unwrap();
             receive(lens);
         }
-    });
-}
-
-#[test]
-fn a_device_of_the_host_is_brought_up_by_the_host() {
-    in_namespace(|| {
-        let port = open(&TapConfig { name: "br7".into(), queues: 1, bring_up: false }).unwrap();
-        assert_eq!(port.info().link, LinkState::Down);
-        ip("link set br7 up");
-        await_up(&*port);
     });
 }
 

@@ -1,7 +1,7 @@
 //! `set-admin-state`, `get-admin-state`: taking a port down and up. As `ovs-appctl netdev-dpdk/set-admin-state`, but for a port of any type,
 //! and it outlives the switch: it is `options:admin-state` of the interface.
 
-use super::{Verb, topology};
+use super::{Columns, Verb, topology};
 use crate::error::{Error, failed, usage};
 use crate::grammar::Call;
 use crate::output::Output;
@@ -19,6 +19,7 @@ pub(super) const VERBS: &[Verb] = &[
         options: &[],
         about: "Take a port down, so that it neither receives nor sends, or up again",
         tables: topology::tables,
+        looks_at: Columns::NamedAnd(COLUMN),
         run: set,
     },
     Verb {
@@ -28,6 +29,7 @@ pub(super) const VERBS: &[Verb] = &[
         options: &[],
         about: "Print whether a port is wanted up or down",
         tables: topology::tables,
+        looks_at: Columns::NamedAnd(COLUMN),
         run: get,
     },
 ];

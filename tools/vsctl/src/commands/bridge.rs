@@ -1,6 +1,6 @@
 //! `add-br`, `del-br`, `list-br`, `br-exists`, `br-to-vlan`, `br-to-parent`.
 
-use super::{Verb, flag, topology};
+use super::{Columns, Verb, flag, topology};
 use crate::error::{Error, failed, usage};
 use crate::grammar::Call;
 use crate::output::Output;
@@ -13,7 +13,16 @@ const fn verb(
     about: &'static str,
     run: fn(&Call, &mut Plan<'_>) -> Result<Output, Error>,
 ) -> Verb {
-    Verb { name, args, arity: (1, 1), options: &[], about, tables: topology::tables, run }
+    Verb {
+        name,
+        args,
+        arity: (1, 1),
+        options: &[],
+        about,
+        tables: topology::tables,
+        looks_at: Columns::Named,
+        run,
+    }
 }
 
 pub(super) const VERBS: &[Verb] = &[

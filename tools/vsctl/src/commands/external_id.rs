@@ -1,6 +1,6 @@
 //! `br-set-external-id` and `br-get-external-id`: a bridge's notes for other programs.
 
-use super::{Verb, topology};
+use super::{Columns, Verb, topology};
 use crate::error::{Error, failed};
 use crate::grammar::Call;
 use crate::output::Output;
@@ -17,6 +17,7 @@ pub(super) const VERBS: &[Verb] = &[
         options: &[],
         about: "Set a key of a bridge's external_ids, or remove it if no value is given",
         tables: topology::tables,
+        looks_at: Columns::Named,
         run: set,
     },
     Verb {
@@ -26,6 +27,7 @@ pub(super) const VERBS: &[Verb] = &[
         options: &[],
         about: "Print a key of a bridge's external_ids, or all as KEY=VALUE",
         tables: topology::tables,
+        looks_at: Columns::Named,
         run: get,
     },
 ];

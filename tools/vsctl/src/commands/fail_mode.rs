@@ -1,6 +1,6 @@
 //! `get-fail-mode`, `set-fail-mode`, `del-fail-mode`: what a bridge does without a controller.
 
-use super::{Verb, topology};
+use super::{Columns, Verb, topology};
 use crate::error::{Error, usage};
 use crate::grammar::Call;
 use crate::output::Output;
@@ -17,6 +17,7 @@ pub(super) const VERBS: &[Verb] = &[
         options: &[],
         about: "Print the fail mode of a bridge, if it has one",
         tables: topology::tables,
+        looks_at: Columns::Named,
         run: get,
     },
     Verb {
@@ -26,6 +27,7 @@ pub(super) const VERBS: &[Verb] = &[
         options: &[],
         about: "Set the fail mode of a bridge",
         tables: topology::tables,
+        looks_at: Columns::Named,
         run: set,
     },
     Verb {
@@ -35,6 +37,7 @@ pub(super) const VERBS: &[Verb] = &[
         options: &[],
         about: "Remove the fail mode of a bridge",
         tables: topology::tables,
+        looks_at: Columns::Named,
         run: delete,
     },
 ];

@@ -1,6 +1,6 @@
 //! `init` and `emer-reset`: the database as a whole.
 
-use super::{Verb, topology};
+use super::{Columns, Verb, topology};
 use crate::error::Error;
 use crate::grammar::Call;
 use crate::output::Output;
@@ -14,6 +14,7 @@ pub(super) const VERBS: &[Verb] = &[
         options: &[],
         about: "Make sure the database has its one Open_vSwitch row",
         tables: topology::tables,
+        looks_at: Columns::Named,
         run: init,
     },
     Verb {
@@ -23,6 +24,7 @@ pub(super) const VERBS: &[Verb] = &[
         options: &[],
         about: "Put the configuration back to a known state: no fail mode, no controllers, no mirrors, no QoS",
         tables: topology::tables,
+        looks_at: Columns::All,
         run: emer_reset,
     },
 ];

@@ -1,6 +1,6 @@
 //! `list-ifaces` and `iface-to-br`.
 
-use super::{Verb, topology};
+use super::{Columns, Verb, topology};
 use crate::error::{Error, failed};
 use crate::grammar::Call;
 use crate::output::Output;
@@ -14,6 +14,7 @@ pub(super) const VERBS: &[Verb] = &[
         options: &[],
         about: "Print the names of all interfaces of a bridge but its local one",
         tables: topology::tables,
+        looks_at: Columns::Named,
         run: list,
     },
     Verb {
@@ -23,6 +24,7 @@ pub(super) const VERBS: &[Verb] = &[
         options: &[],
         about: "Print the name of the bridge an interface is on",
         tables: topology::tables,
+        looks_at: Columns::Named,
         run: to_bridge,
     },
 ];

@@ -57,8 +57,22 @@ pub(crate) struct Verb {
     pub(crate) about: &'static str,
     /// Tables that have to be fetched for this call.
     pub(crate) tables: fn(&Call, &Schema) -> Result<Vec<String>, Error>,
+    /// Columns of table `Interface` that have to be fetched, if that is one of them.
+    pub(crate) looks_at: Columns,
     /// What it does.
     pub(crate) run: fn(&Call, &mut Plan<'_>) -> Result<Output, Error>,
+}
+
+/// Columns of interfaces that a verb looks at, beside their names. Interfaces are most of the database of a host full of guests, and have
+/// some fifty columns, statistics among them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Columns {
+    /// Those that its arguments name.
+    Named,
+    /// Those, and one that they do not name.
+    NamedAnd(&'static str),
+    /// All.
+    All,
 }
 
 /// As many arguments as the user likes.

@@ -1,7 +1,7 @@
 //! `add-port`, `del-port`, `list-ports`, `port-to-br`.
 
 use super::database::apply_settings;
-use super::{MANY, Verb, flag, topology};
+use super::{Columns, MANY, Verb, flag, topology};
 use crate::error::{Error, failed};
 use crate::grammar::Call;
 use crate::output::Output;
@@ -16,6 +16,7 @@ pub(super) const VERBS: &[Verb] = &[
         options: &[flag("may-exist", "Do nothing if the port is on that bridge already")],
         about: "Add a port with one interface of the same name; settings go to the Port row",
         tables: topology::tables,
+        looks_at: Columns::Named,
         run: add,
     },
     Verb {
@@ -28,6 +29,7 @@ pub(super) const VERBS: &[Verb] = &[
         ],
         about: "Delete a port with its interfaces",
         tables: topology::tables,
+        looks_at: Columns::Named,
         run: delete,
     },
     Verb {
@@ -37,6 +39,7 @@ pub(super) const VERBS: &[Verb] = &[
         options: &[],
         about: "Print the names of all ports of a bridge but its local port",
         tables: topology::tables,
+        looks_at: Columns::Named,
         run: list,
     },
     Verb {
@@ -46,6 +49,7 @@ pub(super) const VERBS: &[Verb] = &[
         options: &[],
         about: "Print the name of the bridge a port is on",
         tables: topology::tables,
+        looks_at: Columns::Named,
         run: to_bridge,
     },
 ];

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::Verb;
+use super::{Columns, Verb};
 use crate::error::Error;
 use crate::grammar::Call;
 use crate::output::Output;
@@ -17,6 +17,7 @@ pub(super) const VERBS: &[Verb] = &[Verb {
     options: &[],
     about: "Print the configuration as a tree",
     tables,
+    looks_at: Columns::All,
     run,
 }];
 

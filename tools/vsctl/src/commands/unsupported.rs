@@ -1,14 +1,23 @@
 //! Commands of `ovs-vsctl` that this switch cannot carry out yet. They are known by name so that the error says
 //! what is missing and what to use instead, rather than "unknown command".
 
-use super::{MANY, Verb};
+use super::{Columns, MANY, Verb};
 use crate::error::{Error, usage};
 use crate::grammar::Call;
 use crate::output::Output;
 use crate::plan::Plan;
 
 const fn verb(name: &'static str, args: &'static str, about: &'static str) -> Verb {
-    Verb { name, args, arity: (0, MANY), options: &[], about, tables: |_, _| Ok(Vec::new()), run }
+    Verb {
+        name,
+        args,
+        arity: (0, MANY),
+        options: &[],
+        about,
+        tables: |_, _| Ok(Vec::new()),
+        looks_at: Columns::Named,
+        run,
+    }
 }
 
 const BONDS: &str = "Not available: this switch has no bonds yet; add each link as a port of its own";

@@ -109,6 +109,9 @@ fn columns_of_interfaces_are_fetched_for_those_who_look() {
         assert!(looks(line, "statistics"), "{line}");
     }
     assert!(looks("set Interface p0 type=tap external-ids:a=b", "external_ids"));
+    for line in ["get-admin-state p0", "set-admin-state p0 down"] {
+        assert!(looks(line, "options") && !looks(line, "statistics"), "{line}");
+    }
     for line in ["add-port br0 p9", "set Interface p0 type=tap", "list-ports br0"] {
         assert!(!looks(line, "statistics") && looks(line, "name") && looks(line, UUID), "{line}");
     }

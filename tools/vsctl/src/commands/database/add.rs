@@ -1,6 +1,6 @@
 //! `add`: elements of a set, or keys of a map that are not there yet.
 
-use super::{IF_EXISTS, MANY, Verb, tables, target};
+use super::{Columns, IF_EXISTS, MANY, Verb, tables, target};
 use crate::error::{Error, usage};
 use crate::grammar::Call;
 use crate::output::Output;
@@ -14,6 +14,7 @@ pub(super) const VERB: Verb = Verb {
     options: &[IF_EXISTS],
     about: "Add values to a set, or keys to a map; a key that is there keeps its value",
     tables,
+    looks_at: Columns::Named,
     run,
 };
 

@@ -1,6 +1,6 @@
 //! `clear`: columns back to empty.
 
-use super::{IF_EXISTS, MANY, Verb, tables, target};
+use super::{Columns, IF_EXISTS, MANY, Verb, tables, target};
 use crate::error::{Error, usage};
 use crate::grammar::Call;
 use crate::output::Output;
@@ -13,6 +13,7 @@ pub(super) const VERB: Verb = Verb {
     options: &[IF_EXISTS],
     about: "Empty columns of a row",
     tables,
+    looks_at: Columns::Named,
     run,
 };
 

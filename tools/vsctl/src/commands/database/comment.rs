@@ -1,6 +1,6 @@
 //! `comment`: a line in the server's log of changes.
 
-use super::{MANY, Verb};
+use super::{Columns, MANY, Verb};
 use crate::error::Error;
 use crate::grammar::Call;
 use crate::output::Output;
@@ -13,6 +13,7 @@ pub(super) const VERB: Verb = Verb {
     options: &[],
     about: "Write a comment to the log of changes, together with the other changes of the line",
     tables: |_, _| Ok(Vec::new()),
+    looks_at: Columns::Named,
     run,
 };
 

@@ -1,6 +1,6 @@
 //! `create`: a row of any table.
 
-use super::{ID, MANY, Verb, apply_settings, tables};
+use super::{Columns, ID, MANY, Verb, apply_settings, tables};
 use crate::error::{Error, usage};
 use crate::grammar::Call;
 use crate::output::Output;
@@ -13,6 +13,7 @@ pub(super) const VERB: Verb = Verb {
     options: &[ID],
     about: "Create a row and print its UUID; it stays only if another row refers to it (--id=@NAME)",
     tables,
+    looks_at: Columns::Named,
     run,
 };
 

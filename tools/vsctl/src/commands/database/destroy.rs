@@ -1,6 +1,6 @@
 //! `destroy`: rows of any table.
 
-use super::{IF_EXISTS, MANY, Verb, flag, lookup, tables};
+use super::{Columns, IF_EXISTS, MANY, Verb, flag, lookup, tables};
 use crate::error::{Error, usage};
 use crate::grammar::Call;
 use crate::output::Output;
@@ -15,6 +15,7 @@ pub(super) const VERB: Verb = Verb {
     options: &[IF_EXISTS, flag(ALL, "Delete all rows of the table")],
     about: "Delete rows; one that is still referred to cannot be deleted",
     tables,
+    looks_at: Columns::Named,
     run,
 };
 

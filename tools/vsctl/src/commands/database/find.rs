@@ -1,7 +1,7 @@
 //! `find`: rows of a table that meet conditions.
 
 use super::select::{COLUMNS, holds, sort, table_of};
-use super::{MANY, Verb, tables};
+use super::{Columns, MANY, Verb, tables};
 use crate::error::Error;
 use crate::grammar::Call;
 use crate::output::Output;
@@ -14,6 +14,7 @@ pub(super) const VERB: Verb = Verb {
     options: &[COLUMNS],
     about: "Print the rows of a table that meet all conditions",
     tables,
+    looks_at: Columns::All,
     run,
 };
 

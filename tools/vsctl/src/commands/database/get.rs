@@ -1,6 +1,6 @@
 //! `get`: single columns and keys, one per line.
 
-use super::{ID, IF_EXISTS, MANY, Verb, VerbOption, tables, target};
+use super::{Columns, ID, IF_EXISTS, MANY, Verb, VerbOption, tables, target};
 use crate::error::{Error, failed, usage};
 use crate::grammar::Call;
 use crate::output::Output;
@@ -20,6 +20,7 @@ pub(super) const VERB: Verb = Verb {
     ],
     about: "Print columns of a row, one per line",
     tables,
+    looks_at: Columns::All,
     run,
 };
 

@@ -1,7 +1,7 @@
 //! `list`: rows of a table, all columns.
 
 use super::select::{COLUMNS, sort, table_of};
-use super::{IF_EXISTS, MANY, Verb, lookup, tables};
+use super::{Columns, IF_EXISTS, MANY, Verb, lookup, tables};
 use crate::error::Error;
 use crate::grammar::Call;
 use crate::output::Output;
@@ -14,6 +14,7 @@ pub(super) const VERB: Verb = Verb {
     options: &[IF_EXISTS, COLUMNS],
     about: "Print rows of a table, or all of them",
     tables,
+    looks_at: Columns::All,
     run,
 };
 

@@ -13,7 +13,7 @@ mod select;
 mod set;
 mod wait_until;
 
-use super::{MANY, Verb, VerbOption, flag};
+use super::{Columns, MANY, Verb, VerbOption, flag};
 use crate::error::Error;
 use crate::grammar::Call;
 use crate::plan::{Plan, RowId, tables_for};

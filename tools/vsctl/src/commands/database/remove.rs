@@ -1,6 +1,6 @@
 //! `remove`: elements of a set, keys or key-value pairs of a map.
 
-use super::{IF_EXISTS, MANY, Verb, tables, target};
+use super::{Columns, IF_EXISTS, MANY, Verb, tables, target};
 use crate::error::{Error, usage};
 use crate::grammar::Call;
 use crate::output::Output;
@@ -14,6 +14,7 @@ pub(super) const VERB: Verb = Verb {
     options: &[IF_EXISTS],
     about: "Remove values from a set, or keys from a map; what is not there is no error",
     tables,
+    looks_at: Columns::Named,
     run,
 };
 

@@ -1,6 +1,6 @@
 //! `set`: columns and keys of a row.
 
-use super::{IF_EXISTS, MANY, Verb, tables, target};
+use super::{Columns, IF_EXISTS, MANY, Verb, tables, target};
 use crate::error::{Error, usage};
 use crate::grammar::Call;
 use crate::output::Output;
@@ -14,6 +14,7 @@ pub(super) const VERB: Verb = Verb {
     options: &[IF_EXISTS],
     about: "Set columns of a row, or single keys of a map column",
     tables,
+    looks_at: Columns::Named,
     run,
 };
 

@@ -1,7 +1,7 @@
 //! `wait-until`: hold the chain back until a row meets conditions.
 
 use super::select::holds;
-use super::{IF_EXISTS, MANY, Verb, VerbOption, tables};
+use super::{Columns, IF_EXISTS, MANY, Verb, VerbOption, tables};
 use crate::error::Error;
 use crate::grammar::Call;
 use crate::output::Output;
@@ -14,6 +14,7 @@ pub(super) const VERB: Verb = Verb {
     options: &[VerbOption { help: "Do not wait for a row that is not there", ..IF_EXISTS }],
     about: "Wait until the row exists and meets all conditions (bounded by --timeout)",
     tables,
+    looks_at: Columns::All,
     run,
 };
 
