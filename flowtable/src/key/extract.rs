@@ -18,7 +18,11 @@
 
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned, big_endian::U16};
 
-use super::{FlowKey, KEY_WORDS, PLAIN_WORDS, PortNo, VLAN_PRESENT};
+use self::words::{
+    W_ETH, W_NW, W_NW_DST, W_NW_SRC, W_PORT, W_REST, W_TPID, flags_word, inner_tci_word, ipv4_word,
+    ipv6_words, label_word, network_word, pair, ports, ports_word,
+};
+use super::{Beside, FlowKey, KEY_WORDS, PLAIN_WORDS, PortNo, VLAN_PRESENT};
 use crate::wire::{
     ArpEthIpv4, ETH_TYPE_ARP, ETH_TYPE_IPV4, ETH_TYPE_IPV6, ETH_TYPE_MIN, ETH_TYPE_NONE, ETH_TYPE_RARP,
     EthernetHeader, ICMPV6_NEIGHBOR_ADVERT, ICMPV6_NEIGHBOR_SOLICIT, IP_PROTO_AH, IP_PROTO_DSTOPTS,
@@ -35,15 +39,6 @@ const LATER_FRAGMENT: u8 = 3;
 
 /// IPv6 extension headers that are walked before the rest counts as broken. RFC 8200 knows seven places.
 const MAX_EXTENSIONS: usize = 8;
-
-// Words of the key that are stored whole; flow_key.rs fixes the layout.
-const W_ETH: usize = 0;
-const W_NW_SRC: usize = 2;
-const W_NW_DST: usize = 4;
-const W_NW: usize = 6;
-const W_TP: usize = 7;
-const W_PORT: usize = 8;
-const W_TPID: usize = 9;
 
 /// Where the network and transport headers lie that the key was taken from, in bytes from the frame's start.
 ///
@@ -103,6 +98,18 @@ pub fn extract_usual(head: &[u8], frame_len: usize, in_port: PortNo, key: &mut F
     usual::extract(head, frame_len, in_port, key.words_mut())
 }
 
+/// [`super::connection`] for a frame of the usual make. `None`, with nothing written, for any other.
+#[inline(always)]
+pub(super) fn usual_connection(head: &[u8], frame_len: usize, key: &mut FlowKey) -> Option<Beside> {
+    usual::connection(head.get(..frame_len).unwrap_or(head), frame_len, key.words_mut())
+}
+
+/// The same over IPv6.
+#[inline(always)]
+pub(super) fn usual_ipv6_connection(head: &[u8], frame_len: usize, key: &mut FlowKey) -> Option<Beside> {
+    usual::ipv6_connection(head.get(..frame_len).unwrap_or(head), frame_len, key.words_mut())
+}
+
 /// As [`extract`], for a frame that [`extract_usual`] knows nothing of.
 #[inline(never)]
 pub fn extract_unusual(head: &[u8], frame_len: usize, in_port: PortNo, key: &mut FlowKey) -> Layers {
@@ -157,13 +164,11 @@ struct Link {
     eth_type: u16,
     /// Where that type's header begins.
     l3: usize,
-    /// TCI of the inner tag in the key's form; it shares a word with the ports.
-    inner_tci: u16,
 }
 
 impl Link {
     fn untagged(eth_type: u16) -> Link {
-        Link { eth_type, l3: size_of::<EthernetHeader>(), inner_tci: 0 }
+        Link { eth_type, l3: size_of::<EthernetHeader>() }
     }
 }
 
@@ -171,14 +176,6 @@ impl Link {
 #[inline(always)]
 fn view<T: FromBytes + Immutable + KnownLayout + Unaligned>(bytes: &[u8], at: usize) -> Option<&T> {
     T::ref_from_prefix(bytes.get(at..)?).ok().map(|(header, _)| header)
-}
-
-/// Two host-order 32-bit fields as one word, the first one first in memory. By shifts: put together from eight bytes, the compiler
-/// loads the fields by bytes too.
-#[inline(always)]
-fn pair(first: u32, second: u32) -> u64 {
-    let (low, high) = if cfg!(target_endian = "little") { (first, second) } else { (second, first) };
-    u64::from(low) | u64::from(high) << 32
 }
 
 /// Up to two tags and then possibly LLC/SNAP; stores outer TCI and both tag types.
@@ -199,51 +196,19 @@ fn tags_and_llc(head: &[u8], mut eth_type: u16, words: &mut [u64; KEY_WORDS]) ->
     let ([t0, t1], [o0, o1], [i0, i1]) = (outer_tci.to_be_bytes(), outer.to_be_bytes(), inner.to_be_bytes());
     words[W_ETH + 1] = u64::from_ne_bytes([0, 0, 0, 0, 0, 0, t0, t1]);
     words[W_TPID] = u64::from_ne_bytes([o0, o1, i0, i1, 0, 0, 0, 0]);
-    words[W_TP] = transport_word(0, 0, inner_tci);
+    words[W_REST] = inner_tci_word(inner_tci);
 
     if eth_type >= ETH_TYPE_MIN {
-        return Link { eth_type, l3: at, inner_tci };
+        return Link { eth_type, l3: at };
     }
     match view::<LlcSnapHeader>(head, at) {
         Some(snap)
             if snap.prefix == LlcSnapHeader::ETHERNET_PREFIX && snap.eth_type.get() >= ETH_TYPE_MIN =>
         {
-            Link { eth_type: snap.eth_type.get(), l3: at + size_of::<LlcSnapHeader>(), inner_tci }
+            Link { eth_type: snap.eth_type.get(), l3: at + size_of::<LlcSnapHeader>() }
         }
-        _ => Link { eth_type: ETH_TYPE_NONE, l3: at, inner_tci },
+        _ => Link { eth_type: ETH_TYPE_NONE, l3: at },
     }
-}
-
-/// The word of ports, TCP flags and inner TCI; `ports` as four bytes in memory order.
-#[inline(always)]
-fn transport_word(ports: u32, tcp_flags: u16, inner_tci: u16) -> u64 {
-    let ([f0, f1], [t0, t1]) = (tcp_flags.to_be_bytes(), inner_tci.to_be_bytes());
-    pair(ports, u32::from_ne_bytes([f0, f1, t0, t1]))
-}
-
-/// Two fields of a transport header in the form [`transport_word`] takes.
-#[inline(always)]
-fn ports(src: U16, dst: U16) -> u32 {
-    zerocopy::transmute!([src, dst])
-}
-
-/// The word of label, protocol, TOS, TTL and fragment bits.
-#[inline(always)]
-fn network_word(label: u32, protocol: u8, tos: u8, ttl: u8, frag: u8) -> u64 {
-    let [a, b, c, d] = label.to_be_bytes();
-    u64::from_ne_bytes([a, b, c, d, protocol, tos, ttl, frag])
-}
-
-/// An IPv4 address in the first half of an address field.
-#[inline(always)]
-fn ipv4_word(address: [u8; 4]) -> u64 {
-    pair(u32::from_ne_bytes(address), 0)
-}
-
-/// An IPv6 address as the two words of an address field.
-#[inline(always)]
-fn ipv6_words(address: &[u8; 16]) -> [u64; 2] {
-    zerocopy::transmute!(*address)
 }
 
 #[inline(always)]
@@ -270,11 +235,11 @@ fn ipv4(head: &[u8], frame_len: usize, link: Link, words: &mut [u64; KEY_WORDS])
     };
     words[W_NW_SRC] = ipv4_word(ip.src);
     words[W_NW_DST] = ipv4_word(ip.dst);
-    words[W_NW] = network_word(0, ip.protocol, ip.tos, ip.ttl, frag);
+    words[W_NW] = network_word(ip.protocol, ip.tos, ip.ttl, frag);
     if frag == LATER_FRAGMENT {
         return Layers::new(l3, None);
     }
-    transport(head, Upper { protocol: ip.protocol, l3, l4, end }, link.inner_tci, words)
+    transport(head, Upper { protocol: ip.protocol, l3, l4, end }, words)
 }
 
 #[inline(always)]
@@ -291,42 +256,30 @@ fn ipv6(head: &[u8], frame_len: usize, link: Link, words: &mut [u64; KEY_WORDS])
 
     let upper = Upper { protocol: ip.next_header, l3, l4, end };
     if is_extension(ip.next_header) {
-        return ipv6_chain(head, ip, upper, link.inner_tci, words);
+        return ipv6_chain(head, ip, upper, words);
     }
-    ipv6_upper(head, ip, upper, 0, link.inner_tci, words)
+    ipv6_upper(head, ip, upper, 0, words)
 }
 
 /// The rest of an IPv6 packet that has extension headers. Apart, so that packets without them keep everything in
 /// registers.
 #[inline(never)]
-fn ipv6_chain(
-    head: &[u8],
-    ip: &Ipv6Header,
-    upper: Upper,
-    inner_tci: u16,
-    words: &mut [u64; KEY_WORDS],
-) -> Layers {
+fn ipv6_chain(head: &[u8], ip: &Ipv6Header, upper: Upper, words: &mut [u64; KEY_WORDS]) -> Layers {
     let l3 = upper.l3;
     match extensions(head, upper) {
-        Some((upper, frag)) => ipv6_upper(head, ip, upper, frag, inner_tci, words),
+        Some((upper, frag)) => ipv6_upper(head, ip, upper, frag, words),
         None => Layers::new(l3, None),
     }
 }
 
 #[inline(always)]
-fn ipv6_upper(
-    head: &[u8],
-    ip: &Ipv6Header,
-    upper: Upper,
-    frag: u8,
-    inner_tci: u16,
-    words: &mut [u64; KEY_WORDS],
-) -> Layers {
-    words[W_NW] = network_word(ip.flow_label(), upper.protocol, ip.traffic_class(), ip.hop_limit, frag);
+fn ipv6_upper(head: &[u8], ip: &Ipv6Header, upper: Upper, frag: u8, words: &mut [u64; KEY_WORDS]) -> Layers {
+    words[W_NW] = network_word(upper.protocol, ip.traffic_class(), ip.hop_limit, frag);
+    words[W_REST] |= label_word(ip.flow_label());
     if frag == LATER_FRAGMENT {
         return Layers::new(upper.l3, None);
     }
-    transport(head, upper, inner_tci, words)
+    transport(head, upper, words)
 }
 
 /// What IP says about the header behind it.
@@ -386,7 +339,7 @@ fn extensions(head: &[u8], mut upper: Upper) -> Option<(Upper, u8)> {
 
 /// Ports, flags, ICMP type and code.
 #[inline(always)]
-fn transport(head: &[u8], upper: Upper, inner_tci: u16, words: &mut [u64; KEY_WORDS]) -> Layers {
+fn transport(head: &[u8], upper: Upper, words: &mut [u64; KEY_WORDS]) -> Layers {
     let packet = head.get(..upper.end).unwrap_or(head);
     let l4 = upper.l4;
     let (tp, flags) = match upper.protocol {
@@ -405,14 +358,15 @@ fn transport(head: &[u8], upper: Upper, inner_tci: u16, words: &mut [u64; KEY_WO
             None => return Layers::new(upper.l3, None),
         },
     };
-    words[W_TP] = transport_word(tp, flags, inner_tci);
+    words[W_NW] |= ports_word(tp);
+    words[W_REST] |= flags_word(flags);
     Layers::new(upper.l3, Some(l4))
 }
 
 /// The transports that are not TCP and UDP. Type and code of ICMP go where ports go.
 #[inline(never)]
 fn transport_rare(packet: &[u8], upper: Upper, words: &mut [u64; KEY_WORDS]) -> Option<u32> {
-    // ICMP belongs to IPv4 and ICMPv6 to IPv6: a label word alone does not tell, the version nibble does.
+    // ICMP belongs to IPv4 and ICMPv6 to IPv6, and the version nibble tells which this is.
     let version = packet.get(upper.l3).map_or(0, |first| first >> 4);
     match (upper.protocol, version) {
         (IP_PROTO_SCTP, _) => {
@@ -469,7 +423,7 @@ fn arp(head: &[u8], l3: usize, words: &mut [u64; KEY_WORDS]) -> Layers {
     words[W_NW_DST] = ipv4_word(arp.tpa);
     // Only opcodes of one byte can be matched; a larger one reads as zero.
     let op = u8::try_from(arp.op.get()).unwrap_or(0);
-    words[W_NW] = network_word(0, op, 0, 0, 0);
+    words[W_NW] = network_word(op, 0, 0, 0);
     store_extra(arp.sha, arp.tha, &[0; 16], words);
     Layers::new(l3, None)
 }
@@ -483,6 +437,7 @@ fn store_extra(sha: [u8; 6], tha: [u8; 6], target: &[u8; 16], words: &mut [u64; 
 }
 
 mod usual;
+mod words;
 
 #[cfg(test)]
 pub(super) mod properties;

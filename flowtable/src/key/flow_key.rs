@@ -3,12 +3,13 @@
 //! A key is 24 words of 64 bits in three cache lines, not a tree and not a variable list:
 //!
 //! ```text
-//! line 0  L2–L4      MACs, type, VLAN, addresses, label, proto, tos, ttl, frag, ports, TCP flags
+//! line 0  L2–L4      MACs, type, VLAN, addresses, proto, tos, ttl, frag, ports, label, TCP flags
 //! line 1  metadata   in_port, recirc_id, tag types; room for tunnel and conntrack fields
 //! line 2  extra      ARP hardware addresses, ND target: zero for every other packet
 //! ```
 //!
-//! so a masked compare is a few wide loads, and a subtable can name the words its mask touches by index.
+//! so a masked compare is a few wide loads, and a subtable can name the words its mask touches by index. What is matched together lies
+//! together: a connection is four words over IPv4 and six over IPv6, because protocol, fragment bits and ports share one.
 //! Fields that come from a header stay in network byte order: extraction is a copy, and the prefix of an
 //! address is a prefix of its bytes.
 //!
@@ -74,8 +75,6 @@ pub struct FlowKey {
     pub nw_src: [u8; 16],
     /// IPv4 or IPv6 destination, or ARP TPA.
     pub nw_dst: [u8; 16],
-    /// IPv6 flow label, low 20 bits.
-    pub ipv6_label: U32,
     /// IP protocol of the upper layer, or the ARP opcode's low byte.
     pub nw_proto: u8,
     /// IPv4 TOS or IPv6 traffic class, ECN bits included.
@@ -88,6 +87,8 @@ pub struct FlowKey {
     pub tp_src: U16,
     /// TCP, UDP or SCTP destination port; ICMP code.
     pub tp_dst: U16,
+    /// IPv6 flow label, low 20 bits.
+    pub ipv6_label: U32,
     /// TCP flags, low 12 bits.
     pub tcp_flags: U16,
     /// Inner tag's TCI with [`VLAN_PRESENT`] set, or zero.
@@ -121,6 +122,9 @@ pub struct FlowKey {
 const _: () = {
     assert!(size_of::<FlowKey>() == KEY_WORDS * 8);
     assert!(core::mem::offset_of!(FlowKey, nw_src) == 16);
+    assert!(core::mem::offset_of!(FlowKey, nw_proto) == 48);
+    assert!(core::mem::offset_of!(FlowKey, tp_src) == 52);
+    assert!(core::mem::offset_of!(FlowKey, ipv6_label) == 56);
     assert!(core::mem::offset_of!(FlowKey, in_port) == 64);
     assert!(core::mem::offset_of!(FlowKey, arp_sha) == 128);
 };
@@ -136,7 +140,7 @@ impl FlowKey {
     /// both have reached the cache.
     #[inline]
     pub fn equals(&self, other: &FlowKey) -> bool {
-        const PLAIN: [usize; PLAIN_WORDS] = [7, 2, 4, 0, 6, 1, 3, 5, 8, 9];
+        const PLAIN: [usize; PLAIN_WORDS] = [6, 2, 4, 0, 7, 1, 3, 5, 8, 9];
         let (a, b) = (self.words(), other.words());
         PLAIN.iter().all(|i| a[*i] == b[*i]) && a[PLAIN_WORDS..] == b[PLAIN_WORDS..]
     }

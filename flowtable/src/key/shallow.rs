@@ -2,9 +2,7 @@
 //!
 //! A rule `in_port → output` makes one megaflow that compares the port, the EtherType and the fragment bits; a learning bridge
 //! makes megaflows that compare MACs and tags as well. What lies behind cannot change which of them a packet matches, so it
-//! is not extracted. Let `M` be the union of the masks of all megaflows a packet could match. Each mask is a
-//! subset of `M`, so `mask ∧ key = mask ∧ (M ∧ key)`: a lookup with the limited key `M ∧ key` compares the very same words.
-//! [`Depth`] is `M` rounded up to one of three.
+//! is not extracted ([`Depth`] says why that is right).
 //!
 //! The limited key of nearly all frames is made of their first 24 bytes: untagged, with an EtherType, not a fragment. Tag words and
 //! fragment bits are then zero and MACs and type lie in the frame as they do in the key. Every other frame is for
@@ -13,53 +11,11 @@
 //! Cost: three loads, two masks, one or two compares.
 
 use super::extract::{TYPE_AND_BEFORE, extract, is_extension};
-use super::{FlowKey, FlowMask, PortNo};
+use super::{Depth, FlowKey, PortNo};
 use crate::wire::{
     ETH_TYPE_IPV4, ETH_TYPE_IPV6, ETH_TYPE_MIN, EthernetHeader, IP_PROTO_TCP, IPV4_FRAGMENT_OFFSET,
     IPV4_MORE_FRAGMENTS, Ipv4Header, TcpHeader, is_vlan_type,
 };
-
-/// How deep into a packet a set of masks looks.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
-pub enum Depth {
-    /// At [`FlowMask::EXACT_BASE`] only: the port, the round, EtherType and fragment bits.
-    #[default]
-    Port,
-    /// At MACs and tags as well.
-    Link,
-    /// At anything.
-    Full,
-}
-
-impl Depth {
-    /// The least depth that holds a mask.
-    pub fn of(mask: &FlowMask) -> Depth {
-        [Depth::Port, Depth::Link].into_iter().find(|d| mask.is_subset_of(&d.mask())).unwrap_or(Depth::Full)
-    }
-
-    /// Every bit that masks of this depth may look at.
-    pub fn mask(self) -> FlowMask {
-        let mut mask = FlowMask::EXACT_BASE;
-        match self {
-            Depth::Port => {}
-            Depth::Link => {
-                mask.union(&FlowMask::EXACT_MACS);
-                mask.union(&FlowMask::EXACT_VLANS);
-            }
-            Depth::Full => mask = FlowMask::EXACT,
-        }
-        mask
-    }
-
-    /// Bits of the key's first two words that count at this depth, in a frame without tags.
-    #[inline]
-    fn front(self) -> [u64; 2] {
-        match self {
-            Depth::Port => [0, TYPE],
-            Depth::Link | Depth::Full => [u64::MAX, TYPE_AND_BEFORE],
-        }
-    }
-}
 
 /// The EtherType in the second word of a frame.
 const TYPE: u64 = type_word(u16::MAX);
@@ -73,6 +29,15 @@ const FRAGMENT: u64 = {
 const fn type_word(eth_type: u16) -> u64 {
     let [a, b] = eth_type.to_be_bytes();
     u64::from_ne_bytes([0, 0, 0, 0, a, b, 0, 0])
+}
+
+/// Bits of the key's first two words that count at a depth, in a frame without tags.
+#[inline]
+fn counting(depth: Depth) -> [u64; 2] {
+    match depth {
+        Depth::Port => [0, TYPE],
+        _ => [u64::MAX, TYPE_AND_BEFORE],
+    }
 }
 
 /// What [`shallow`] sees of a frame.
@@ -111,7 +76,7 @@ pub fn shallow(head: &[u8], frame_len: usize, depth: Depth) -> Option<Shallow> {
         }
         false
     };
-    let mask = depth.front();
+    let mask = counting(depth);
     Some(Shallow { words: [front & mask[0], back & mask[1]], may_be_tcp })
 }
 

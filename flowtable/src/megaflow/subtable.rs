@@ -18,7 +18,7 @@
 use core::cell::Cell;
 use core::num::NonZeroU32;
 
-use super::bucket::{Bucket, WAYS};
+use super::bucket::{Bucket, WAYS, Ways};
 use super::tuples::Place;
 use crate::key::{FlowKey, FlowMask, KEY_WORDS, SparseMask};
 use crate::simd::prefetch;
@@ -109,6 +109,14 @@ impl<const N: usize, V> Entry<N, V> {
     }
 }
 
+/// What a burst lookup knows of its packets so far.
+struct Sought<const N: usize> {
+    masked: [[u64; N]; BURST],
+    hashes: [u32; BURST],
+    /// Ways of the bucket that may hold the packet's entry.
+    ways: [Ways; BURST],
+}
+
 /// A subtable of `N` words.
 struct Words<const N: usize, V> {
     mask: SparseMask<N>,
@@ -149,47 +157,15 @@ impl<const N: usize, V> Subtable<V> for Words<N, V> {
         entry.has(&self.mask.masked(key)).then_some(&entry.value)
     }
 
-    /// In three passes over the burst, so that the cache misses of its packets overlap: hashes, and the buckets are
-    /// asked for; tags, without a branch, and the entries are asked for; keys. A packet that is not here, as is most
-    /// often so, pays for the first two.
     fn lookup_burst<'t>(&'t self, keys: &[FlowKey], wanted: u32, found: &mut Found<'_, 't, V>) -> u32 {
         if wanted.is_power_of_two() {
-            return self.lookup_one(keys, wanted, found);
+            self.lookup_one(keys, wanted, found)
+        } else if wanted == low_bits(keys.len()) {
+            // Nearly always. A loop over numbers is shorter than one over bits, and needs no check of an index.
+            self.lookup_these(keys, 0..keys.len().min(BURST), wanted, found)
+        } else {
+            self.lookup_these(keys, bits(wanted), wanted, found)
         }
-        let mut masked = [[0; N]; BURST];
-        let mut hashes = [0; BURST];
-        let mut buckets = [self.first_bucket(0); BURST];
-        for i in bits(wanted) {
-            let Some(key) = keys.get(i) else { break };
-            masked[i] = self.mask.masked(key);
-            let hash = self.mask.hash(&masked[i]);
-            (hashes[i], buckets[i]) = (hash, self.first_bucket(hash));
-            prefetch(buckets[i]);
-        }
-        let (mut likely, mut ways) = (0, [0; BURST]);
-        for i in bits(wanted) {
-            let bucket = buckets[i];
-            ways[i] = bucket.ways_with(Bucket::tag(hashes[i]));
-            likely |= u32::from((ways[i] | u32::from(bucket.overflow)) != 0) << i;
-            // Whatever stands in a way is a slot, so of a packet that is not here some entry is asked for in vain.
-            if let Some(entry) = self.entries.get(bucket.first_slot_of(ways[i])) {
-                prefetch(entry);
-            }
-        }
-        let mut hits = 0;
-        for i in bits(likely) {
-            let here = buckets[i].slots_of(ways[i]).find_map(|slot| self.entry_of(slot, &masked[i]));
-            let here = if here.is_none() && buckets[i].overflow != 0 {
-                self.find_on_path(&masked[i], hashes[i]).map(|slot| (slot, &self.entries[slot]))
-            } else {
-                here
-            };
-            if let Some((slot, entry)) = here {
-                found.put(i, &entry.value, slot);
-                hits |= 1 << i;
-            }
-        }
-        hits
     }
 
     fn insert(&mut self, key: &FlowKey, value: V) -> Option<V> {
@@ -220,6 +196,70 @@ impl<const N: usize, V> Words<N, V> {
             hashes: Vec::new(),
             hits: Cell::new(0),
         }
+    }
+
+    /// In three passes over the burst, so that the cache misses of its packets overlap: hashes, and the buckets are
+    /// asked for; tags, without a branch, and the entries are asked for; keys. A packet that is not here, as is most
+    /// often so, pays for the first two. `packets` are the numbers of the bits in `wanted`.
+    #[inline(always)]
+    fn lookup_these<'t>(
+        &'t self,
+        keys: &[FlowKey],
+        packets: impl Iterator<Item = usize> + Clone,
+        wanted: u32,
+        found: &mut Found<'_, 't, V>,
+    ) -> u32 {
+        let mut sought = Sought { masked: [[0; N]; BURST], hashes: [0; BURST], ways: [0; BURST] };
+        let mut buckets = [self.first_bucket(0); BURST];
+        for i in packets.clone() {
+            let Some(key) = keys.get(i) else { break };
+            sought.masked[i] = self.mask.masked(key);
+            sought.hashes[i] = self.mask.hash(&sought.masked[i]);
+            buckets[i] = self.first_bucket(sought.hashes[i]);
+            prefetch(buckets[i]);
+        }
+        let mut likely = 0;
+        for i in packets.clone() {
+            let bucket = buckets[i];
+            let ways = bucket.ways_with(Bucket::tag(sought.hashes[i]));
+            sought.ways[i] = ways;
+            likely |= u32::from((ways | u32::from(bucket.overflow)) != 0) << i;
+            // Whatever stands in a way is a slot, so of a packet that is not here some entry is asked for in vain.
+            if let Some(entry) = self.entries.get(bucket.first_slot_of(ways)) {
+                prefetch(entry);
+            }
+        }
+        if likely == wanted {
+            self.compare(packets, &sought, &buckets, found)
+        } else {
+            self.compare(bits(likely), &sought, &buckets, found)
+        }
+    }
+
+    /// The last pass: which of some packets have the key that they seem to have.
+    #[inline(always)]
+    fn compare<'t>(
+        &'t self,
+        packets: impl Iterator<Item = usize>,
+        sought: &Sought<N>,
+        buckets: &[&Bucket; BURST],
+        found: &mut Found<'_, 't, V>,
+    ) -> u32 {
+        let mut hits = 0;
+        for i in packets {
+            let (masked, bucket) = (&sought.masked[i], buckets[i]);
+            let here = bucket.slots_of(sought.ways[i]).find_map(|slot| self.entry_of(slot, masked));
+            let here = if here.is_none() && bucket.overflow != 0 {
+                self.find_on_path(masked, sought.hashes[i]).map(|slot| (slot, &self.entries[slot]))
+            } else {
+                here
+            };
+            if let Some((slot, entry)) = here {
+                found.put(i, &entry.value, slot);
+                hits |= 1 << i;
+            }
+        }
+        hits
     }
 
     /// A burst of one flow, as bulk traffic makes them: nothing to overlap, and no arrays to clear.
@@ -349,9 +389,15 @@ impl<const N: usize, V> Words<N, V> {
     }
 }
 
+/// A bitmap of the first so many packets.
+#[inline(always)]
+fn low_bits(packets: usize) -> u32 {
+    ((1u64 << packets.min(BURST)) - 1) as u32
+}
+
 /// Indexes of the set bits.
 #[inline(always)]
-pub(super) fn bits(mut bitmap: u32) -> impl Iterator<Item = usize> {
+pub(super) fn bits(mut bitmap: u32) -> impl Iterator<Item = usize> + Clone {
     core::iter::from_fn(move || {
         // Of a number that is not zero the compiler knows that this is below 32, and checks no index.
         let bit = NonZeroU32::new(bitmap)?.trailing_zeros() as usize;

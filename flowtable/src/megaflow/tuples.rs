@@ -20,7 +20,7 @@ pub(super) struct Tuples<V> {
     subtables: Vec<Box<dyn Subtable<V> + Send>>,
     /// Their numbers in the order they are tried.
     order: Vec<u16>,
-    /// The deepest of their masks.
+    /// How deep their masks together look.
     depth: Depth,
 }
 
@@ -56,7 +56,7 @@ impl<V: Send + 'static> Tuples<V> {
                 let Ok(number) = u16::try_from(self.subtables.len()) else { return Some(value) };
                 self.subtables.push(subtable(mask, seed));
                 self.order.push(number);
-                self.depth = self.depth.max(Depth::of(mask));
+                self.depth = self.depth.join(Depth::of(mask));
                 usize::from(number)
             }
         };
@@ -76,7 +76,7 @@ impl<V: Send + 'static> Tuples<V> {
             let (gone, last) = (at as u16, self.subtables.len() as u16);
             self.order.retain(|number| *number != gone);
             self.order.iter_mut().filter(|number| **number == last).for_each(|number| *number = gone);
-            self.depth = self.iter().map(|s| Depth::of(&s.mask())).max().unwrap_or_default();
+            self.depth = self.iter().map(|s| Depth::of(&s.mask())).fold(Depth::default(), Depth::join);
         }
         Some(value)
     }

@@ -6,6 +6,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use zerocopy::big_endian::U16;
+
 use super::{
     Rule,
     prefix_index::{PREFIX_FIELDS, PrefixIndex},
@@ -22,15 +24,38 @@ enum Stage {
     L4,
 }
 
+/// Fields of the link layer.
+const L2: FlowMask = FlowMask {
+    fields: FlowKey {
+        eth_dst: [0xff; 6],
+        eth_src: [0xff; 6],
+        eth_type: U16::MAX_VALUE,
+        vlan_tci: U16::MAX_VALUE,
+        vlan2_tci: U16::MAX_VALUE,
+        ..FlowMask::WILDCARD.fields
+    },
+};
+
+/// Fields of the transport.
+const L4: FlowMask = FlowMask {
+    fields: FlowKey {
+        tp_src: U16::MAX_VALUE,
+        tp_dst: U16::MAX_VALUE,
+        tcp_flags: U16::MAX_VALUE,
+        ..FlowMask::WILDCARD.fields
+    },
+};
+
+/// Parts the words of a key fall into by stage, at most: two words hold fields of two and of three stages.
+const PARTS: usize = KEY_WORDS + 3;
+
 impl Stage {
-    /// The stage of a key word; `flow_key.rs` fixes the layout.
-    fn of_word(index: usize) -> Stage {
-        match index {
-            0 | 1 => Stage::L2,
-            7 => Stage::L4,
-            8..16 => Stage::Metadata,
-            _ => Stage::L3,
-        }
+    /// The bits of a key word that belong to each stage; flow_key.rs fixes the layout.
+    fn split(index: usize, bits: u64) -> impl Iterator<Item = (Stage, u64)> {
+        let (l2, l4) = (L2.words()[index], L4.words()[index]);
+        let rest = if (8..16).contains(&index) { Stage::Metadata } else { Stage::L3 };
+        let parts = [(Stage::L2, bits & l2), (rest, bits & !l2 & !l4), (Stage::L4, bits & l4)];
+        parts.into_iter().filter(|(_, bits)| *bits != 0)
     }
 
     fn of_field(field: Field) -> Stage {
@@ -52,7 +77,7 @@ struct StageEnd {
 #[derive(Debug)]
 pub(super) struct Subtable {
     mask: FlowMask,
-    /// Indexes and masks of the words the mask touches, in the order of the stages.
+    /// Indexes and masks of the words the mask touches, in the order of the stages. A word with fields of several stages is there once for each.
     words: Vec<(usize, u64)>,
     stages: Vec<StageEnd>,
     prefixes: Vec<PrefixIndex>,
@@ -63,21 +88,23 @@ pub(super) struct Subtable {
 }
 
 /// The masked words of a key; only the first ones of a subtable's number are used.
-type MaskedWords = [u64; KEY_WORDS];
+type MaskedWords = [u64; PARTS];
 
 impl Subtable {
     pub(super) fn new(mask: &FlowMask) -> Subtable {
-        let mut words: Vec<(usize, u64)> =
-            mask.words().iter().copied().enumerate().filter(|(_, bits)| *bits != 0).collect();
-        words.sort_by_key(|(index, _)| (Stage::of_word(*index), *index));
+        let split = |(index, bits): (usize, &u64)| {
+            Stage::split(index, *bits).map(move |(stage, bits)| (stage, index, bits))
+        };
+        let mut parts: Vec<(Stage, usize, u64)> = mask.words().iter().enumerate().flat_map(split).collect();
+        parts.sort();
         let mut stages: Vec<StageEnd> = Vec::new();
-        for (at, (index, _)) in words.iter().enumerate() {
-            let stage = Stage::of_word(*index);
+        for (at, (stage, ..)) in parts.iter().enumerate() {
             match stages.last_mut() {
-                Some(last) if last.stage == stage => last.words = at + 1,
-                _ => stages.push(StageEnd { stage, words: at + 1, wanted: SeededMap::default() }),
+                Some(last) if last.stage == *stage => last.words = at + 1,
+                _ => stages.push(StageEnd { stage: *stage, words: at + 1, wanted: SeededMap::default() }),
             }
         }
+        let words = parts.into_iter().map(|(_, index, bits)| (index, bits)).collect();
         let prefixes = PREFIX_FIELDS.iter().filter_map(|field| PrefixIndex::new(*field, mask)).collect();
         Subtable {
             mask: *mask,
@@ -107,7 +134,7 @@ impl Subtable {
     }
 
     fn masked(&self, key: &FlowKey) -> MaskedWords {
-        let mut masked = [0; KEY_WORDS];
+        let mut masked = [0; PARTS];
         for (to, (index, bits)) in masked.iter_mut().zip(&self.words) {
             *to = key.words()[*index] & bits;
         }

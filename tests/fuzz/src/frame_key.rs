@@ -2,6 +2,7 @@
 //!
 //! Property: key extraction and header changes survive every frame and every length, and
 //! - bytes beyond the frame's end do not matter; a shorter head only loses headers, it never invents or changes one;
+//! - what a limited look sees is what the full one sees, as far as its depth goes;
 //! - the key, printed as a datapath match and read back, still matches the packet, and prints the same again;
 //! - a header change that fails changes nothing; one that succeeds is what the next extraction sees, and a right IPv4 header
 //!   checksum stays right;
@@ -9,7 +10,10 @@
 
 use flowtable::actions::SetField;
 use flowtable::actions::rewrite::{HeadMut, apply_set, is_settable, pop_vlan, push_vlan};
-use flowtable::key::{FIELDS, Field, FlowKey, FlowMask, FlowMatch, Layers, PortNo, extract};
+use flowtable::key::{
+    Depth, FIELDS, Field, FlowKey, FlowMask, FlowMatch, Layers, PortNo, connection, extract, shallow,
+    tcp_flags,
+};
 use flowtable::text::PortNumbers;
 use flowtable::text::datapath::{format_match, parse_match};
 
@@ -28,6 +32,7 @@ pub fn run(data: &[u8]) {
     assert_eq!(fresh, key, "extraction depends on what the key held before");
     assert!([layers.l3(), layers.l4()].into_iter().flatten().all(|at| at <= frame.len()), "{layers:?}");
     lengths_are_respected(frame, usize::from(cut), usize::from(beyond));
+    limited_looks_agree(frame, &key, &layers);
     text_says_the_same(&key);
     let field = FIELDS[usize::from(choice) % FIELDS.len()].field;
     changes_are_seen(frame, &key, &layers, &SetField::masked(field, value, mask), partial & 1 == 1);
@@ -50,6 +55,22 @@ fn key_of(head: &[u8], frame_len: usize) -> (FlowKey, Layers) {
     key.words_mut().fill(!0);
     let layers = extract(head, frame_len, PortNo(3), &mut key);
     (key, layers)
+}
+
+fn limited_looks_agree(frame: &[u8], key: &FlowKey, layers: &Layers) {
+    let limited = |depth: Depth| FlowKey { in_port: 0, ..depth.mask().apply(key) };
+    assert_eq!(tcp_flags(frame, frame.len()), key.tcp_flags.get());
+    for depth in [Depth::Port, Depth::Link] {
+        let Some(seen) = shallow(frame, frame.len(), depth) else { continue };
+        let mut front = FlowKey::default();
+        front.words_mut()[..2].copy_from_slice(&seen.words);
+        assert_eq!(front, limited(depth), "{depth:?}");
+        assert!(seen.may_be_tcp || key.tcp_flags.get() == 0);
+    }
+    let mut connected = FlowKey::default();
+    let beside = connection(frame, frame.len(), &mut connected);
+    assert_eq!(connected, limited(Depth::Connection));
+    assert_eq!((beside.layers, beside.tcp_flags), (*layers, key.tcp_flags.get()));
 }
 
 fn lengths_are_respected(frame: &[u8], cut: usize, beyond: usize) {

@@ -4,7 +4,7 @@
 //! much must look the same depends on how deep the megaflows of the port look. Where they compare the port and the
 //! EtherType alone, all IPv4 packets of a burst are one train, whatever their addresses.
 
-use flowtable::key::{self, Depth, FlowKey, Layers, PortNo, Shallow};
+use flowtable::key::{self, Beside, Depth, FlowKey, Layers, PortNo, Shallow};
 use pmd::packet::{BURST, Batch, SlotId};
 
 /// Packets that follow each other and have the same key.
@@ -22,12 +22,14 @@ pub(super) struct Train {
 pub(super) struct Burst {
     trains: [Train; BURST],
     count: usize,
-    /// Whether `full` and `layers` are filled, else `limited` is.
-    deep: bool,
+    /// Which keys are filled: `full`, `connections`, or `limited`. With the first two `layers` are as well.
+    depth: Depth,
     /// The key of each train. Of those that have no bit in `unusual` all words from [`key::PLAIN_WORDS`] on are zero.
     full: [FlowKey; BURST],
     unusual: u32,
-    /// The limited key of each train. But for the first two words of a key all are zero where `stained` has no bit.
+    /// The key of each train at [`Depth::Connection`]. All words but [`key::CONNECTION_WORDS`] are zero.
+    connections: [FlowKey; BURST],
+    /// The key of each train at less depth. But for the first two words of a key all are zero where `stained` has no bit.
     limited: [FlowKey; BURST],
     stained: u32,
     /// Of each packet.
@@ -39,9 +41,10 @@ impl Burst {
         Box::new(Burst {
             trains: [Train::default(); BURST],
             count: 0,
-            deep: false,
+            depth: Depth::Port,
             full: [FlowKey::default(); BURST],
             unusual: 0,
+            connections: [FlowKey::default(); BURST],
             limited: [FlowKey::default(); BURST],
             stained: 0,
             layers: [Layers::NONE; BURST],
@@ -57,13 +60,17 @@ impl Burst {
     /// Their keys, as far as [`Burst::fill`] was told to look.
     #[inline]
     pub(super) fn keys(&self) -> &[FlowKey] {
-        let keys = if self.deep { &self.full } else { &self.limited };
+        let keys = match self.depth {
+            Depth::Full => &self.full,
+            Depth::Connection => &self.connections,
+            Depth::Link | Depth::Port => &self.limited,
+        };
         &keys[..self.count]
     }
 
     /// Where the headers of a packet lie.
     pub(super) fn layers(&self, batch: &Batch<'_>, slot: SlotId, in_port: PortNo) -> Layers {
-        if self.deep {
+        if matches!(self.depth, Depth::Full | Depth::Connection) {
             return self.layers[usize::from(slot) % BURST];
         }
         let packet = batch.packet(slot);
@@ -73,10 +80,16 @@ impl Burst {
     /// Sorts the packets of a batch into trains, looking as deep as is said.
     #[inline]
     pub(super) fn fill(&mut self, batch: &Batch<'_>, in_port: PortNo, depth: Depth) {
-        self.deep = depth == Depth::Full;
-        if self.deep { self.fill_deep(batch, in_port) } else { self.fill_shallow(batch, in_port, depth) }
+        self.depth = depth;
+        // Each in a function of its own: in one, the ways would fight for registers.
+        match depth {
+            Depth::Full => self.fill_deep(batch, in_port),
+            Depth::Connection => self.fill_connections(batch),
+            Depth::Link | Depth::Port => self.fill_shallow(batch, in_port, depth),
+        }
     }
 
+    #[inline(never)]
     fn fill_deep(&mut self, batch: &Batch<'_>, in_port: PortNo) {
         let mut count = 0;
         for i in 0..batch.len().min(BURST) {
@@ -109,6 +122,30 @@ impl Burst {
         self.count = count;
     }
 
+    #[inline(never)]
+    fn fill_connections(&mut self, batch: &Batch<'_>) {
+        let mut count = 0;
+        for i in 0..batch.len().min(BURST) {
+            let packet = batch.packet(i as SlotId);
+            let (before, rest) = self.connections.split_at_mut(count);
+            let Some(key) = rest.first_mut() else { break };
+            let (len, end) = (packet.len(), i as SlotId + 1);
+            let Beside { layers, tcp_flags } = key::connection(packet.head(), len, key);
+            self.layers[i] = layers;
+            if before.last().is_some_and(|before| key::is_same_connection(key, before)) {
+                let train = &mut self.trains[count - 1];
+                train.end = end;
+                train.bytes += len as u32;
+                train.tcp_flags |= tcp_flags;
+            } else {
+                self.trains[count] = Train { end, tcp_flags, bytes: len as u32 };
+                count += 1;
+            }
+        }
+        self.count = count;
+    }
+
+    #[inline(never)]
     fn fill_shallow(&mut self, batch: &Batch<'_>, in_port: PortNo, depth: Depth) {
         self.clean();
         // No limited key is this: its last two bytes are zero.

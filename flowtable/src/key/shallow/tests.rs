@@ -1,20 +1,15 @@
-//! The shallow look against the full one.
+//! The limited looks against the full one.
 
 use proptest::prelude::*;
-use zerocopy::IntoBytes;
 
 use super::super::extract::properties::frame;
 use super::*;
+use crate::key::{Beside, CONNECTION_WORDS, connection};
 
-fn full(head: &[u8], frame_len: usize) -> FlowKey {
-    let mut key = FlowKey::default();
-    extract(head, frame_len, PortNo::NONE, &mut key);
-    key
-}
-
-/// What [`shallow`] and [`tcp_flags`] promise, for any bytes.
+/// What [`shallow`], [`connection`] and [`tcp_flags`] promise, for any bytes.
 fn assert_agrees(head: &[u8], frame_len: usize) -> Result<(), TestCaseError> {
-    let full = full(head, frame_len);
+    let mut full = FlowKey::default();
+    let layers = extract(head, frame_len, PortNo::NONE, &mut full);
     prop_assert_eq!(tcp_flags(head, frame_len), full.tcp_flags.get());
     for depth in [Depth::Port, Depth::Link] {
         let Some(seen) = shallow(head, frame_len, depth) else { continue };
@@ -23,6 +18,11 @@ fn assert_agrees(head: &[u8], frame_len: usize) -> Result<(), TestCaseError> {
         prop_assert_eq!(limited, depth.mask().apply(&full));
         prop_assert!(seen.may_be_tcp || full.tcp_flags.get() == 0);
     }
+    let mut limited = FlowKey::default();
+    limited.words_mut()[CONNECTION_WORDS].fill(0x5a5a_5a5a_5a5a_5a5a);
+    let beside = connection(head, frame_len, &mut limited);
+    prop_assert_eq!(limited, Depth::Connection.mask().apply(&full));
+    prop_assert_eq!(beside, Beside { layers, tcp_flags: full.tcp_flags.get() });
     Ok(())
 }
 
@@ -50,27 +50,6 @@ fn usual_frames_take_a_shallow_look_only() {
             assert_eq!(shallow(&frame[..23], 60, depth), None);
             assert_eq!(shallow(&frame, 23, depth), None);
         }
-    }
-}
-
-#[test]
-fn a_depth_is_the_least_that_holds_a_mask() {
-    let join = |parts: &[FlowMask]| {
-        let mut mask = FlowMask::WILDCARD;
-        parts.iter().for_each(|part| mask.union(part));
-        mask
-    };
-    let base = FlowMask::EXACT_BASE;
-    assert_eq!(Depth::of(&FlowMask::WILDCARD), Depth::Port);
-    assert_eq!(Depth::of(&base), Depth::Port);
-    assert_eq!(Depth::of(&join(&[base, FlowMask::EXACT_MACS])), Depth::Link);
-    assert_eq!(Depth::of(&FlowMask::EXACT_VLANS), Depth::Link);
-    assert_eq!(Depth::of(&join(&[base, FlowMask::EXACT_FIVE_TUPLE])), Depth::Full);
-    for bit in 0..size_of::<FlowKey>() * 8 {
-        let mut mask = FlowMask::WILDCARD;
-        mask.fields.as_mut_bytes()[bit / 8] |= 1 << (bit % 8);
-        let depth = Depth::of(&mask);
-        assert!(depth == Depth::Full || mask.is_subset_of(&depth.mask()), "bit {bit}");
     }
 }
 

@@ -223,12 +223,16 @@ proptest! {
     fn looking_no_deeper_than_the_masks_finds_the_same(
         flows in prop::collection::vec((0u8..20, 0u8..6, 0u8..3, 0usize..6, any::<u16>()), 1..60),
         packets in prop::collection::vec((0u8..20, 0u8..6), 32),
-        vlan: u16, deep: bool,
+        vlan: u16, deep: bool, connections: bool,
     ) {
         let (mut table, mut model) = (MegaflowTable::new(), Model::default());
-        let mut masks = vec![FlowMask::EXACT_BASE, Depth::Link.mask()];
+        let mut masks = vec![FlowMask::EXACT_BASE, if connections { Depth::Connection } else { Depth::Link }.mask()];
         masks.push(FlowMask::EXACT_BASE);
-        masks[2].fields.eth_src = [0xff; 6];
+        if connections {
+            masks[2].fields.nw_src = [0xff; 16];
+        } else {
+            masks[2].fields.eth_src = [0xff; 6];
+        }
         if deep {
             masks.push(FlowMask::EXACT);
         }

@@ -33,7 +33,7 @@ const COUNTED: usize = 64;
 pub(crate) type Stage = (&'static str, fn(&Path) -> Result<usize>);
 
 /// All stages, in the order of a packet's way.
-pub(crate) const STAGES: [Stage; 17] = [
+pub(crate) const STAGES: [Stage; 18] = [
     ("ring-dequeue", |folder| ring_dequeue(folder, Kind::Split)),
     ("ring-dequeue-packed", |folder| ring_dequeue(folder, Kind::Packed)),
     ("key-extract", key_extract),
@@ -46,6 +46,7 @@ pub(crate) const STAGES: [Stage; 17] = [
     ("path-1-flow-packed", |folder| path(folder, Kind::Packed, 64, Flows::Port, |_| 0)),
     // Each with a megaflow of its own, no two packets that follow each other of the same.
     ("path-64-flows", |folder| path(folder, Kind::Split, 64, Flows::Connections(64), |i| i % 64)),
+    ("path-64-flows-ipv6", |folder| path(folder, Kind::Split, 96, Flows::Ipv6Connections(64), |i| i % 64)),
     ("path-100k-flows", |folder| {
         path(folder, Kind::Split, 64, Flows::Connections(100_000), |i| i * 7_919 % 100_000)
     }),
@@ -91,6 +92,20 @@ fn frame(len: usize, flow: u32) -> Vec<u8> {
     frame.extend([10, 1, 0, 1, 4, 0, 0, 53]);
     frame.extend((ip_len - 20).to_be_bytes());
     frame.extend([0, 0]);
+    frame.resize(len - 4, 0);
+    frame
+}
+
+/// The same over IPv6.
+fn ipv6_frame(len: usize, flow: u32) -> Vec<u8> {
+    let mut frame = vec![0x52, 0x54, 0, 0, 0, 2, 0x52, 0x54, 0, 0, 0, 1, 0x86, 0xdd, 0x60, 0, 0, 0];
+    let udp_len = u16::try_from(len - 4 - 54).unwrap_or(u16::MAX);
+    frame.extend(udp_len.to_be_bytes());
+    frame.extend([17, 64]);
+    frame.extend((0xfd00 << 112 | u128::from(flow)).to_be_bytes());
+    frame.extend((0xfd01 << 112 | 1u128).to_be_bytes());
+    frame.extend([4, 0, 0, 53]);
+    frame.extend(udp_len.to_be_bytes());
     frame.resize(len - 4, 0);
     frame
 }
@@ -324,6 +339,14 @@ enum Flows {
     Macs,
     /// One for each of so many connections.
     Connections(u32),
+    /// The same over IPv6.
+    Ipv6Connections(u32),
+}
+
+impl Flows {
+    fn frame(self, len: usize, flow: u32) -> Vec<u8> {
+        if matches!(self, Flows::Ipv6Connections(_)) { ipv6_frame(len, flow) } else { frame(len, flow) }
+    }
 }
 
 /// Commands sent before the worker goes round for them, 64 a time: fewer than its queue holds.
@@ -344,11 +367,11 @@ fn install(handle: &WorkerHandle, worker: &mut Stepped, flows: Flows) {
             mask.union(&FlowMask::EXACT_VLANS);
             (1, mask)
         }
-        Flows::Connections(count) => (count, FlowMask::EXACT_FIVE_TUPLE),
+        Flows::Connections(count) | Flows::Ipv6Connections(count) => (count, FlowMask::EXACT_FIVE_TUPLE),
     };
     mask.union(&FlowMask::EXACT_BASE);
     for number in 0..count {
-        let (frame, mut key) = (frame(64, number), FlowKey::default());
+        let (frame, mut key) = (flows.frame(96, number), FlowKey::default());
         extract(&frame, frame.len(), PortNo(1), &mut key);
         handle.send(Command::Install(Arc::new(Megaflow::new(
             0,
@@ -372,7 +395,8 @@ fn path(folder: &Path, kind: Kind, len: usize, flows: Flows, flow: fn(u32) -> u3
         path.from.sent()?;
         path.to.received()?;
         path.to.post(BURST)?;
-        path.from.send(&frames(len, flow, path.sent))?;
+        let burst = path.sent..path.sent + BURST as u32;
+        path.from.send(&burst.map(|i| flows.frame(len, flow(i))).collect::<Vec<_>>())?;
         path.sent += BURST as u32;
         Ok(())
     };

@@ -50,7 +50,7 @@ fn every_packet_is_in_a_train_of_its_key() {
     let mut storage = BatchStorage::new();
     // Walks of different steps, so that each frame comes after every other, and bursts after other bursts.
     for round in 0..frames.len() * 4 {
-        for depth in [Depth::Port, Depth::Link, Depth::Full] {
+        for depth in [Depth::Port, Depth::Link, Depth::Connection, Depth::Full] {
             let count = 1 + round * 7 % BURST;
             let picked: Vec<&Vec<u8>> =
                 (0..count).map(|i| &frames[i / 2 * (1 + round) % frames.len()]).collect();
@@ -92,7 +92,7 @@ fn alike_packets_are_one_train_where_nobody_looks_deeper() {
     for i in 0..BURST {
         assert!(batch.receive(Span::from_slice(&frames[i % 4])));
     }
-    for (depth, trains) in [(Depth::Port, 1), (Depth::Link, 16), (Depth::Full, 32)] {
+    for (depth, trains) in [(Depth::Port, 1), (Depth::Link, 16), (Depth::Connection, 32), (Depth::Full, 32)] {
         burst.fill(&batch, PortNo(1), depth);
         assert_eq!(burst.trains().len(), trains, "{depth:?}");
     }
