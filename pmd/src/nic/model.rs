@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::memory::DmaArena;
 use crate::packet::{Batch, Frame, OffloadCaps};
+use crate::pci::VfState;
 use crate::port::{Armed, DropCounters, DropReason, PmdError, TxBurst};
 
 /// A ring or card that does not do what its manual says; only a restart can help.
@@ -110,6 +111,11 @@ pub trait Card: Send + Sized + 'static {
 
     /// The card's own counters since it was started, by name.
     fn counters(&mut self) -> Vec<(&'static str, u64)>;
+
+    /// What holds for the virtual functions that it shares the card with, by number.
+    fn virtual_functions(&self) -> Vec<VfState> {
+        Vec::new()
+    }
 
     /// Whether another MTU takes effect only by a restart.
     fn mtu_needs_restart(&self) -> bool {

@@ -15,7 +15,7 @@ use super::tx::{NicTx, TxShared};
 use super::watch::{Signal, Watch};
 use crate::drivers::queue_slots::{QueueSlots, Subscriber};
 use crate::packet::OffloadCaps;
-use crate::pci::{PciFn, VfSettings};
+use crate::pci::{PciAddress, PciFn, VfSettings, VfState};
 use crate::port::{
     LinkState, OffloadSwitches, Offloads, PmdError, Port, PortEvents, PortInfo, RxQueue, TxQueue,
     offload_status,
@@ -342,6 +342,12 @@ impl<C: Card> Port for NicPort<C> {
         let inner = &self.inner;
         let cell = inner.tx[usize::from(worker) % inner.tx.len()].clone();
         Ok(Box::new(NicTx::new(cell, inner.shared.clone())))
+    }
+
+    fn virtual_functions(&self, card: PciAddress) -> Vec<VfState> {
+        let opened = lock(&self.inner.opened);
+        let opened = opened.as_ref().filter(|opened| opened.function.address() == card);
+        opened.map(|opened| opened.card.virtual_functions()).unwrap_or_default()
     }
 
     fn set_mtu(&self, mtu: u16) -> Result<(), PmdError> {

@@ -1,9 +1,11 @@
 //! What tests of drivers over played cards have in common.
 
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use crate::nic::NicConfig;
 use crate::packet::{BURST, Offload};
-use crate::pci::FakeFn;
+use crate::pci::{FakeDma, FakeFn};
 use crate::port::test_bursts::{receive_burst, send_burst};
 use crate::port::{LinkState, Port, PortInfo, RxQueue, TxQueue};
 
@@ -53,36 +55,85 @@ pub(crate) fn restarts(info: &PortInfo) -> u64 {
     info.status.iter().find(|(name, _)| name == "restarts").unwrap().1.parse().unwrap()
 }
 
-/// A played card of any kind, for what every driver must do about it.
-pub(crate) struct AnyCard<'a> {
-    pub(crate) port: &'a dyn Port,
-    pub(crate) function: &'a FakeFn,
+/// What every played card has.
+pub(crate) trait PlayedCard: Sized + Send + 'static {
+    /// One that was just plugged in.
+    fn plugged_in() -> Self;
+
+    /// Brings a frame in by the first queue. False when the card has not enough buffers, or is not started.
+    fn bring(&mut self, dma: &FakeDma, frame: &[u8]) -> bool;
+
     /// Has it take no more frames to send, or take them again.
-    pub(crate) stick: &'a dyn Fn(bool),
+    fn stick(&mut self, stuck: bool);
+
     /// The frame it sent last.
-    pub(crate) last: &'a dyn Fn() -> Vec<u8>,
-    /// Brings a frame in.
-    pub(crate) deliver: &'a dyn Fn(&[u8]) -> bool,
+    fn last_sent(&self) -> Option<&[u8]>;
 }
 
-/// It sends no more, and then it is pulled and put back: each is seen, reported and mended.
-pub(crate) fn stuck_and_pulled(card: &AnyCard<'_>, rx: &mut dyn RxQueue, tx: &mut dyn TxQueue) {
-    let AnyCard { port, function, stick, last, deliver } = card;
-    let before = restarts(&port.info());
-    stick(true);
-    assert_eq!(send(tx, &[frame(60, 0)]), 1);
-    until(*port, "restart of a stuck card", |info| restarts(info) > before);
-    stick(false);
-    until(*port, "recovery", |info| info.error.is_none() && info.link == LinkState::Up);
-    assert_eq!(send(tx, &[frame(98, 1)]), 1);
-    assert_eq!(last(), frame(98, 1));
+/// A card that a test and a function share.
+pub(crate) struct Shared<C>(Arc<Mutex<C>>);
 
-    function.pull();
-    let info = until(*port, "error", |info| info.error.is_some());
-    assert_eq!(info.link, LinkState::Down);
-    assert_eq!((receive(rx).len(), send(tx, &[frame(60, 0)])), (0, 0));
-    function.put_back();
-    until(*port, "back in its slot", |info| info.error.is_none() && info.link == LinkState::Up);
-    assert!(deliver(&frame(60, 3)));
-    assert_eq!(receive(rx), [frame(60, 3)]);
+impl<C> Clone for Shared<C> {
+    fn clone(&self) -> Self {
+        Shared(self.0.clone())
+    }
+}
+
+impl<C: PlayedCard> Shared<C> {
+    pub(crate) fn new() -> Self {
+        Shared(Arc::new(Mutex::new(C::plugged_in())))
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, C> {
+        self.0.lock().unwrap()
+    }
+}
+
+/// Small rings, and a watch in a hurry.
+pub(crate) fn config() -> NicConfig {
+    NicConfig {
+        name: "up0".into(),
+        rx_descriptors: 128,
+        tx_descriptors: 128,
+        tick: Duration::from_millis(5),
+        ..NicConfig::default()
+    }
+}
+
+/// A port over a played card.
+pub(crate) struct Bench<C> {
+    pub(crate) chip: Shared<C>,
+    pub(crate) function: Arc<FakeFn>,
+    pub(crate) port: Arc<dyn Port>,
+}
+
+impl<C: PlayedCard> Bench<C> {
+    pub(crate) fn deliver(&self, frame: &[u8]) -> bool {
+        self.chip.lock().bring(self.function.dma_view(), frame)
+    }
+
+    pub(crate) fn until(&self, what: &str, good: impl Fn(&PortInfo) -> bool) -> PortInfo {
+        until(&*self.port, what, good)
+    }
+
+    /// It sends no more, and then it is pulled and put back: each is seen, reported and mended.
+    pub(crate) fn stuck_and_pulled(&self, rx: &mut dyn RxQueue, tx: &mut dyn TxQueue) {
+        let before = restarts(&self.port.info());
+        self.chip.lock().stick(true);
+        assert_eq!(send(tx, &[frame(60, 0)]), 1);
+        self.until("restart of a stuck card", |info| restarts(info) > before);
+        self.chip.lock().stick(false);
+        self.until("recovery", |info| info.error.is_none() && info.link == LinkState::Up);
+        assert_eq!(send(tx, &[frame(98, 1)]), 1);
+        assert_eq!(self.chip.lock().last_sent().unwrap(), frame(98, 1));
+
+        self.function.pull();
+        let info = self.until("error", |info| info.error.is_some());
+        assert_eq!(info.link, LinkState::Down);
+        assert_eq!((receive(rx).len(), send(tx, &[frame(60, 0)])), (0, 0));
+        self.function.put_back();
+        self.until("back in its slot", |info| info.error.is_none() && info.link == LinkState::Up);
+        assert!(self.deliver(&frame(60, 3)));
+        assert_eq!(receive(rx), [frame(60, 3)]);
+    }
 }

@@ -26,6 +26,7 @@ use super::stats::QueueCounters;
 use super::waker::Waker;
 use crate::offload::{Finisher, Takes};
 use crate::packet::{Batch, SlotId};
+use crate::pci::{PciAddress, VfState};
 
 /// A port, seen from the control side. Methods may block; none is called by a worker.
 ///
@@ -53,6 +54,13 @@ pub trait Port: Send + Sync {
     /// Counters of the port's frames that others keep, and that have to be asked for: what a card counts for its virtual function. They go
     /// beside [`PortInfo::counters`]. May wait for the kernel, so it is called by a thread that can, holding no lock of the switch.
     fn counters_elsewhere(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
+
+    /// What holds now for the virtual functions of the card at an address, by number; none unless the port is the driver of its physical
+    /// function and it has some. May wait for the card, as [`Port::counters_elsewhere`] may for the kernel.
+    fn virtual_functions(&self, card: PciAddress) -> Vec<VfState> {
+        let _ = card;
         Vec::new()
     }
 

@@ -148,6 +148,10 @@ fn by_the_switch_itself(host: &mut HostGuest, card: &str, filter: &str) {
     .unwrap();
     add_port_at(host, "br0", 0, function, filter);
     assert_eq!(host.vsctl("get Interface up0 mac_in_use").unwrap().trim(), "\"52:54:00:00:07:01\"");
+    let known = host.vsctl(&format!("--format=csv nic vfs {card}")).unwrap();
+    let said: Vec<&str> = known.lines().last().unwrap().split(',').collect();
+    // In use; address, VLAN, trust, spoof check; the card cannot set the link.
+    assert_eq!(said[5..11], ["yes", "52:54:00:00:07:01", "0", "yes", "no", "-"], "{known}");
     both(host, &[60, 1518, 2048, 9000, 9032]);
     both(host, &[64; 100]);
     for vlan in [8, 7] {

@@ -8,6 +8,7 @@
 //! flows away, are carried out only there.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -25,7 +26,7 @@ use super::classify::Classifier;
 use super::command::{Command, Mailbox, RxAssignment, WorkerHandle};
 use super::counters::{WorkerCounters, bump};
 use super::execute::execute;
-use super::idle::{EventSet, IdlePolicy};
+use super::idle::{EventSet, Events, IdlePolicy};
 use super::transmit::Transmit;
 use super::upcall::{Upcall, UpcallSender};
 
@@ -196,10 +197,7 @@ impl Worker {
                 if bursts % BURSTS_PER_NOTICE == 0 {
                     self.engine.transmit.notify();
                 }
-                let end = sys::clock::cycles();
-                slot.assignment.load.add(packets as u64, end.wrapping_sub(now));
-                bump(&self.engine.counters.busy_cycles, end.wrapping_sub(now));
-                now = end;
+                now = charge(slot, &self.engine, packets, now);
                 busy = true;
             }
         }
@@ -239,9 +237,9 @@ impl Worker {
 
     fn sleep(&mut self) {
         let mut registered = true;
-        for slot in &mut self.rxqs {
+        for (place, slot) in self.rxqs.iter_mut().enumerate() {
             let wanted = slot.assignment.queue.wait_fd();
-            registered &= self.events.update(&mut slot.held, wanted).is_ok();
+            registered &= self.events.update(&mut slot.held, wanted, place).is_ok();
         }
         // Before the last look at the queues and commands: whoever adds work from here on sees it and wakes us.
         self.mailbox.asleep.store(true, Ordering::SeqCst);
@@ -250,15 +248,32 @@ impl Worker {
             nothing &= slot.assignment.queue.arm() == Armed::Idle;
         }
         if nothing && self.mailbox.commands.is_empty() && !self.engine.transmit.owes() {
-            self.engine.counters.sleeping.store(true, Ordering::Relaxed);
-            self.events.wait();
-            self.engine.counters.sleeping.store(false, Ordering::Relaxed);
-            bump(&self.engine.counters.sleeps, 1);
+            self.wait_and_serve();
         }
         self.mailbox.asleep.store(false, Ordering::SeqCst);
         for slot in &mut self.rxqs {
             slot.assignment.queue.disarm();
         }
+    }
+
+    /// Waits, and carries what ended the waiting to the end at once. Everything else is a matter of the next round: caches are cold now, and to look
+    /// at the other queues first would cost the first packet as much as its own way does.
+    fn wait_and_serve(&mut self) {
+        let mut events: Events = [MaybeUninit::uninit(); 8];
+        self.engine.counters.sleeping.store(true, Ordering::Relaxed);
+        let rung = self.events.wait(&mut events);
+        self.engine.counters.sleeping.store(false, Ordering::Relaxed);
+        bump(&self.engine.counters.sleeps, 1);
+        let mut now = sys::clock::cycles();
+        self.engine.now_ms = sys::clock::coarse_ms();
+        for place in rung {
+            let Some(slot) = self.rxqs.get_mut(place) else { continue };
+            let packets = poll_queue(slot, &mut self.storage, &mut self.engine);
+            if packets != 0 {
+                now = charge(slot, &self.engine, packets, now);
+            }
+        }
+        self.engine.transmit.notify();
     }
 
     /// Takes descriptors out of the epoll set through which the kernel would tell of every packet, though this worker looks all the time: the
@@ -267,7 +282,7 @@ impl Worker {
     fn leave_events(&mut self) {
         for slot in &mut self.rxqs {
             if slot.assignment.queue.notifies_unasked() {
-                let _ = self.events.update(&mut slot.held, None);
+                self.events.leave(&mut slot.held);
             }
         }
     }
@@ -313,8 +328,11 @@ impl Worker {
                     self.rxqs.iter().position(|s| s.assignment.port == port && s.assignment.index == index);
                 if let Some(at) = found {
                     let mut slot = self.rxqs.swap_remove(at);
-                    // Out of the set while the descriptor is still open.
-                    let _ = self.events.update(&mut slot.held, None);
+                    // Out of the set while the descriptor is still open; and the one that has its place now.
+                    self.events.leave(&mut slot.held);
+                    if let Some(moved) = self.rxqs.get_mut(at) {
+                        self.events.leave(&mut moved.held);
+                    }
                     let _ = reply.send(slot.assignment);
                 }
             }
@@ -365,6 +383,15 @@ impl Worker {
             injected.packet.free_into(&mut engine.cache);
         }
     }
+}
+
+/// Counts what a burst that began at `from` has cost its queue. Returns the time now.
+#[inline]
+fn charge(slot: &RxSlot, engine: &Engine, packets: usize, from: u64) -> u64 {
+    let now = sys::clock::cycles();
+    slot.assignment.load.add(packets as u64, now.wrapping_sub(from));
+    bump(&engine.counters.busy_cycles, now.wrapping_sub(from));
+    now
 }
 
 /// One burst of one queue, all the way. Returns the packets received.

@@ -13,6 +13,9 @@
 //! | `vs.nic.show` | `[address]` | one of them |
 //! | `vs.nic.bind` | `[address, force?]` | nothing; `vfio-pci` has the device |
 //! | `vs.nic.unbind` | `[address]` | nothing; the kernel has the device |
+//! | `vs.nic.vfs` | `[address]` | the virtual functions of a card |
+//! | `vs.nic.make_vfs` | `[address, count, kernel?]` | those that it has then |
+//! | `vs.nic.set_vf` | `[address, settings]` | nothing |
 //! | `vs.stats` | `[port?]` | ports, queues, drops |
 //! | `vs.pmd` | `[]` | workers, load per queue |
 //!
@@ -60,7 +63,7 @@ impl Methods for SwitchMethods {
             "vs.nic.show" => nic::show(params),
             "vs.nic.bind" => nic::bind(params),
             "vs.nic.unbind" => nic::unbind(params),
-            "vs.nic.vfs" => virtual_functions::list(params),
+            "vs.nic.vfs" => virtual_functions::list(switch, params),
             "vs.nic.make_vfs" => virtual_functions::make(params),
             "vs.nic.set_vf" => virtual_functions::set(params),
             "vs.stats" => stats::ports(switch, params),

@@ -7,15 +7,16 @@ use serde_json::{Map, Value, json};
 
 use super::nic::address;
 use super::params::mac_text;
+use crate::switch::Switch;
 
 /// The virtual functions of a card: who drives each, and what the physical function's driver says of it.
-pub(super) fn list(params: &Value) -> Result<Value, String> {
+pub(super) fn list(switch: &Switch, params: &Value) -> Result<Value, String> {
     let sysfs = Sysfs::default();
     let physical = sysfs.info(address(params)?).map_err(|error| error.to_string())?;
     let states = match interface(&sysfs, &physical) {
         Ok(index) => pci::virtual_function_states(index).map_err(|error| error.to_string())?,
-        // Its driver has no network device of it, or it has no driver: then there is nothing to be told.
-        Err(_) => Vec::new(),
+        // Its driver has no network device of it: it is this switch, or there is nothing to be told.
+        Err(_) => switch.virtual_functions(physical.address),
     };
     Ok(json!({ "vfs": describe_all(&sysfs, physical.address, &states) }))
 }
@@ -139,6 +140,7 @@ fn settings(wanted: &Value) -> Result<VfSettings, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::switch::SwitchConfig;
 
     #[test]
     fn settings_as_people_write_them() {
@@ -175,8 +177,10 @@ mod tests {
 
     #[test]
     fn what_is_no_card_gets_nowhere() {
+        let rundir = tempfile::tempdir().unwrap();
+        let switch = Switch::start(SwitchConfig { rundir: rundir.path().to_owned() }).unwrap();
         for bad in [json!([]), json!(["../.."]), json!(["ffff:ff:1f.7", 2])] {
-            assert!(list(&bad).is_err() && make(&bad).is_err() && set(&bad).is_err(), "{bad}");
+            assert!(list(&switch, &bad).is_err() && make(&bad).is_err() && set(&bad).is_err(), "{bad}");
         }
         assert!(make(&json!(["05:00.0", "2"])).unwrap_err().contains("count"));
         assert!(make(&json!(["05:00.0", 2, "yes"])).unwrap_err().contains("kernel"));

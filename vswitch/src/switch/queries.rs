@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use flowtable::key::PortNo;
+use pmd::pci::{PciAddress, VfState};
 use pmd::port::{DropReason, LinkState, PortInfo, QueueCounters, QueueSnapshot};
 use pmd::sys;
 
@@ -122,6 +123,18 @@ impl Switch {
         // Asked without the lock.
         let port = self.lock().ports.values().find(named).map(|entry| Arc::clone(&entry.port));
         port.map(|port| port.counters_elsewhere()).unwrap_or_default()
+    }
+
+    /// What holds for the virtual functions of a card whose physical function is a port, by number. May wait for the card.
+    pub fn virtual_functions(&self, card: PciAddress) -> Vec<VfState> {
+        let is_card = |entry: &&PortEntry| entry.port.driver() == "pmd";
+        // Asked without the lock.
+        let ports: Vec<_> = self.lock().ports.values().filter(is_card).map(|e| Arc::clone(&e.port)).collect();
+        ports
+            .iter()
+            .map(|port| port.virtual_functions(card))
+            .find(|states| !states.is_empty())
+            .unwrap_or_default()
     }
 
     /// Reports of all workers, ordered by CPU.

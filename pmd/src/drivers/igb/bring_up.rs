@@ -11,7 +11,7 @@ use super::rx::{self, IgbRx};
 use super::tx::{self, IgbTx};
 use crate::nic::intel::{BUFFER, Gigabit, OVERHEAD, Places, RESET, wait};
 use crate::nic::{Card, CardInfo, Fault, Filters, Link, NicConfig, Queues, Settings};
-use crate::pci::{PciFn, VfSettings};
+use crate::pci::{PciFn, VfSettings, VfState};
 use crate::port::PmdError;
 
 /// Queues in each direction.
@@ -206,6 +206,10 @@ impl Card for Igb {
             let now = usize::from(self.chip.function.virtual_functions()).min(MOST);
             (now != count).then_some(Fault::Functions)
         })
+    }
+
+    fn virtual_functions(&self) -> Vec<VfState> {
+        self.mailboxes.as_ref().map(Mailboxes::states).unwrap_or_default()
     }
 
     fn counters(&mut self) -> Vec<(&'static str, u64)> {

@@ -9,7 +9,7 @@
 use super::pools::Pools;
 use crate::nic::intel::vf_messages::*;
 use crate::nic::{Filters, is_station};
-use crate::pci::VfSettings;
+use crate::pci::{VfSettings, VfState};
 
 /// Virtual functions that the card has at most.
 pub(super) const MOST: usize = 7;
@@ -46,6 +46,10 @@ struct Function {
 impl Function {
     fn trusted(&self) -> bool {
         self.settings.trust == Some(true)
+    }
+
+    fn spoof_check(&self) -> bool {
+        self.settings.spoof_check != Some(false)
     }
 
     /// The VLAN that the operator has put it into.
@@ -107,6 +111,22 @@ impl Functions {
 
     pub(super) fn count(&self) -> usize {
         self.list.len()
+    }
+
+    /// What holds for each: its address may be one that it has chosen.
+    pub(super) fn states(&self) -> Vec<VfState> {
+        let state = |(number, function): (usize, &Function)| VfState {
+            number: number as u16,
+            settings: VfSettings {
+                mac: Some(function.mac),
+                vlan: Some(function.own_vlan().unwrap_or_default()),
+                trust: Some(function.trusted()),
+                spoof_check: Some(function.spoof_check()),
+                link: None,
+            },
+            counters: None,
+        };
+        self.list.iter().enumerate().map(state).collect()
     }
 
     /// Whether a function has introduced itself.
@@ -225,8 +245,7 @@ impl Functions {
         self.filters.vlans.iter().for_each(|vlan| pools.vlan(*vlan, own));
         for (number, function) in self.list.iter().enumerate() {
             let bit = 1 << number;
-            let spoof_check = function.settings.spoof_check != Some(false);
-            pools.insert(number, function.own_vlan(), spoof_check);
+            pools.insert(number, function.own_vlan(), function.spoof_check());
             if !function.known {
                 continue;
             }
@@ -285,6 +304,19 @@ mod tests {
         assert_eq!(reply.words[0] & KIND, words[0] & KIND);
         assert!(reply.words[0] & YES == 0 || reply.words[0] & NO == 0);
         reply.words[0] & YES != 0
+    }
+
+    #[test]
+    fn what_holds_is_told_chosen_addresses_too() {
+        let mut functions = three(&[(1, "mac=02:00:00:00:00:0b,vlan=7,priority=3,trust=on,spoofchk=off")]);
+        let settings = |functions: &Functions, number: usize| functions.states()[number].settings.clone();
+        let all = "mac=02:00:00:00:00:0b,vlan=7,priority=3,trust=on,spoofchk=off".parse().unwrap();
+        assert_eq!((settings(&functions, 1), functions.states()[2].number), (all, 2));
+        let plain: VfSettings = "mac=00:00:00:00:00:00,vlan=0,trust=off,spoofchk=on".parse().unwrap();
+        assert_eq!(settings(&functions, 0), plain);
+        ask(&mut functions, 0, &[RESET]);
+        assert!(granted(&mut functions, 0, &with_mac(SET_ADDRESS, A)));
+        assert_eq!(settings(&functions, 0), VfSettings { mac: Some(A), ..plain });
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::functions::{Functions, MOST};
 use super::pools;
 use super::registers::*;
 use crate::nic::intel::vf_messages::{KNOWN, NOTICE, WORDS};
-use crate::pci::Bar;
+use crate::pci::{Bar, VfState};
 
 /// All functions, in the registers that have a bit for each.
 const ALL: u32 = 0xff;
@@ -37,6 +37,11 @@ impl Mailboxes {
 
     pub(super) fn count(&self) -> usize {
         self.functions.count()
+    }
+
+    /// What holds for each function.
+    pub(super) fn states(&self) -> Vec<VfState> {
+        self.functions.states()
     }
 
     fn write(&self, bar: &Bar) {

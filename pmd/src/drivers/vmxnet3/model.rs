@@ -1,12 +1,12 @@
 //! A played card for tests: it reads its area as the interface says, moves frames, and fails as hardware does.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::area::{queue, rss, shared};
 use super::descriptors::card::{rx_given, tx_completed, tx_given};
 use super::descriptors::{LEN, Mode, Received};
 use super::registers::*;
+use crate::nic::test_cards::{self, PlayedCard};
 use crate::pci::{FakeDma, FakeModel};
 
 /// A frame that was sent, and what the card was to do to it.
@@ -86,12 +86,11 @@ pub(super) struct Chip {
 }
 
 /// A card that a test and a function share.
-#[derive(Clone)]
-pub(super) struct Shared(Arc<Mutex<Chip>>);
+pub(super) type Shared = test_cards::Shared<Chip>;
 
-impl Shared {
-    pub(super) fn new() -> Shared {
-        Shared(Arc::new(Mutex::new(Chip {
+impl PlayedCard for Chip {
+    fn plugged_in() -> Self {
+        Chip {
             masks: HashMap::new(),
             area: 0,
             last_command: 0,
@@ -107,11 +106,19 @@ impl Shared {
             dead: false,
             refuses: false,
             wants_producer: false,
-        })))
+        }
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, Chip> {
-        self.0.lock().unwrap()
+    fn bring(&mut self, dma: &FakeDma, frame: &[u8]) -> bool {
+        self.deliver(dma, 0, frame)
+    }
+
+    fn stick(&mut self, stuck: bool) {
+        self.stuck = stuck;
+    }
+
+    fn last_sent(&self) -> Option<&[u8]> {
+        self.sent.last().map(|sent| &sent.bytes[..])
     }
 }
 

@@ -4,30 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::descriptors::Mode;
-use super::model::{Lie, SentFrame, Shared};
+use super::model::{Chip, Lie, SentFrame, Shared};
 use super::registers::*;
 use super::*;
-use crate::nic::test_cards::{AnyCard, frame, receive, restarts, send, send_with, stuck_and_pulled, until};
+use crate::nic::test_cards::{self, config, frame, receive, restarts, send, send_with, until};
 use crate::packet::{BURST, Gso, Offload};
 use crate::pci::FakeFn;
 use crate::port::test_bursts::receive_burst;
-use crate::port::{Armed, DropReason, LinkState, PortInfo};
+use crate::port::{Armed, DropReason, LinkState};
 
-struct Bench {
-    chip: Shared,
-    function: Arc<FakeFn>,
-    port: Arc<dyn Port>,
-}
-
-fn config() -> NicConfig {
-    NicConfig {
-        name: "up0".into(),
-        rx_descriptors: 128,
-        tx_descriptors: 128,
-        tick: Duration::from_millis(5),
-        ..NicConfig::default()
-    }
-}
+type Bench = test_cards::Bench<Chip>;
 
 fn bench_on(chip: Shared, config: NicConfig) -> Bench {
     let function = FakeFn::new(chip.clone());
@@ -37,16 +23,6 @@ fn bench_on(chip: Shared, config: NicConfig) -> Bench {
 
 fn bench_with(config: NicConfig) -> Bench {
     bench_on(Shared::new(), config)
-}
-
-impl Bench {
-    fn deliver(&self, frame: &[u8]) -> bool {
-        self.chip.lock().deliver(self.function.dma_view(), 0, frame)
-    }
-
-    fn until(&self, what: &str, good: impl Fn(&PortInfo) -> bool) -> PortInfo {
-        until(&*self.port, what, good)
-    }
 }
 
 #[test]
@@ -286,14 +262,7 @@ fn a_card_with_a_fault_is_restarted_and_works_again() {
     bench.chip.lock().stop_queue(bench.function.dma_view());
     bench.until("restart after a queue stopped", |info| restarts(info) == 1 && info.error.is_none());
 
-    let card = AnyCard {
-        port: &*bench.port,
-        function: &bench.function,
-        stick: &|stuck| bench.chip.lock().stuck = stuck,
-        last: &|| bench.chip.lock().sent.last().unwrap().bytes.clone(),
-        deliver: &|frame| bench.deliver(frame),
-    };
-    stuck_and_pulled(&card, &mut *rx, &mut *tx);
+    bench.stuck_and_pulled(&mut *rx, &mut *tx);
 }
 
 #[test]

@@ -3,12 +3,13 @@
 //! What the cards do alike is here; a card says in [`Played`] where its registers are and how it reads descriptors.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use super::cut_by_card::cut_by_card;
 use super::registers::*;
 use super::{BUFFER, Context, DESCRIPTOR as LEN, Received, TX_DONE};
 use crate::nic::NicConfig;
+use crate::nic::test_cards::{self, PlayedCard};
 use crate::pci::{FakeDma, FakeModel, PciFn};
 use crate::port::{PmdError, Port};
 
@@ -117,21 +118,23 @@ pub(crate) struct Chip<P> {
 }
 
 /// A card that a test and a function share.
-pub(crate) struct Shared<P>(Arc<Mutex<Chip<P>>>);
+pub(crate) type Shared<P> = test_cards::Shared<Chip<P>>;
 
-impl<P> Clone for Shared<P> {
-    fn clone(&self) -> Self {
-        Shared(self.0.clone())
-    }
-}
-
-impl<P: Played> Shared<P> {
-    pub(crate) fn new() -> Self {
-        Shared(Arc::new(Mutex::new(Chip { link_up: true, ..Chip::default() })))
+impl<P: Played> PlayedCard for Chip<P> {
+    fn plugged_in() -> Self {
+        Chip { link_up: true, ..Chip::default() }
     }
 
-    pub(crate) fn lock(&self) -> MutexGuard<'_, Chip<P>> {
-        self.0.lock().unwrap()
+    fn bring(&mut self, dma: &FakeDma, frame: &[u8]) -> bool {
+        self.deliver(dma, 0, frame)
+    }
+
+    fn stick(&mut self, stuck: bool) {
+        self.stuck = stuck;
+    }
+
+    fn last_sent(&self) -> Option<&[u8]> {
+        self.sent.last().map(|sent| &sent.bytes[..])
     }
 }
 

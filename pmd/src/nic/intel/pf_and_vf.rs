@@ -7,7 +7,7 @@ use crate::drivers::igb::model::Played82576;
 use crate::drivers::igbvf::model::PlayedVf;
 use crate::nic::test_cards::{frame, receive, restarts, send};
 use crate::nic::{Filters, NicConfig};
-use crate::pci::FakeFn;
+use crate::pci::{FakeFn, PciFn as _};
 use crate::port::LinkState;
 
 /// Registers of the physical function: what is received by address, by VLAN and by pool, what pools send, and which are on.
@@ -67,6 +67,12 @@ fn a_virtual_function_is_given_what_it_may_have() {
     // The pools are there, and its own is the last; nobody else has introduced itself.
     assert_eq!((pf.register(MRQC), pf.register(VFRE), pf.register(DTXSWC)), (3, 0x80, 1 << 31 | 1));
     assert_eq!(pf.pools_of(MAC), 0x80);
+    let states = pf.port.virtual_functions(pf.function.address());
+    assert_eq!(
+        (states.len(), states[NUMBER].settings.mac, states[0].settings.mac),
+        (2, Some(A), Some([0; 6]))
+    );
+    assert!(pf.port.virtual_functions("0000:ff:1f.7".parse().unwrap()).is_empty(), "of another card");
     let filters = Filters { addresses: vec![[2, 0, 0, 0, 0, 0xb]], vlans: vec![7] };
     let vf = of_function(&post, NicConfig { filters, mtu: 9000, ..config() }).unwrap();
     assert_eq!(vf.port.info().mac, Some(A));

@@ -1,34 +1,19 @@
 //! What the driver of every gigabit card of Intel must do, over the card that is played. A driver runs all of it by [`intel_suite`].
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use super::model::{MAC, Played, RING_TAIL, SentFrame, Shared};
+use super::model::{Chip, MAC, Played, RING_TAIL, SentFrame, Shared};
 pub(crate) use super::suite_cut::*;
 use crate::nic::NicConfig;
-use crate::nic::test_cards::{AnyCard, frame, receive, restarts, send, send_with, stuck_and_pulled, until};
+pub(crate) use crate::nic::test_cards::config;
+use crate::nic::test_cards::{self, frame, receive, restarts, send, send_with};
 use crate::packet::{BURST, Offload};
 use crate::pci::FakeFn;
-use crate::port::{Armed, DropReason, LinkState, Port, PortInfo};
+use crate::port::{Armed, DropReason, LinkState};
 
 /// A port over a played card.
-pub(crate) struct Bench<P> {
-    pub(crate) chip: Shared<P>,
-    pub(crate) function: Arc<FakeFn>,
-    pub(crate) port: Arc<dyn Port>,
-}
-
-/// Small rings, and a watch in a hurry.
-pub(crate) fn config() -> NicConfig {
-    NicConfig {
-        name: "up0".into(),
-        rx_descriptors: 128,
-        tx_descriptors: 128,
-        tick: Duration::from_millis(5),
-        ..NicConfig::default()
-    }
-}
+pub(crate) type Bench<P> = test_cards::Bench<Chip<P>>;
 
 /// Opens a port.
 pub(crate) fn bench<P: Played>(config: NicConfig) -> Bench<P> {
@@ -39,14 +24,6 @@ pub(crate) fn bench<P: Played>(config: NicConfig) -> Bench<P> {
 }
 
 impl<P: Played> Bench<P> {
-    pub(crate) fn deliver(&self, frame: &[u8]) -> bool {
-        self.chip.lock().deliver(self.function.dma_view(), 0, frame)
-    }
-
-    pub(crate) fn until(&self, what: &str, good: impl Fn(&PortInfo) -> bool) -> PortInfo {
-        until(&*self.port, what, good)
-    }
-
     /// Sends a frame with a partial checksum, and gives what the card was told.
     pub(crate) fn sum(&self, len: usize, csum_start: u16, csum_offset: u16) -> SentFrame {
         let offload = Offload { needs_csum: true, csum_start, csum_offset, ..Offload::default() };
@@ -163,14 +140,7 @@ pub(crate) fn a_card_with_a_fault_is_restarted_and_works_again<P: Played>() {
     assert!(bench.deliver(&frame(99, 1)));
     assert_eq!(receive(&mut *rx), [frame(99, 1)]);
 
-    let card = AnyCard {
-        port: &*bench.port,
-        function: &bench.function,
-        stick: &|stuck| bench.chip.lock().stuck = stuck,
-        last: &|| bench.chip.lock().sent.last().unwrap().bytes.clone(),
-        deliver: &|frame| bench.deliver(frame),
-    };
-    stuck_and_pulled(&card, &mut *rx, &mut *tx);
+    bench.stuck_and_pulled(&mut *rx, &mut *tx);
 }
 
 /// The card is restarted over and over under a worker that knows nothing of it: frames are lost, and none is changed.
