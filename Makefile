@@ -19,7 +19,7 @@ help: ## this list
 build: ## release build: vswitchd, vsctl and vsgen in target/release
 	$(CARGO) build --locked --release -p vswitch -p vsctl -p vsgen --bins
 
-check: ## format, clippy, unit tests, docs, house rules: about a minute once warm, no root needed
+check: ## format, clippy, unit tests, docs, house rules: about a minute once warm (root, for tests that make network namespaces)
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets --quiet -- -D warnings
 	$(CARGO) test --locked --workspace --exclude tests --quiet
