@@ -26,7 +26,6 @@ pub(crate) struct Sender {
     template: Template,
     flows: Flows,
     first: Flow,
-    unchanged: bool,
     pace: Pace,
     sequence: u64,
     /// Frames sent, and how many of them nobody waits for any more.
@@ -52,8 +51,7 @@ impl Sender {
         };
         // Of new flows the first is spent on this; of a round it comes again.
         let first = flows.next();
-        let unchanged = stream.flows == 1 && !stream.new && !stream.latency;
-        Self { template, flows, first, unchanged, pace, sequence: 0, sent: 0, written_off: 0, refused: 0 }
+        Self { template, flows, first, pace, sequence: 0, sent: 0, written_off: 0, refused: 0 }
     }
 
     /// Writes the stream's frame into every transmit buffer of a guest.
@@ -114,11 +112,9 @@ impl Sender {
         Ok(sent)
     }
 
+    /// Writes each frame, those of a single flow too: buffers that nobody wrote would stay in the switch's caches, as no sender's do.
     #[inline(always)]
     fn stage(&mut self, guest: &mut Guest, frames: u16, time: u64) -> u16 {
-        if self.unchanged {
-            return guest.tx.stage_unchanged(frames);
-        }
         let Self { template, flows, sequence, .. } = self;
         guest.tx.stage(frames, |buffer| {
             template.patch(&buffer, template.tag(), flows.next(), *sequence, time);
