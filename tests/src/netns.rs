@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use crate::failure::{Failure, Result};
 use crate::lab::Lab;
@@ -101,6 +102,17 @@ impl<'lab> Netns<'lab> {
         list.push(self.lab.program(program).display().to_string());
         list.extend(arguments.iter().map(|s| (*s).to_owned()));
         Process::start(program, &self.lab.program("ip"), &list, log, false)
+    }
+
+    /// Starts an iperf3 server inside. It listens when this returns: a client that comes before is refused.
+    ///
+    /// # Errors
+    /// It cannot be started, or does not listen within ten seconds.
+    pub fn serve_iperf3(&self, log: &Path) -> Result<Process> {
+        let mut server = self.start("iperf3", &["-s", "--forceflush"], log)?;
+        let listens = |server: &mut Process| server.log().contains("listening").then_some(());
+        server.until("\"listening\" in its log", Duration::from_secs(10), listens)?;
+        Ok(server)
     }
 
     /// Sends up to `tries` pings to `peer`, one per second, until one is answered.

@@ -39,7 +39,7 @@ impl<'lab> Host<'lab> {
 
     /// Moves TCP to another host and back.
     pub(crate) fn exchange(&self, other: &Host<'_>) {
-        let server = other.netns.start("iperf3", &["-s"], &self.lab.path("iperf.log")).unwrap();
+        let server = other.netns.serve_iperf3(&self.lab.path("iperf.log")).unwrap();
         for direction in [&[][..], &["-R"]] {
             let client = ["-c", other.address, "-t", "1", "-i", "0", "-f", "m", "--connect-timeout", "5000"];
             let deadline = Instant::now() + PATIENCE;

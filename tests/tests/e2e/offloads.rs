@@ -61,7 +61,7 @@ fn a_tap_is_switched_while_tcp_runs() {
     let other = stage.tap_port("br0", "u", &two, "10.1.0.2/24");
     stage.switch.vsctl("set Open_vSwitch . other_config:stats-update-interval=200").unwrap();
     one.reaches("10.1.0.2", 20).unwrap();
-    let server = two.start("iperf3", &["-s"], &stage.lab.path("iperf.log")).unwrap();
+    let server = two.serve_iperf3(&stage.lab.path("iperf.log")).unwrap();
     let client = ["-c", "10.1.0.2", "-t", "600", "-i", "0"];
     let load = one.start("iperf3", &client, &stage.lab.path("client.log")).unwrap();
 
@@ -226,7 +226,7 @@ fn jumbo_frames_cross_between_guests_and_to_the_host() {
     a.run("ethtool -K eth0 tso off gso off").unwrap();
     b.run("ethtool -K eth0 tso off gso off").unwrap();
     a.fetches_intact(&mut b, "10.1.0.2", 8).unwrap();
-    let server = host.start("iperf3", &["-s"], &stage.lab.path("iperf.log")).unwrap();
+    let server = host.serve_iperf3(&stage.lab.path("iperf.log")).unwrap();
     assert!(a.tcp_rate("10.1.0.100", 1, false).unwrap() > 0.0);
     drop(server);
     a.serve_iperf().unwrap();

@@ -34,7 +34,7 @@ fn a_guest_and_a_namespace_talk_through_a_tap() {
     // With checksum and segmentation offload on both sides, segments far larger than the MTU cross in one piece.
     let features = guest.run("ethtool -k eth0").unwrap();
     assert!(features.contains("tcp-segmentation-offload: on"), "the guest was offered no TSO: {features}");
-    let server = host.start("iperf3", &["-s"], &stage.lab.path("iperf.log")).unwrap();
+    let server = host.serve_iperf3(&stage.lab.path("iperf.log")).unwrap();
     let before = counters(&host, &tap);
     let out = guest.tcp_rate("10.1.0.100", 3, false).unwrap();
     let after = counters(&host, &tap);

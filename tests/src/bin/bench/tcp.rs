@@ -3,15 +3,11 @@
 //!
 //! A guest without KVM is slower than any switch: its row is there to see regressions, not to compare.
 
-use std::thread;
-use std::time::{Duration, Instant};
-
 use tests::failure::{Failure, Result};
 use tests::guest::receiver_rate;
 use tests::lab::Lab;
 use tests::netns::Netns;
 use tests::ovs::OpenVswitch;
-use tests::process::Process;
 use tests::switch::Vswitchd;
 
 use crate::Bench;
@@ -133,21 +129,8 @@ fn transfer(lab: &Lab, left: &Netns<'_>, right: &Netns<'_>) -> Result<f64> {
     left.reaches(ADDRESSES[1], 10)?;
     let log = lab.path("iperf3.log");
     let _ = std::fs::remove_file(&log);
-    let mut server = right.start("iperf3", &["-s", "--forceflush"], &log)?;
-    listening(&mut server)?;
+    let _server = right.serve_iperf3(&log)?;
     let seconds = TRANSFER.to_string();
     let output = left.run("iperf3", &["-c", ADDRESSES[1], "-t", &seconds, "-i", "0", "-f", "m"])?;
     receiver_rate(&output).ok_or_else(|| Failure::new(format!("iperf3 shows no receiver rate: {output}")))
-}
-
-fn listening(server: &mut Process) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !server.log().contains("listening") {
-        server.must_run()?;
-        if Instant::now() > deadline {
-            return Err(Failure::new("the iperf3 server does not listen"));
-        }
-        thread::sleep(Duration::from_millis(10));
-    }
-    Ok(())
 }
