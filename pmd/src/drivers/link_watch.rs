@@ -111,12 +111,12 @@ fn watch(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::{Sender, channel};
+    use std::sync::mpsc::channel;
     use std::time::Duration;
 
     use super::*;
     use crate::drivers::test_net::{in_namespace, ip};
-    use crate::port::PortEvents;
+    use crate::port::test_events::Told;
 
     /// A device that says of its link what the test wants.
     #[derive(Default)]
@@ -139,14 +139,6 @@ mod tests {
 
         fn subscriber(&self) -> &Subscriber {
             &self.subscriber
-        }
-    }
-
-    struct Told(Sender<()>);
-
-    impl PortEvents for Told {
-        fn port_changed(&self) {
-            let _ = self.0.send(());
         }
     }
 

@@ -331,6 +331,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::port::test_events::Told;
 
     fn testers() -> (Tester, Tester) {
         let pool = Pool::create(4096).unwrap();
@@ -407,12 +408,6 @@ mod tests {
 
     #[test]
     fn a_side_that_is_gone_takes_the_link_down() {
-        struct Told(std::sync::mpsc::Sender<()>);
-        impl PortEvents for Told {
-            fn port_changed(&self) {
-                let _ = self.0.send(());
-            }
-        }
         let pool = Pool::create(64).unwrap();
         let names = ["a".into(), "b".into()];
         let (a, b) = open(PairConfig { names, queues: 2, pool }).unwrap();

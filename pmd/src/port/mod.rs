@@ -11,6 +11,8 @@ mod offloads;
 mod stats;
 #[cfg(test)]
 pub(crate) mod test_bursts;
+#[cfg(test)]
+pub(crate) mod test_events;
 mod traits;
 mod waker;
 

@@ -10,6 +10,7 @@ use crate::drivers::test_net::{await_up, frame, in_namespace, ip, veth};
 use crate::packet::{BURST, Gso, Offload};
 use crate::port::LinkState;
 use crate::port::test_bursts::{receive_burst, send_burst};
+use crate::port::test_events::Told;
 
 fn port(name: &str, queues: u16) -> Arc<dyn Port> {
     open(&AfPacketConfig { name: name.into(), queues, bypass_qdisc: false }).unwrap()
@@ -182,14 +183,6 @@ fn queues_share_the_flows_of_a_device() {
         sent.sort();
         assert!(all == sent);
     });
-}
-
-struct Told(mpsc::Sender<()>);
-
-impl PortEvents for Told {
-    fn port_changed(&self) {
-        let _ = self.0.send(());
-    }
 }
 
 #[test]

@@ -166,6 +166,7 @@ mod tests {
     use super::*;
     use crate::packet::{BatchStorage, Span};
     use crate::port::Armed;
+    use crate::port::test_events::Told;
 
     #[test]
     fn what_was_recorded_can_be_replayed() {
@@ -209,12 +210,6 @@ mod tests {
 
     #[test]
     fn a_full_disk_ends_the_recording_and_is_told() {
-        struct Told(std::sync::mpsc::Sender<()>);
-        impl PortEvents for Told {
-            fn port_changed(&self) {
-                let _ = self.0.send(());
-            }
-        }
         let pool = Pool::create(64).unwrap();
         let config = PcapConfig { record: Some("/dev/full".into()), ..PcapConfig::new("r".into(), pool) };
         let port = open(config).unwrap();

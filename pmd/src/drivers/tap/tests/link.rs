@@ -1,14 +1,7 @@
 //! A device that comes up, goes down and goes away.
 
 use super::*;
-
-struct Told(mpsc::Sender<()>);
-
-impl PortEvents for Told {
-    fn port_changed(&self) {
-        let _ = self.0.send(());
-    }
-}
+use crate::port::test_events::Told;
 
 #[test]
 fn what_happens_to_the_device_is_told() {
