@@ -44,7 +44,7 @@ impl<'lab> Host<'lab> {
             let client = ["-c", other.address, "-t", "1", "-i", "0", "-f", "m", "--connect-timeout", "5000"];
             let deadline = Instant::now() + PATIENCE;
             let report = loop {
-                // The server may still be starting.
+                // The server listens; without another try the exchange was still seen to fail once in three times.
                 match self.netns.run("iperf3", &[&client, direction].concat()) {
                     Ok(report) => break report,
                     Err(error) => assert!(Instant::now() < deadline, "{error}"),
