@@ -278,6 +278,13 @@ impl Shadow {
     pub(crate) fn stop(mut self, guest: &mut DeviceRing, mut written: Option<&mut PageLog>) -> Settled {
         self.harvest(written.as_deref_mut());
         let mut settled = Settled { returned: self.show(guest).into(), ..Settled::default() };
+        if let Some(written) = written {
+            // The device may have been in the middle of any of them, those that go back empty too.
+            for number in self.flights.undone() {
+                note(&self.flights, number, u32::MAX, written);
+            }
+            written.flush();
+        }
         let (behind, done) = self.flights.up_to_last_done();
         match self.direction {
             Direction::Read => settled.sent_again = done as u64,
@@ -288,13 +295,6 @@ impl Shadow {
             }
         }
         settled.rewound = self.flights.len() as u64;
-        if let Some(written) = written {
-            // The device may have been in the middle of any of them.
-            for number in self.flights.undone() {
-                note(&self.flights, number, u32::MAX, written);
-            }
-            written.flush();
-        }
         let _ = guest.publish() && guest.interrupt();
         self.flights.clear();
         settled

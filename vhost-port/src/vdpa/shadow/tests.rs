@@ -174,3 +174,21 @@ fn what_is_done_behind_a_hole_is_neither_lost_nor_given_back_twice() {
         }
     }
 }
+
+#[test]
+fn what_a_device_wrote_into_a_buffer_that_goes_back_empty_is_in_the_log() {
+    for spec in [SPLIT, PACKED] {
+        let mut play = scene(Direction::Write, spec, false);
+        play.step(&Step::Add(vec![(1, false); 2]));
+        // An even number picks the first. It is written, and nobody lives to hear of it; later the second is, and the end finds it behind a hole.
+        for written in [30, 31] {
+            play.step(&Step::Relay(2));
+            play.step(&Step::Take(2));
+            play.step(&Step::Use(vec![written]));
+            if written == 30 {
+                play.step(&Step::Die(spec));
+            }
+        }
+        play.end();
+    }
+}
