@@ -279,6 +279,11 @@ fn take_single(segment: Segment, net: &NetRules, batch: &mut Batch<'_>) -> Resul
             if net.header_matters() { segment.start.read_bytes() } else { [0; NetHeader::LEGACY_LEN] };
         (header, Span::new(segment.start.add(net.header_len).as_non_null(), len))
     };
+    // A long frame that asks for nothing; there is nothing else to check.
+    let proper = (MIN_FRAME..=MAX_FRAME).contains(&(len as usize));
+    if proper && NetHeader::asks_nothing([header[0], header[1]]) && batch.receive(frame) {
+        return Ok(Taken::Packet(len as usize));
+    }
     let offload = match checked(&header, len as usize, net) {
         Ok(offload) => offload,
         Err(reason) => return Ok(Taken::Dropped(reason)),

@@ -4,6 +4,7 @@ mod announce;
 mod from_guest;
 mod held;
 mod rules;
+mod run;
 mod shared;
 mod to_guest;
 mod writer;

@@ -9,13 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use pmd::offload::{Finisher, Takes};
-use pmd::packet::{BURST, Batch, Frame, Gso, Offload, OffloadCaps, SlotId};
+use pmd::packet::{Batch, Frame, Gso, OffloadCaps, SlotId};
 use pmd::port::{DropReason, QueueCounters, TxLimits, TxQueue};
-use pmd::prefetch::prefetch_bulk_to_write;
-use pmd::virtio::{NetHeader, SharedPtr};
 
 use super::held::Held;
 use super::rules::NetRules;
+use super::run::{header, put_run, write_whole};
 use super::shared::Shared;
 use super::writer::Writer;
 use crate::memory::{Marks, NoMarks};
@@ -216,7 +215,7 @@ impl<R: Ring, M: Marks> Sender<'_, R, M> {
         let drops = &counters.drops;
         let (mut sent, mut left) = (0, slots);
         loop {
-            let run = self.put_plain_run(batch, left);
+            let run = self.put_run(batch, left);
             sent += run;
             left = left.get(run..).unwrap_or_default();
             let Some((&slot, rest)) = left.split_first() else { break };
@@ -302,11 +301,10 @@ impl<R: Ring, M: Marks> Sender<'_, R, M> {
         }
     }
 
-    /// [`put_plain_run`] on this ring.
+    /// [`put_run`] on this ring.
     #[inline(always)]
-    fn put_plain_run(&mut self, batch: &Batch<'_>, slots: &[SlotId]) -> usize {
-        let (done, bytes) =
-            put_plain_run(self.ring, self.marks, self.net, self.limits.max_frame, batch, slots);
+    fn put_run(&mut self, batch: &Batch<'_>, slots: &[SlotId]) -> usize {
+        let (done, bytes) = put_run(self.ring, self.marks, self.net, self.limits, batch, slots);
         self.bytes += bytes;
         usize::from(done)
     }
@@ -321,19 +319,8 @@ impl<R: Ring, M: Marks> Sender<'_, R, M> {
         let needed = self.net.header_len + frame.len();
         match chain.start {
             Some(start) if chain.len as usize >= needed => {
-                // The copy waits for each line it writes to be taken from whoever has it, a few at a time; asked for all at
-                // once, a full-size frame is copied 7 % faster.
-                prefetch_bulk_to_write(start.addr(), needed);
                 // SAFETY: the buffer is mapped and holds header and frame.
-                unsafe {
-                    if frame.offload.is_none() {
-                        put_plain_header(self.net, start);
-                    } else {
-                        let header = self.header(&frame.offload, 1);
-                        start.copy_in(&header[..self.net.header_len]);
-                    }
-                    copy_frame(start.add(self.net.header_len), frame);
-                }
+                unsafe { write_whole(self.net, start, frame) };
                 self.marks.wrote(start, needed);
                 self.ring.make_room(1);
                 self.ring.write_used(0, chain, needed as u32);
@@ -343,20 +330,6 @@ impl<R: Ring, M: Marks> Sender<'_, R, M> {
         }
         self.bytes += frame.len() as u64;
         Ok(())
-    }
-
-    fn header(&self, offload: &Offload, buffers: u16) -> [u8; NetHeader::LEN] {
-        if offload.is_none() {
-            let [n0, n1] = buffers.to_le_bytes();
-            return [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, n0, n1];
-        }
-        let mut header = NetHeader::from_offload(offload);
-        header.num_buffers = buffers;
-        if !self.net.to_guest.csum {
-            // A guest without GUEST_CSUM knows no flags; a partial checksum never gets here.
-            header.flags = 0;
-        }
-        header.to_bytes()
     }
 
     /// Puts a frame into chains of any shape, several of them if they merge.
@@ -377,7 +350,7 @@ impl<R: Ring, M: Marks> Sender<'_, R, M> {
             self.merged.push((chain, bytes));
             capacity += bytes as usize;
         }
-        let header = self.header(&frame.offload, self.merged.len() as u16);
+        let header = header(self.net, &frame.offload, self.merged.len() as u16);
         let mut writer = Writer::new(self.ring.segments());
         writer.write(header.as_ptr(), self.net.header_len);
         writer.write(frame.head.as_ptr(), frame.head.len());
@@ -393,82 +366,6 @@ impl<R: Ring, M: Marks> Sender<'_, R, M> {
         }
         Ok(())
     }
-}
-
-/// Sends the packets at the front of `slots` that are short, without offloads, and fit the next buffers one by one: most
-/// are so, one buffer and one copy each. Returns how many, and their bytes; for the one after them, [`Sender::send`] finds
-/// out what it is.
-///
-/// Never inlined: as arguments, ring and batch are known to be apart, and their fields stay in registers.
-#[inline(never)]
-fn put_plain_run<R: Ring, M: Marks>(
-    ring: &mut R,
-    marks: &mut M,
-    net: &NetRules,
-    max_frame: usize,
-    batch: &Batch<'_>,
-    slots: &[SlotId],
-) -> (u16, u64) {
-    let wanted = slots.len().min(BURST) as u16;
-    ring.make_room(wanted);
-    let (ready, _) = ring.ready(Direction::Write, net.header_len, wanted);
-    let (mut done, mut bytes) = (0, 0);
-    for (ahead, &slot) in (0..ready).zip(slots) {
-        let Some(frame) = batch.packet(slot).plain() else { break };
-        let chain = ring.chain(ahead);
-        let needed = net.header_len + frame.len();
-        let Some(start) = chain.start else { break };
-        if (chain.len as usize) < needed || frame.len() > max_frame {
-            break;
-        }
-        // SAFETY: the buffer is mapped and holds header and frame.
-        unsafe {
-            put_plain_header(net, start);
-            start.add(net.header_len).copy_in(frame);
-        }
-        marks.wrote(start, needed);
-        ring.write_used(ahead, chain, needed as u32);
-        bytes += frame.len() as u64;
-        done += 1;
-    }
-    ring.complete_run(done);
-    (done, bytes)
-}
-
-/// Writes the header of a frame that fills one buffer and asks for nothing.
-///
-/// By whole registers: bytes put together in memory and then copied would have to wait there for every store before
-/// them, and those go to lines that another processor holds. A header that says the right thing already, because the guest
-/// uses its buffers again, is not written: its line can then stay in both caches.
-///
-/// # Safety
-/// `header_len` bytes from `to` are mapped and writable.
-#[inline(always)]
-unsafe fn put_plain_header(net: &NetRules, to: SharedPtr) {
-    // SAFETY: forwarded; header_len is one of the two lengths.
-    unsafe {
-        match net.header_len {
-            NetHeader::LEN => to.write_unless_equal([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]),
-            _ => to.write_unless_equal([0; NetHeader::LEGACY_LEN]),
-        }
-    }
-}
-
-/// Copies a frame to `to`.
-///
-/// # Safety
-/// `frame.len()` bytes from `to` are mapped and writable.
-#[inline]
-unsafe fn copy_frame(to: SharedPtr, frame: &Frame<'_>) {
-    // SAFETY: forwarded; the head is private memory.
-    unsafe { to.copy_in(frame.head) };
-    let mut at = frame.head.len();
-    frame.for_each_payload(|piece| {
-        // SAFETY: the pieces are frame.len() - head.len() bytes together. They may overlap the buffer when a guest
-        // lies about its memory, which `copy` allows.
-        unsafe { std::ptr::copy(piece.as_ptr(), to.add(at).as_non_null().as_ptr(), piece.len()) };
-        at += piece.len();
-    });
 }
 
 /// Notes that the first `len` bytes of these pieces were written.

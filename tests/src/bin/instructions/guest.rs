@@ -10,7 +10,8 @@ use std::path::Path;
 use pmd::sys::map::SharedMap;
 use pmd::virtio::driver_ring::{Buffer, ChainRing, DriverRing, RingMemory};
 use pmd::virtio::features::{
-    VHOST_USER_F_PROTOCOL_FEATURES, VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1, VIRTIO_NET_F_MRG_RXBUF,
+    VHOST_USER_F_PROTOCOL_FEATURES, VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1, VIRTIO_NET_F_CSUM,
+    VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_MRG_RXBUF,
 };
 use pmd::virtio::packed_driver_ring::PackedDriverRing;
 use pmd::virtio::{NetHeader, SharedPtr};
@@ -50,6 +51,28 @@ struct Ring {
 pub(crate) enum Kind {
     Split,
     Packed,
+    /// Split, of a guest that leaves checksums to whoever is next and takes frames without, as Linux does.
+    Checksums,
+}
+
+impl Kind {
+    fn features(self) -> u64 {
+        let plain = VIRTIO_F_VERSION_1 | VIRTIO_NET_F_MRG_RXBUF | VHOST_USER_F_PROTOCOL_FEATURES;
+        match self {
+            Kind::Split => plain,
+            Kind::Packed => plain | VIRTIO_F_RING_PACKED,
+            Kind::Checksums => plain | VIRTIO_NET_F_CSUM | VIRTIO_NET_F_GUEST_CSUM,
+        }
+    }
+
+    /// The header of a UDP frame without IP options; flag 1 is `VIRTIO_NET_HDR_F_NEEDS_CSUM`.
+    fn header(self) -> [u8; NetHeader::LEN] {
+        let mut header = NetHeader::default();
+        if self == Kind::Checksums {
+            (header.flags, header.csum_start, header.csum_offset) = (1, 34, 6);
+        }
+        header.to_bytes()
+    }
 }
 
 /// A guest with one queue pair, connected to a port.
@@ -63,8 +86,6 @@ pub(crate) struct Guest {
 impl Guest {
     /// Connects to the port at `path` and starts both rings.
     pub(crate) fn attach(path: &Path, kind: Kind) -> Result<Guest> {
-        let plain = VIRTIO_F_VERSION_1 | VIRTIO_NET_F_MRG_RXBUF | VHOST_USER_F_PROTOCOL_FEATURES;
-        let features = if kind == Kind::Packed { plain | VIRTIO_F_RING_PACKED } else { plain };
         let memory = SharedMap::create("guest", MEMORY, false).during("guest memory")?;
         let mut frontend = Frontend::connect(path, 2).during("connecting to the port")?;
         let talk = "talking to the port";
@@ -73,7 +94,7 @@ impl Guest {
         let protocol = frontend.get_protocol_features().during(talk)?;
         frontend.set_protocol_features(protocol).during(talk)?;
         frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
-        frontend.set_features(features).during(talk)?;
+        frontend.set_features(kind.features()).during(talk)?;
         let region = VhostUserMemoryRegionInfo {
             guest_phys_addr: 0,
             memory_size: MEMORY as u64,
@@ -150,7 +171,7 @@ impl Guest {
             let at = self.at(buffer(TRANSMIT, self.rings[TRANSMIT].added));
             // SAFETY: a buffer lies inside the guest's memory and is longer than any frame sent here.
             unsafe {
-                at.copy_in(&[0; NetHeader::LEN]);
+                at.copy_in(&self.kind.header());
                 at.add(NetHeader::LEN).copy_in(frame);
             }
             self.add(TRANSMIT, (NetHeader::LEN + frame.len()) as u32)?;

@@ -33,7 +33,7 @@ const COUNTED: usize = 64;
 pub(crate) type Stage = (&'static str, fn(&Path) -> Result<usize>);
 
 /// All stages, in the order of a packet's way.
-pub(crate) const STAGES: [Stage; 18] = [
+pub(crate) const STAGES: [Stage; 19] = [
     ("ring-dequeue", |folder| ring_dequeue(folder, Kind::Split)),
     ("ring-dequeue-packed", |folder| ring_dequeue(folder, Kind::Packed)),
     ("key-extract", key_extract),
@@ -44,6 +44,7 @@ pub(crate) const STAGES: [Stage; 18] = [
     ("ring-enqueue-packed", |folder| ring_enqueue(folder, Kind::Packed)),
     ("path-1-flow", |folder| path(folder, Kind::Split, 64, Flows::Port, |_| 0)),
     ("path-1-flow-packed", |folder| path(folder, Kind::Packed, 64, Flows::Port, |_| 0)),
+    ("path-1-flow-checksum", |folder| path(folder, Kind::Checksums, 64, Flows::Port, |_| 0)),
     // Each with a megaflow of its own, no two packets that follow each other of the same.
     ("path-64-flows", |folder| path(folder, Kind::Split, 64, Flows::Connections(64), |i| i % 64)),
     ("path-64-flows-ipv6", |folder| path(folder, Kind::Split, 96, Flows::Ipv6Connections(64), |i| i % 64)),
