@@ -27,6 +27,7 @@ mod masks;
 mod new_flows;
 mod plots;
 mod ports;
+mod relaying;
 mod report;
 mod results;
 mod rounds;

@@ -1,5 +1,6 @@
 //! TCP by iperf3: between two emulated guests, and between two network namespaces, where the Linux bridge and the user-space
-//! datapath of Open vSwitch are the other contestants, the latter with both kinds of ports an operator would give it.
+//! datapath of Open vSwitch are the other contestants, the latter with both kinds of ports an operator would give it. Beside them stands
+//! a bare relay ([`crate::relaying`]): how much of the number two copies in one thread are.
 //!
 //! A guest without KVM is slower than any switch: its row is there to see regressions, not to compare.
 
@@ -12,6 +13,7 @@ use tests::switch::Vswitchd;
 
 use crate::Bench;
 use crate::idle::two_guests;
+use crate::relaying::Relay;
 use crate::report::{Report, Table};
 
 /// Length of one transfer, seconds.
@@ -40,6 +42,8 @@ fn guests(bench: &Bench) -> Result<Table> {
 
 /// Names of the series.
 const OURS: &str = "vswitchd, TAP ports";
+/// What no user-space switch can exceed between TAP devices.
+const BARE: &str = "nothing but reading and writing, TAP devices";
 const BRIDGE: &str = "Linux bridge, veth pairs";
 const OVS_TAP: &str = "OVS netdev, TAP ports";
 const OVS_VETH: &str = "OVS netdev, veth pairs";
@@ -49,6 +53,7 @@ fn namespaces(bench: &Bench) -> Result<Table> {
     let mut table = Table::new("TCP between two network namespaces", "Mbit/s");
     for _ in 0..bench.rounds {
         table.add(OURS, through_switch(lab)?);
+        table.add(BARE, through_relay(lab)?);
         table.add(BRIDGE, through_bridge(lab)?);
         if bench.peers {
             table.add(OVS_TAP, through_ovs(lab, Devices::Tap)?);
@@ -56,6 +61,8 @@ fn namespaces(bench: &Bench) -> Result<Table> {
         }
     }
     table.compare(OURS, BRIDGE);
+    table.compare(OURS, BARE);
+    table.compare(BARE, BRIDGE);
     if bench.peers {
         table.compare(OURS, OVS_TAP);
         table.compare(OURS, OVS_VETH);
@@ -106,6 +113,16 @@ fn through_switch(lab: &Lab) -> Result<f64> {
         let device = lab.device(role);
         switch.vsctl(&format!("add-port br0 {device} -- set Interface {device} type=tap"))?;
         netns.adopt(&device, &format!("{address}/24"))?;
+    }
+    transfer(lab, &left, &right)
+}
+
+fn through_relay(lab: &Lab) -> Result<f64> {
+    let (left, right) = (Netns::new(lab)?, Netns::new(lab)?);
+    let devices = ["a", "b"].map(|role| lab.device(role));
+    let _relay = Relay::start([&devices[0], &devices[1]])?;
+    for ((netns, address), device) in [&left, &right].into_iter().zip(ADDRESSES).zip(&devices) {
+        netns.adopt(device, &format!("{address}/24"))?;
     }
     transfer(lab, &left, &right)
 }
