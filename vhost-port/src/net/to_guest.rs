@@ -219,14 +219,7 @@ impl<R: Ring, M: Marks> Sender<'_, R, M> {
             sent += run;
             left = left.get(run..).unwrap_or_default();
             let Some((&slot, rest)) = left.split_first() else { break };
-            let frame = batch.frame(slot);
-            // Most frames that are longer than a head ask for nothing.
-            let outcome = if frame.offload.is_none() {
-                self.put_or_hold(&frame, counters)
-            } else {
-                self.send(&frame, finisher, counters)
-            };
-            match outcome {
+            match self.send(&batch.frame(slot), finisher, counters) {
                 Ok(()) => sent += 1,
                 Err(Unsent::Dropped(DropReason::TxRingFull)) => {
                     // Nothing after it fits either, or would overtake it.
